@@ -1,0 +1,72 @@
+"""What an archive says about its model: ``marsmith.json``, read by the worker, written by the build."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import LoadError
+from handlers.inputs import ImageInput
+
+FILE = "marsmith.json"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request and one worker may take.
+
+    ``batch_size`` is the most pictures per call of the model, ``max_pixels`` the most pixels of one
+    picture (width x height), ``max_pictures`` the most pictures of one request. ``threads`` are the
+    native threads of one worker; 0 shares the host's cores among ``workers``.
+    """
+
+    batch_size: int = 8
+    max_pixels: int = 50_000_000
+    max_pictures: int = 32
+    workers: int = 1
+    threads: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One servable model: everything that is not in the artifact itself.
+
+    ``decode`` holds the task's settings that are fixed in the exported module, ``defaults`` the
+    values of request options that a client leaves out, ``runtime_options`` what the runtime needs
+    to load ``artifact`` (a path relative to the archive).
+    """
+
+    name: str
+    version: str
+    task: str
+    runtime: str
+    artifact: str
+    labels: list[str]
+    input: ImageInput
+    precision: str = "fp32"
+    decode: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    runtime_options: dict[str, Any] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Bundle:
+        """Read the bundle of an unpacked archive; raises LoadError."""
+        try:
+            fields = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            fields["input"] = ImageInput(**fields["input"])
+            fields["limits"] = Limits(**fields["limits"])
+            return cls(**fields)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise LoadError(
+                f"{FILE} of this archive cannot be read ({error}): build the archive again"
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Write ``marsmith.json``; the same bundle gives the same bytes."""
+        text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")

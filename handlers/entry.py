@@ -1,0 +1,50 @@
+"""What TorchServe loads: the manifest of every archive names this module as its handler.
+
+TorchServe swallows the ImportError of a handler module and wants one class in it, so the task is
+loaded from here, when the archive's files are proven, by an ``initialize`` that can say what is
+wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from handlers import integrity, plugins
+from handlers.bundle import Bundle
+from handlers.errors import LoadError
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Checks the archive, then hands every call to the handler of its task."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the model, or refuse: one line in the log says why, TorchServe hears LoadError."""
+        folder = Path(context.system_properties["model_dir"])
+        try:
+            self._load(folder, context)
+        except LoadError as error:
+            _refuse(context, error)
+            raise
+        # Whatever else goes wrong must become a RuntimeError: TorchServe kills a worker on others.
+        except Exception as error:
+            refusal = LoadError(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            _refuse(context, refusal)
+            raise refusal from error
+
+    def handle(self, rows: list[dict[str, Any]], context: Any) -> list[Any]:
+        """Answer a batch; see ``TaskHandler.handle``."""
+        return self._handler.handle(rows, context)
+
+    def _load(self, folder: Path, context: Any) -> None:
+        integrity.verify(folder)
+        self._handler = plugins.load_task(Bundle.read(folder).task)()
+        self._handler.initialize(context)
+
+
+def _refuse(context: Any, error: LoadError) -> None:
+    model = context.manifest["model"]
+    logger.error("marsmith: refused %s %s: %s", model["modelName"], model["modelVersion"], error)

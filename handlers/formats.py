@@ -1,0 +1,153 @@
+"""What the first bytes of a body say it is, and the parts of a picture file that make its pixels.
+
+Signatures and layouts: ITU T.81 annex B (JPEG), W3C PNG 5, RFC 9649 (WebP), Exif 2.32 (4.5 to 4.6).
+"""
+
+from __future__ import annotations
+
+import struct
+
+FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PICTURES = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    *((magic, "TIFF") for magic in _TIFF),
+)
+
+_BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture", b"qt  ": "a QuickTime video"}
+_BRANDS |= dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1"), "a HEIC picture")
+_OTHERS = (
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"\0\0\x01\0", "a Windows icon"),
+    (b"8BPS", "a Photoshop document"),
+    (b"\xff\x0a", "a JPEG XL picture"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+    (b"RIFF", "a RIFF file that is not WebP"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"data:", "a data: URL"),
+    (b"/9j/", "JPEG in base64"),
+    (b"iVBORw0", "PNG in base64"),
+)
+_TEXTS = (
+    (b"<svg", "an SVG drawing"),
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<?xml", "XML"),
+    (b"{", "JSON"),
+    (b"[", "JSON"),
+)
+
+
+def sniff(data: bytes) -> str | None:
+    """The one of ``FORMATS`` whose signature ``data`` begins with; None: none of them."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    return next((name for magic, name in _PICTURES if data.startswith(magic)), None)
+
+
+def describe(data: bytes) -> str:
+    """What a body that is no supported picture seems to be: ``a PDF document``, ``text "hi"``."""
+    if not data:
+        return "empty"
+    if data[4:8] == b"ftyp":
+        return _BRANDS.get(data[8:12], "an MP4 video")
+    if (found := next((what for magic, what in _OTHERS if data.startswith(magic)), None)) is None:
+        found = _describe_text(data[:512])
+    return found or f"of no known kind (it begins with {data[:8].hex(' ')})"
+
+
+def _describe_text(head: bytes) -> str | None:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(b"<?xml") and b"<svg" in start:
+        return "an SVG drawing"
+    if found := next((what for magic, what in _TEXTS if start.startswith(magic)), None):
+        return found
+    text = head[:40].decode("utf-8", "ignore")
+    readable = len(text.encode()) > len(head[:40]) - 4 and all(
+        character.isprintable() or character.isspace() for character in text
+    )
+    return f'text "{" ".join(text[:20].split())}"' if readable else None
+
+
+def trim_jpeg(data: bytes) -> tuple[bytes, bytes, int]:
+    """``data`` without comments, profiles and previews; its EXIF block; how many scans it has.
+
+    What follows the first start-of-scan marker is kept as it is. The EXIF block is empty where
+    there is none.
+    """
+    parts, exif, at = [data[:2]], b"", 2
+    while (at := data.find(b"\xff", at)) >= 0 and (marker := data[at + 1 : at + 2]) != b"\xda":
+        if marker in (b"\x00", b"\x01", b"\xd8", b"\xff") or b"\xd0" <= marker <= b"\xd7":
+            at += 1 if marker == b"\xff" else 2
+            continue
+        size = int.from_bytes(data[at + 2 : at + 4], "big")
+        segment = data[at : at + 2 + size]
+        if marker == b"\xe1" and not exif and segment[4:10] == b"Exif\0\0":
+            exif = segment[10:]
+        # JFIF and Adobe say how the colours are coded; every other APPn and COM is about something
+        # else, and Pillow gathers some of them in quadratic time.
+        elif not (b"\xe1" <= marker <= b"\xef" or marker == b"\xfe") or marker == b"\xee":
+            parts.append(segment)
+        at += 2 + size
+    if at >= 0:
+        parts.append(data[at:])
+    return b"".join(parts), exif, data.count(b"\xff\xda", max(at, 0))
+
+
+def trim_png(data: bytes) -> tuple[bytes, bytes]:
+    """``data`` with only the chunks that make pixels, and its EXIF block (empty: none).
+
+    Compressed texts and profiles, which can grow a thousandfold, are gone unread, and so are the
+    later frames of an animation.
+    """
+    parts, exif, at, kind = [data[:8]], b"", 8, b""
+    while at < len(data) and kind != b"IEND":
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            parts.append(data[at:end])
+        elif kind == b"eXIf":
+            exif = data[at + 8 : end - 4]
+        at = end
+    return b"".join(parts), exif
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that the header of a WebP file declares; None: it declares none."""
+    kind = data[12:16]
+    if len(data) < (25 if kind == b"VP8L" else 30):
+        return None
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Orientation 1 to 8 of an EXIF block; 1 where it says none, or nothing readable."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = ">" if exif[:2] == b"MM" else "<"
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, _kind, _count, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == 0x0112:
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1

@@ -1,0 +1,109 @@
+"""Options of a request: declared by a task, read from headers, fields or JSON, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handlers.errors import BadRequest
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option that a client may set.
+
+    ``kind`` is int, float or str; ``minimum`` and ``maximum`` bound numbers, ``choices`` strings.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def parse(self, value: object) -> Any:
+        """``value`` (a JSON value, text or bytes) as ``kind``; raises BadRequest."""
+        try:
+            parsed = _convert(self.kind, value)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise self._refusal(value) from error
+        if self.choices and parsed not in self.choices:
+            raise self._refusal(value)
+        if self.minimum is not None and not parsed >= self.minimum:
+            raise self._refusal(value)
+        if self.maximum is not None and not parsed <= self.maximum:
+            raise self._refusal(value)
+        return parsed
+
+    def describe(self) -> dict[str, Any]:
+        """The option as JSON values, for error bodies and the describe call."""
+        bounds = {"minimum": self.minimum, "maximum": self.maximum, "choices": list(self.choices)}
+        return {
+            "type": {int: "integer", float: "number", str: "string"}[self.kind],
+            "default": self.default,
+            **{key: value for key, value in bounds.items() if value not in (None, [])},
+            "help": self.help,
+        }
+
+    def accepted(self) -> str:
+        """What values this option takes, in words."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        words = {int: "a whole number", float: "a number", str: "text"}[self.kind]
+        if self.minimum is not None:
+            words += f" from {self.minimum:g}"
+        return words + (f" to {self.maximum:g}" if self.maximum is not None else "")
+
+    def _refusal(self, value: object) -> BadRequest:
+        return BadRequest(
+            f"option {self.name}={_shown(value)} is not accepted: it takes {self.accepted()}",
+            option=self.name,
+            accepted=self.describe(),
+        )
+
+
+def parse_options(given: Mapping[str, object], accepted: Sequence[Option]) -> dict[str, Any]:
+    """All options with their values: those given, parsed, and the defaults of the others.
+
+    Raises BadRequest for an unknown name, listing the accepted ones, or a value out of range.
+    """
+    by_name = {option.name: option for option in accepted}
+    for name in given:
+        if name not in by_name:
+            listing = "; ".join(f"{option.name}: {option.accepted()}" for option in accepted)
+            raise BadRequest(
+                f"unknown option {_shown(name)}: accepted are {listing}",
+                accepted={option.name: option.describe() for option in accepted},
+            )
+    return {
+        name: option.parse(given[name]) if name in given else option.default
+        for name, option in by_name.items()
+    }
+
+
+def _convert(kind: type, value: object) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        value = bytes(value).decode("utf-8")
+    if isinstance(value, bool):
+        raise TypeError("a truth value is not a number")
+    if kind is str:
+        if not isinstance(value, str):
+            raise TypeError("not text")
+        return value.strip()
+    if isinstance(value, str):
+        return kind(value.strip())
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError("not whole")
+    if not isinstance(value, (int, float)):
+        raise TypeError("not a number")
+    return kind(value)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (bytes, bytearray)):
+        value = bytes(value).decode("utf-8", "replace")
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,178 @@
+"""Bytes of an untrusted client to an upright RGB picture, or to the error that says why not."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from contextlib import ExitStack
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from handlers import formats
+from handlers.errors import BrokenPicture, RequestError, TooLarge, UnsupportedPicture
+from handlers.formats import FORMATS
+
+MAX_SCANS = 500  # of a JPEG; encoders write 1 to about 20, and each costs a pass over the pixels
+
+_UPRIGHT = {  # what turns a picture of this EXIF orientation upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
+
+
+def describe_accepted() -> str:
+    """The accepted formats for a sentence: ``JPEG, PNG, WebP, GIF, BMP or TIFF``."""
+    return f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+
+
+def decode(data: bytes | bytearray | memoryview, max_pixels: int) -> Image.Image:
+    """The picture in ``data``: mode ``RGB``, upright by its EXIF orientation, first frame.
+
+    Transparency is composited over white. 16-bit samples keep their upper 8 bits, so black stays
+    black and white stays white. Colour profiles are ignored, as they are when networks are
+    trained. An orientation that cannot be read counts as none. ``max_pixels`` is checked on the
+    header, before memory for pixels is taken; above 178 million Pillow has a limit of its own.
+
+    Raises ``UnsupportedPicture`` (415): not one of ``FORMATS``, or samples without an agreed
+    black and white (float, wide or negative integers). ``TooLarge`` (413): more pixels than
+    ``max_pixels``. ``BrokenPicture`` (422): damaged or cut off.
+    """
+    data = bytes(data)
+    if (kind := formats.sniff(data)) is None:
+        message = f"the body is {formats.describe(data)}; send a picture as {describe_accepted()}"
+        raise UnsupportedPicture(message, accepted=[*FORMATS])
+    # The signature has settled which format was meant, so whatever Pillow then raises is about
+    # these bytes: it documents no set of exceptions, and OSError, SyntaxError, ValueError,
+    # EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error and zlib.error occur.
+    try:
+        with _quiet:
+            loaded, orientation = _load(data, kind, max_pixels)
+            picture = _to_rgb(loaded)
+    except RequestError:
+        raise
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise TooLarge(f"this {kind} picture asks for more memory than it may have") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise BrokenPicture(f"this {kind} picture cannot be read: {reason}") from error
+    turn = _UPRIGHT.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _load(data: bytes, kind: str, max_pixels: int) -> tuple[ImageFile, int]:
+    """The loaded first frame and its orientation."""
+    exif = b""
+    if kind == "JPEG":
+        data, exif, scans = formats.trim_jpeg(data)
+        if scans > MAX_SCANS:
+            raise BrokenPicture(
+                f"this JPEG picture has {scans} scans, at most {MAX_SCANS} are read"
+            )
+    elif kind == "PNG":
+        data, exif = formats.trim_png(data)
+    elif kind == "WebP":
+        # libwebp takes the memory when the file is opened, so the header is read before.
+        _check_size(formats.webp_size(data) or (0, 0), max_pixels)
+    picture = _PLUGINS[kind](BytesIO(data))
+    _check_size(picture.size, max_pixels)
+    picture.load()
+    if isinstance(picture, TiffImageFile):
+        orientation = picture.tag_v2.get(_ORIENTATION)
+        return picture, orientation if isinstance(orientation, int) else 1
+    return picture, formats.exif_orientation(exif or picture.info.get("exif", b""))
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        message = (
+            f"the picture is {width}x{height}, {width * height} pixels; the limit is {max_pixels}"
+        )
+        raise TooLarge(message, width=width, height=height, max_pixels=max_pixels)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F":
+        message = "float samples have no agreed white; send 8 or 16 bit integers"
+        raise UnsupportedPicture(message, accepted=[*FORMATS])
+    if picture.mode.startswith("I"):
+        picture = _to_8_bits(picture)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    canvas = Image.new("RGB", layer.size, "white")
+    canvas.paste(layer, mask=layer.getchannel("A"))
+    return canvas
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Grey of mode ``I;16*`` or ``I`` to mode ``L``."""
+    samples = np.asarray(picture)
+    if picture.mode == "I" and (samples.min() < 0 or samples.max() > 65535):
+        message = "integer samples outside 0..65535 have no agreed white; send 8 or 16 bit"
+        raise UnsupportedPicture(message, accepted=[*FORMATS])
+    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    # The upper 8 bits, and no rounding, because Pillow reads 16-bit colour so.
+    grey = (samples >> (4 if tags.get(_BITS_PER_SAMPLE) == (12,) else 8)).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero: Pillow inverts 8 bits but not 16
+        grey = 255 - grey
+    clear = picture.info.get("transparency")
+    return Image.fromarray(grey if clear is None else np.where(samples == clear, 255, grey))
+
+
+class _Tiff(TiffImageFile):
+    """A TIFF whose orientation is left alone: Pillow rewrites its EXIF for it, which can fail."""
+
+    def load_end(self) -> None:
+        self._size = self.im.size
+
+
+class _Quiet:
+    """Drops Pillow's warnings while any thread is inside; others' filters come back after."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = ExitStack()
+
+    def __enter__(self) -> None:
+        # warnings.catch_warnings alone restores the wrong filters when threads overlap.
+        with self._lock:
+            if not self._inside:
+                self._filters.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.close()
+
+
+_quiet = _Quiet()
+_PLUGINS: dict[str, type[ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WebP": WebPImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": _Tiff,
+}

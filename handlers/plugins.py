@@ -1,0 +1,54 @@
+"""Tasks and runtimes are found by the names of their files; nothing registers them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from handlers.errors import PluginError
+
+if TYPE_CHECKING:
+    from handlers.runtimes import Runtime
+    from handlers.task import TaskHandler
+
+T = TypeVar("T")
+
+
+def names(kind: str) -> list[str]:
+    """Names of all plugins of ``kind`` ("tasks" or "runtimes"), sorted, as written in a spec."""
+    folder = Path(__file__).parent / kind
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(folder)]))
+
+
+def load_task(name: str) -> type[TaskHandler]:
+    """The handler class of task ``name``, such as "image-classification"."""
+    from handlers.task import TaskHandler
+
+    return _load("tasks", name, TaskHandler)
+
+
+def load_runtime(name: str) -> type[Runtime]:
+    """The class of runtime ``name``, such as "torchscript"."""
+    from handlers.runtimes import Runtime
+
+    return _load("runtimes", name, Runtime)
+
+
+def _load(kind: str, name: str, base: type[T]) -> type[T]:
+    known = names(kind)
+    if name not in known:
+        raise PluginError(f"no {kind[:-1]} {name!r}: accepted are {', '.join(known)}")
+    module = importlib.import_module(f"handlers.{kind}.{name.replace('-', '_')}")
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise PluginError(
+            f"{module.__name__} defines {len(found)} subclasses of {base.__name__}: exactly one is needed"
+        )
+    return found[0]

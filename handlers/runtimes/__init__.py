@@ -1,0 +1,74 @@
+"""The contract of a runtime: one file in this folder, found by its name.
+
+A runtime loads an artifact and runs it. One that can also make the artifact has a static method
+``export(request: ExportRequest) -> None`` that writes ``request.path``; without it the runtime
+only serves artifacts that others exported.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from handlers.servable import Servable
+
+Array = NDArray[Any]
+Arrays = tuple[Array, ...]
+
+
+class Runtime(ABC):
+    """An artifact ready to answer.
+
+    ``suffix`` is the artifact's file name ending, ``requires`` the packages to install beside the
+    base requirements, ``dynamic_shapes`` whether output shapes may depend on data (a runtime that
+    says no is given ``network`` alone, and ``decode`` runs in the handler), ``options`` the keys a
+    spec's ``runtime_options`` may have with their defaults.
+    """
+
+    suffix: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ()
+    dynamic_shapes: ClassVar[bool] = True
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    @abstractmethod
+    def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
+        """Load the artifact at ``path`` onto ``device`` ("cpu" or "cuda:0").
+
+        ``options`` holds ``threads`` (native threads of this worker, at least 1) and the keys of
+        the class's own ``options``. Raises RuntimeUnavailable or another LoadError.
+        """
+
+    @abstractmethod
+    def __call__(self, *arrays: Array) -> Arrays:
+        """Outputs for one batch of uint8 pictures (N, H, W, C); each output's axis 0 is N."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What a runtime's ``export`` is asked to write.
+
+    ``module`` in evaluation mode on the CPU, ``example`` its input (uint8, batch of 2 or more),
+    ``dynamic`` the input axes that vary at serving time with their (name, minimum, maximum),
+    ``path`` where the artifact goes, ``options`` the runtime's options.
+    """
+
+    module: Servable
+    example: Array
+    dynamic: dict[int, tuple[str, int, int]]
+    path: Path
+    precision: str = "fp32"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def as_arrays(outputs: Any) -> Arrays:
+    """Torch outputs (a tensor, a list or a tuple) as a tuple of numpy arrays."""
+    if not isinstance(outputs, (tuple, list)):
+        outputs = (outputs,)
+    return tuple(np.asarray(output.detach().cpu().numpy()) for output in outputs)

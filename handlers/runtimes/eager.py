@@ -1,0 +1,39 @@
+"""Eager PyTorch: the reference that every other runtime is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handlers.errors import IntegrityError
+from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
+from handlers.servable import SOURCE, Servable
+
+
+class Eager(Runtime):
+    """A state_dict and the recipe that builds its module; a network's own source lies beside it."""
+
+    suffix = ".pth"
+
+    def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
+        torch.set_num_threads(options["threads"])
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if set(saved) != {"recipe", "state"}:
+            raise IntegrityError(f"{path.name} is not an artifact of the eager runtime")
+        module = Servable.build(saved["recipe"], path.parent / SOURCE)
+        module.load_state_dict(saved["state"])
+        self._module = module.to(device)
+        self._device = device
+
+    def __call__(self, *arrays: Array) -> Arrays:
+        with torch.inference_mode():
+            images = (torch.from_numpy(array).to(self._device) for array in arrays)
+            return as_arrays(self._module(*images))
+
+    @staticmethod
+    def export(request: ExportRequest) -> None:
+        module = request.module
+        torch.save({"recipe": module.recipe, "state": module.state_dict()}, request.path)

@@ -1,0 +1,85 @@
+"""TorchScript: a traced or scripted module that needs no source to load."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handlers.errors import ExportError, IntegrityError
+from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
+
+METHODS = ("trace", "script")
+
+
+class TorchScript(Runtime):
+    """An artifact of ``torch.jit``; option ``method`` chooses how it is made: trace or script."""
+
+    suffix = ".pt"
+    options: Mapping[str, Any] = {"method": "trace"}
+
+    def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
+        torch.set_num_threads(options["threads"])
+        try:
+            with _undeprecated():
+                module = torch.jit.load(str(path), map_location=device).eval()
+                self._module = torch.jit.freeze(module)
+        except (RuntimeError, ValueError) as error:
+            line = " ".join(str(error).split())[:300]
+            raise IntegrityError(f"{path.name} is not a TorchScript file: {line}") from error
+        self._device = device
+
+    def __call__(self, *arrays: Array) -> Arrays:
+        with torch.inference_mode():
+            images = (torch.from_numpy(array).to(self._device) for array in arrays)
+            return as_arrays(self._module(*images))
+
+    @staticmethod
+    def export(request: ExportRequest) -> None:
+        method = request.options.get("method", "trace")
+        if method not in METHODS:
+            raise ExportError(f"method {method!r}: accepted are {', '.join(METHODS)}")
+        with _undeprecated(), torch.inference_mode(False), torch.no_grad():
+            if method == "trace":
+                made = torch.jit.trace(request.module, torch.from_numpy(request.example))
+            else:
+                made = _script(request)
+            torch.jit.save(made, str(request.path))
+        _strip_debug(request.path)
+
+
+def _script(request: ExportRequest) -> Any:
+    try:
+        return torch.jit.script(request.module)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:400]
+        raise ExportError(f"torch.jit.script cannot read this model, use trace: {line}") from error
+
+
+def _strip_debug(path: Path) -> None:
+    """Rewrite the file without its debug records, which hold the paths of the build machine."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    records = {name: reader.get_record(name) for name in sorted(reader.get_all_records())}
+    del reader
+    path.unlink()
+    # A fixed name inside the file: the default is the file's own.
+    with path.open("wb") as file:
+        writer = torch._C.PyTorchFileWriter(file)
+        for name, data in records.items():
+            # The writer adds its own version and serialization id.
+            if not name.endswith(".debug_pkl") and name not in ("version", ".data/serialization_id"):
+                writer.write_record(name, data, len(data))
+        writer.write_end_of_file()
+
+
+@contextmanager
+def _undeprecated() -> Iterator[None]:
+    """torch.jit warns at every call that it is deprecated; it is a choice in the model's spec."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
+        yield

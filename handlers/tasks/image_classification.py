@@ -1,0 +1,77 @@
+"""Image classification: which of the labels a picture shows, with softmax scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from handlers import drawing
+from handlers.options import Option
+from handlers.runtimes import Arrays
+from handlers.task import Difference, TaskHandler
+
+
+class Softmax(nn.Module):
+    """Logits (N, classes) -> scores (N, classes) in float32 that sum to 1."""
+
+    def forward(self, logits: Tensor) -> tuple[Tensor]:
+        return (torch.softmax(logits.float(), dim=1),)
+
+
+class ImageClassification(TaskHandler):
+    """Answers ``[{"label", "score"}, ...]``, best first."""
+
+    default_names = ("top_k",)
+
+    @staticmethod
+    def decode(settings: dict[str, Any]) -> nn.Module:
+        return Softmax()
+
+    def options(self) -> list[Option]:
+        default = min(self.bundle.defaults.get("top_k", 5), len(self.bundle.labels))
+        return [Option("top_k", int, default, "how many labels to answer with", minimum=1)]
+
+    def postprocess(self, outputs: Arrays, picture: Image.Image, options: dict[str, Any]) -> Any:
+        scores = outputs[0]
+        best = np.argsort(-scores, kind="stable")[: options["top_k"]]
+        return [
+            {"label": self.bundle.labels[index], "score": round(float(scores[index]), 6)}
+            for index in best
+        ]
+
+    def draw(self, answer: Any, picture: Image.Image) -> Image.Image:
+        return drawing.draw_labels(picture, [(each["label"], each["score"]) for each in answer])
+
+    @staticmethod
+    def compare(expected: Any, answer: Any) -> Difference:
+        """Same top-1; scores by label, a label beyond the other's top k counting as its last."""
+        first, second = _by_label(expected), _by_label(answer)
+        moves = [
+            abs(first.get(label, min(first.values())) - second.get(label, min(second.values())))
+            for label in first.keys() | second.keys()
+        ]
+        best, found = expected[0]["label"], answer[0]["label"]
+        detail = f"top-1 is {found}, expected {best}" if best != found else f"top-1 is {best}"
+        return Difference(best == found, max(moves), detail)
+
+    @staticmethod
+    def margin(answer: Any) -> float:
+        """Score of the best label less that of the next."""
+        return float(answer[0]["score"] - answer[1]["score"]) if len(answer) > 1 else 1.0
+
+    @staticmethod
+    def classes(outputs: Arrays) -> int:
+        return int(outputs[0].shape[1])
+
+
+def _by_label(answer: Any) -> dict[tuple[str, int], float]:
+    """Scores by label and occurrence: ImageNet has two cranes and two maillots."""
+    scores: dict[tuple[str, int], float] = {}
+    for each in answer:
+        occurrence = sum(label == each["label"] for label, _ in scores)
+        scores[each["label"], occurrence] = each["score"]
+    return scores
