@@ -1,0 +1,103 @@
+"""Where a TorchServe listens and which tokens it wants, read from its own files."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from handlers.errors import ServerError
+
+TOKEN_FILE = "key_file.json"
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """The settings of a ``config.properties``; raises ServerError where it cannot be read."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeError) as error:
+        raise ServerError(f"cannot read TorchServe's configuration {path}: {error}") from error
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """URLs of the REST interfaces and ``host:port`` of the gRPC ones."""
+
+    inference: str
+    management: str
+    metrics: str
+    grpc_inference: str
+    grpc_management: str
+
+    @classmethod
+    def of(cls, properties: Mapping[str, str]) -> Addresses:
+        """The addresses of a configuration, TorchServe's own defaults where it names none."""
+
+        def grpc(name: str, port: str) -> str:
+            host = properties.get(f"grpc_{name}_address", "127.0.0.1")
+            return f"{host}:{properties.get(f'grpc_{name}_port', port)}"
+
+        return cls(
+            inference=properties.get("inference_address", "http://127.0.0.1:8080").rstrip("/"),
+            management=properties.get("management_address", "http://127.0.0.1:8081").rstrip("/"),
+            metrics=properties.get("metrics_address", "http://127.0.0.1:8082").rstrip("/"),
+            grpc_inference=grpc("inference", "7070"),
+            grpc_management=grpc("management", "7071"),
+        )
+
+
+def free_addresses() -> dict[str, str]:
+    """Settings for ``config.properties`` with loopback ports that nobody uses right now."""
+    with ExitStack() as stack:
+        # All are held until every one is known, so that no two are the same
+        held = [stack.enter_context(socket.socket()) for _ in range(5)]
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in held]
+    names = ("inference", "management", "metrics")
+    rest = {
+        f"{name}_address": f"http://127.0.0.1:{port}"
+        for name, port in zip(names, ports, strict=False)
+    }
+    return {
+        **rest,
+        "grpc_inference_port": str(ports[3]),
+        "grpc_management_port": str(ports[4]),
+    }
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The keys of ``key_file.json``; empty where token authorization is off."""
+
+    inference: str = ""
+    management: str = ""
+
+    @classmethod
+    def read(cls, home: Path) -> Tokens:
+        """The tokens of the TorchServe whose working folder is ``home``.
+
+        Without a key file they are empty: TorchServe answers 400 to every request then, unless
+        ``disable_token_authorization=true``.
+        """
+        path = home / TOKEN_FILE
+        try:
+            keys = json.loads(path.read_text(encoding="utf-8"))
+            return cls(keys["inference"]["key"], keys["management"]["key"])
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ServerError(
+                f"{path} is not TorchServe's key file ({error!r}): restart the server, which writes"
+                " a new one"
+            ) from error
+
+
+def bearer(token: str) -> dict[str, str]:
+    """The header (of REST) or metadata (of gRPC, in small letters) that carries a token."""
+    return {"authorization": f"Bearer {token}"} if token else {}

@@ -1,0 +1,111 @@
+"""Write and read .mar files: a zip whose bytes depend on nothing but what is in it.
+
+torch-model-archiver's own Python API makes the manifest; its zip writer is not used, because its
+output differs from run to run and it deletes a folder of the model's name in the temp folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from model_archiver.model_archiver_config import ModelArchiverConfig
+from model_archiver.model_packaging_utils import ModelExportUtils
+
+import handlers
+from handlers.bundle import Bundle
+from handlers.errors import ArchiveError
+from handlers.integrity import RECORD, sha256
+
+HANDLER = "handlers.entry"
+MANIFEST = "MAR-INF/MANIFEST.json"
+# The first moment that a zip can hold; SOURCE_DATE_EPOCH moves it.
+_EPOCH = 315532800
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an archive's manifest says."""
+
+    name: str
+    version: str
+
+
+def file_name(name: str, version: str) -> str:
+    """The archive's file name in a model store."""
+    return f"{name}-{version}.mar"
+
+
+def read_header(path: Path) -> Header:
+    """Name and version in an archive's manifest, which is what TorchServe goes by."""
+    manifest = read_json(path, MANIFEST)
+    try:
+        return Header(manifest["model"]["modelName"], manifest["model"]["modelVersion"])
+    except (KeyError, TypeError) as error:
+        raise ArchiveError(f"{path.name}: {MANIFEST} lacks {error}: it is no model archive") from error
+
+
+def read_json(path: Path, member: str) -> Any:
+    """A JSON file of an archive; raises ArchiveError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(member))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
+
+
+def stage_handlers(folder: Path) -> None:
+    """Copy the handler package into a staged archive."""
+    source = Path(handlers.__file__).parent
+    shutil.copytree(source, folder / "handlers", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def pack(folder: Path, bundle: Bundle, path: Path) -> None:
+    """Zip a staged archive: manifest and record are added, names sorted, times and modes fixed.
+
+    Files are stored, not compressed: weights hardly shrink and TorchServe unpacks faster.
+    """
+    config = ModelArchiverConfig(
+        model_name=bundle.name,
+        version=bundle.version,
+        handler=HANDLER,
+        serialized_file=bundle.artifact,
+        config_file="model-config.yaml",
+        export_path=str(path.parent),
+    )
+    moment = _moment()
+    manifest = json.loads(ModelExportUtils.generate_manifest_json(config))
+    manifest["createdOn"] = moment.strftime("%d/%m/%Y %H:%M:%S")
+    (folder / "MAR-INF").mkdir()
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    record = {"sha256": {name: sha256(folder / name) for name in names}}
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted([*names, RECORD]):
+            info = zipfile.ZipInfo(name, moment.timetuple()[:6])
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            with (folder / name).open("rb") as source, archive.open(info, "w") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack an archive as TorchServe does; raises ArchiveError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
+
+
+def _moment() -> datetime:
+    given = os.environ.get("SOURCE_DATE_EPOCH", str(_EPOCH))
+    if not given.isdecimal() or int(given) < _EPOCH:
+        raise ArchiveError(f"SOURCE_DATE_EPOCH={given!r}: a zip takes whole seconds from {_EPOCH}")
+    return datetime.fromtimestamp(int(given), UTC)

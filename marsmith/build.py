@@ -1,0 +1,198 @@
+"""One build: spec -> weights -> servable module -> export -> parity -> archive -> smoke -> store."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from handlers import plugins
+from handlers.bundle import Bundle, Limits
+from handlers.errors import ArchiveError, ExportError, WeightsError
+from handlers.integrity import sha256
+from handlers.runtimes import Array, ExportRequest, as_arrays
+from handlers.servable import SOURCE, Servable
+from handlers.task import TaskHandler
+from marsmith import archive, goldens, parity, resolve, samples, smoke, weights
+from marsmith.spec import ModelSpec
+
+SAMPLES = 8
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build: where the archive is, its sha256, and what parity found."""
+
+    path: Path
+    sha256: str
+    parity: parity.Report
+    unchanged: bool
+
+
+def build(spec: ModelSpec, root: Path, store: Path, force: bool = False, tell: Tell = print) -> Built:
+    """Build ``spec``'s archive into ``store``; any failure leaves the store as it was.
+
+    ``root`` is the project folder that the spec's paths are relative to. An archive of the same
+    name and version with other bytes is replaced only with ``force``.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    # Hidden, so that TorchServe does not take it for a model; in the store, so that the rename at
+    # the end is atomic.
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=store) as temporary:
+        folder = Path(temporary) / "archive"
+        folder.mkdir()
+        report, bundle = _stage(spec, root, folder, tell)
+        path = Path(temporary) / archive.file_name(spec.name, spec.version)
+        tell("archive")
+        archive.pack(folder, bundle, path)
+        tell("smoke")
+        smoke.check(path)
+        digest = sha256(path)
+        target = store / path.name
+        unchanged = _check_target(target, digest, force)
+        path.replace(target)
+    return Built(target, digest, report, unchanged)
+
+
+def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> tuple[parity.Report, Bundle]:
+    """Fill ``folder`` with everything that the archive holds, proven against eager."""
+    tell("weights")
+    module, bundle = _prepare(spec, root, folder)
+    reference = _reference(bundle, module)
+    images = samples.load(root / spec.samples, SAMPLES, spec.serving.max_pixels)
+    _check_labels(reference, images[0])
+    tell(f"export {spec.runtime}")
+    _export(bundle, module, reference.preprocess(images[0]), folder / bundle.artifact)
+    tell("parity")
+    artifact = plugins.load_task(spec.task)()
+    artifact.bind(bundle, folder)
+    tolerance = spec.parity.tolerance or parity.TOLERANCE[spec.precision]
+    report = parity.check(reference, artifact, images, tolerance)
+    golden_tolerance = spec.parity.golden or parity.GOLDEN_TOLERANCE[spec.precision]
+    goldens.write(artifact, images, golden_tolerance, folder)
+    (folder / "parity.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
+    (folder / "model-config.yaml").write_text(spec.serving.model_config_yaml(), "utf-8")
+    bundle.write(folder)
+    archive.stage_handlers(folder)
+    return report, bundle
+
+
+def _prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle]:
+    """The eager module with its weights, and what the archive will say of it."""
+    file = weights.locate(spec, root)
+    given = resolve.image_input(spec)
+    source = resolve.source_file(spec, root)
+    if source is not None:
+        (folder / SOURCE).mkdir()
+        shutil.copy(source, folder / SOURCE)
+    module = Servable.build(resolve.recipe(spec, given), folder / SOURCE)
+    module.load_weights(weights.load(file))
+    runtime = plugins.load_runtime(spec.runtime)
+    bundle = Bundle(
+        name=spec.name,
+        version=spec.version,
+        task=spec.task,
+        runtime=spec.runtime,
+        artifact="model" + runtime.suffix,
+        labels=resolve.labels(spec, root),
+        input=given,
+        precision=spec.precision,
+        decode=spec.decode,
+        defaults=spec.defaults,
+        runtime_options={**runtime.options, **spec.runtime_options},
+        limits=_limits(spec),
+        provenance=_provenance(spec, file),
+    )
+    return module, bundle
+
+
+def _limits(spec: ModelSpec) -> Limits:
+    serving = spec.serving
+    return Limits(
+        batch_size=serving.batch_size,
+        max_pixels=serving.max_pixels,
+        max_pictures=serving.max_pictures,
+        workers=serving.workers,
+        threads=serving.threads,
+        device=serving.device,
+    )
+
+
+def _reference(bundle: Bundle, module: Servable) -> TaskHandler:
+    """A handler whose model is the eager module in memory."""
+
+    def run(*arrays: Any) -> Any:
+        with torch.inference_mode():
+            return as_arrays(module(*map(torch.from_numpy, arrays)))
+
+    handler = plugins.load_task(bundle.task)()
+    handler.bundle, handler.model = bundle, run
+    return handler
+
+
+def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
+    """As many labels as the network has classes."""
+    classes = reference.classes(reference.model(np.stack([reference.preprocess(image)])))
+    if classes is not None and classes != len(reference.bundle.labels):
+        raise WeightsError(
+            f"{len(reference.bundle.labels)} labels for a network with {classes} outputs: list "
+            f"exactly {classes} labels in the order of its classes"
+        )
+
+
+def _export(bundle: Bundle, module: Servable, example: Array, path: Path) -> None:
+    export = getattr(plugins.load_runtime(bundle.runtime), "export", None)
+    if export is None:
+        raise ExportError(f"runtime {bundle.runtime} only serves artifacts that others exported")
+    export(
+        ExportRequest(
+            module=module,
+            # Two different pictures: some exporters take an axis of length 1 for a constant.
+            example=np.stack([example, example[:, ::-1]]),
+            dynamic={0: ("batch", 1, bundle.limits.batch_size)},
+            path=path,
+            precision=bundle.precision,
+            options=bundle.runtime_options,
+        )
+    )
+    if not path.is_file():
+        raise ExportError(f"runtime {bundle.runtime} did not write {path.name}")
+
+
+def _provenance(spec: ModelSpec, file: Path) -> dict[str, Any]:
+    """What the archive was made of and with; nothing that differs between two builds of it."""
+    given = spec.model_dump(mode="json", exclude_defaults=True)
+    given["weights"] = {"file": file.name, "sha256": sha256(file)}
+    packages = ("torch", "torchvision", "numpy", "pillow", "torchserve", "torch-model-archiver")
+    return {
+        "spec": given,
+        "licence": spec.licence,
+        "description": spec.description,
+        "versions": {"python": platform.python_version(), **{p: installed(p) for p in packages}},
+        "built_on": platform.machine(),
+    }
+
+
+def _check_target(target: Path, digest: str, force: bool) -> bool:
+    """Whether the very same archive is there already; raises ArchiveError when another one is."""
+    if not target.exists():
+        return False
+    if sha256(target) == digest:
+        return True
+    if not force:
+        raise ArchiveError(
+            f"{target.name} is in the store with other bytes: give the new one another --version, "
+            "or replace it with --force"
+        )
+    return False

@@ -1,0 +1,101 @@
+"""Start TorchServe with this project's archives and say how to ask it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+import yaml
+
+from handlers.errors import ServerError
+from marsmith.addresses import Tokens, free_addresses
+from marsmith.processes import Running
+from marsmith.server import TorchServe
+from marsmith.status import VersionStatus
+
+
+@click.command()
+@click.argument("archives", nargs=-1)
+@click.option(
+    "--models",
+    "first",
+    multiple=True,
+    metavar="ARCHIVES...",
+    help="Archives of the model store, the default version of a model first (default: all).",
+)
+@click.option("--strict", is_flag=True, help="Stop and fail when any model does not load.")
+@click.option("--background", is_flag=True, help="Return when the models are ready.")
+@click.option("--free-ports", is_flag=True, help="Ports that nobody uses, not the configured ones.")
+@click.option(
+    "--timeout", default=180.0, show_default=True, metavar="SECONDS", help="For all to load."
+)
+def command(
+    archives: tuple[str, ...],
+    first: tuple[str, ...],
+    strict: bool,
+    background: bool,
+    free_ports: bool,
+    timeout: float,
+) -> None:
+    """Start TorchServe with this project's archives and say how to ask it.
+
+    Loads the newest version of each model first, which makes it the default one. Models that do not
+    load are named with the reason and the others are served. Ctrl-C or SIGTERM stops everything.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    server = TorchServe(
+        Path.cwd(),
+        archives=[name for name in (*first, *archives) if name != "all"],
+        config=free_addresses() if free_ports else None,
+    )
+    with server:
+        click.echo("TorchServe has started, its models are loading", err=True)
+        statuses = server.wait_ready(timeout)
+        failed = [status for status in statuses if status.failed]
+        for status in failed:
+            reason = f"{status.model} {status.version} does not load: {status.failed}"
+            click.secho(reason, err=True, fg="red")
+        if len(failed) == len(statuses) or (strict and failed):
+            raise ServerError(f"{len(failed)} of {len(statuses)} models do not load: stopped")
+        click.echo("\n".join(_how_to_ask(server.running, statuses)))
+        if background:
+            server.leave_running()
+            return
+        click.echo("Ctrl-C stops it", err=True)
+        while server.running:
+            time.sleep(1)
+
+
+def _leave(*_: object) -> None:
+    # A second signal would leave the stopping half done
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # Not click.echo: the signal may have come in the middle of one
+    os.write(2, b"stopping TorchServe\n")
+    sys.exit(0)
+
+
+def _how_to_ask(running: Running, statuses: Iterable[VersionStatus]) -> Iterator[str]:
+    key = Tokens.read(running.home).inference
+    token = f"-H 'Authorization: Bearer {key}' " if key else ""
+    for status in statuses:
+        if status.default and not status.failed:
+            url = f"{running.addresses.inference}/predictions/{status.model}"
+            yield f"# {status.model} {status.version}, {status.ready_workers} workers"
+            # -T and not -d, which would call the picture a form
+            yield f"curl {token}-T {_sample(running.home, status.model)} {url}"
+
+
+def _sample(home: Path, model: str) -> str:
+    """A picture of the folder that the model's file names, or else of any below ``samples``."""
+    file = home / "models" / f"{model}.yaml"
+    named = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    folder = home / str(named.get("samples", "samples"))
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
+    return str(pictures[0].relative_to(home)) if pictures else "PICTURE"

@@ -1,0 +1,67 @@
+"""Show what every loaded version is really doing, and whether it answers rightly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from marsmith.client import Client
+from marsmith.processes import require_running
+from marsmith.status import GoldenCheck, VersionStatus, check_golden, read_status
+
+_HEAD = ("model", "version", "default", "workers", "queue", "golden", "state")
+
+
+@click.command()
+@click.option("--golden/--no-golden", default=True, help="Ask each version its golden requests.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list instead of a table.")
+@click.option(
+    "--timeout", default=30.0, show_default=True, metavar="SECONDS", help="For each request."
+)
+@click.pass_context
+def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> None:
+    """Show what every loaded version is really doing, and whether it answers rightly.
+
+    Workers are counted by their processes, which TorchServe's own description is late with. The
+    exit status is 1 where a version has fewer workers than asked for or a wrong golden answer.
+    """
+    running = require_running(Path.cwd())
+    with Client.of(running, timeout=timeout) as client:
+        found = [
+            # Without a worker a request would wait in vain
+            (one, check_golden(running, client, one) if golden and one.ready_workers else None)
+            for one in read_status(running, client)
+        ]
+    if as_json:
+        rows = [{**asdict(one), "golden": check and asdict(check)} for one, check in found]
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        click.echo(f"TorchServe, pid {running.pid}, {running.addresses.inference}")
+        click.echo(_table([_HEAD, *(_row(one, check) for one, check in found)]))
+    if any(not one.ready or (check and check.problem) for one, check in found):
+        ctx.exit(1)
+
+
+def _row(status: VersionStatus, check: GoldenCheck | None) -> tuple[str, ...]:
+    reason = f"refused: {status.refusal}" if status.refusal else "loading"
+    return (
+        status.model,
+        status.version,
+        "yes" if status.default else "",
+        f"{status.ready_workers}/{status.min_workers}",
+        f"{status.pending}/{status.pending + status.capacity}",
+        str(check or "not asked"),
+        "ready" if status.ready else reason,
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines
+    )

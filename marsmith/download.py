@@ -1,0 +1,60 @@
+"""Download a file once: with progress, continued after a break, checked, then renamed into place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import requests
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+from handlers.errors import WeightsError
+from handlers.integrity import sha256
+
+TIMEOUT = (10, 60)
+_CHUNK = 1 << 20
+
+
+def download(url: str, path: Path, digest: str) -> Path:
+    """``path``, downloaded from ``url`` unless it is there; ``digest`` is the start of its sha256.
+
+    A broken download is continued from its ``.part`` file. Raises WeightsError that says where to
+    put the file when it cannot be had.
+    """
+    if path.is_file() and sha256(path).startswith(digest):
+        return path
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _fetch(url, part)
+    except requests.RequestException as error:
+        raise WeightsError(
+            f"{url} cannot be downloaded ({type(error).__name__}): get the file on a machine with "
+            f"network and put it at {path}"
+        ) from error
+    actual = sha256(part)
+    if not actual.startswith(digest):
+        part.unlink()
+        raise WeightsError(f"{url} came with sha256 {actual}, expected {digest}...: try again")
+    part.replace(path)
+    return path
+
+
+def _fetch(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as reply:
+        if reply.status_code == requests.codes.requested_range_not_satisfiable:
+            # The part is whole already, or not of this file: the digest tells.
+            return
+        reply.raise_for_status()
+        continued = reply.status_code == requests.codes.partial_content
+        total = int(reply.headers.get("Content-Length", 0)) + (have if continued else 0)
+        with part.open("ab" if continued else "wb") as file, _progress() as progress:
+            bar = progress.add_task(part.stem, total=total or None, completed=have * continued)
+            for chunk in reply.iter_content(_CHUNK):
+                file.write(chunk)
+                progress.advance(bar, len(chunk))
+
+
+def _progress() -> Progress:
+    return Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())

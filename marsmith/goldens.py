@@ -1,0 +1,44 @@
+"""Choose an archive's golden requests: the samples that its artifact decides most clearly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from handlers import golden
+from handlers.errors import ParityError
+from handlers.golden import Golden
+from handlers.task import TaskHandler
+
+COUNT = 2
+LONGEST_SIDE = 320
+
+
+def write(artifact: TaskHandler, images: list[Image.Image], tolerance: float, folder: Path) -> None:
+    """Write ``golden/`` below ``folder``; raises ParityError when no sample is decided clearly."""
+    small = [_shrunk(image) for image in images]
+    answers = json.loads(json.dumps(artifact.answer(small)))
+    margins = [artifact.margin(answer) for answer in answers]
+    order = sorted(range(len(small)), key=lambda index: -margins[index])[:COUNT]
+    clear = [index for index in order if margins[index] > 2 * tolerance]
+    if not clear:
+        raise ParityError(
+            f"no sample is decided clearly: the best margin is {max(margins):.3g}, needed is more "
+            f"than {2 * tolerance:g}. Give pictures of this model's kind with --samples"
+        )
+    (folder / "golden").mkdir()
+    requests = []
+    for number, index in enumerate(clear):
+        name = f"golden/{number}.png"
+        small[index].save(folder / name, optimize=True)
+        requests.append(Golden(name, answers[index], tolerance))
+    (folder / golden.FILE).write_text(golden.to_json(requests), encoding="utf-8")
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    """At most LONGEST_SIDE pixels wide and high: a PNG of a photograph is large."""
+    copy = image.copy()
+    copy.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return copy

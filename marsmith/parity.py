@@ -1,0 +1,127 @@
+"""Does the artifact answer like eager PyTorch? On tensors and on answers, at several batch sizes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from handlers.errors import ParityError
+from handlers.runtimes import Array, Arrays
+from handlers.task import TaskHandler
+
+# Largest absolute difference of an output from eager's fp32, and of a golden score from the build
+# host's: kernels of other processors round in another order.
+TOLERANCE = {"fp32": 1e-4}
+GOLDEN_TOLERANCE = {"fp32": 1e-3}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was compared and the worst that was found; ``spread`` is how far eager's own outputs
+    for different pictures lie apart, without which agreement would prove nothing."""
+
+    pictures: int
+    batch_sizes: list[int]
+    tolerance: float
+    largest_difference: float
+    largest_score_difference: float
+    spread: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The report for the archive; figures rounded to what repeats."""
+        return {k: _short(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+def check(
+    reference: TaskHandler, artifact: TaskHandler, images: list[Image.Image], tolerance: float
+) -> Report:
+    """Compare ``artifact`` with the eager ``reference``; raises ParityError at the first miss."""
+    sizes = sorted({1, 2, artifact.bundle.limits.batch_size})
+    arrays = [reference.preprocess(image) for image in images]
+    expected = [_alone(reference, array) for array in arrays]
+    spread = _spread(expected)
+    if spread <= tolerance:
+        raise ParityError(
+            f"eager's outputs for {len(images)} samples differ by no more than {spread:.3g}, within "
+            f"the tolerance {tolerance:g}: agreement would prove nothing. Are the weights trained? "
+            "Give pictures of this model's kind with --samples"
+        )
+    worst = 0.0
+    for size in sizes:
+        for start in range(0, len(arrays), size):
+            # Repeated from the front, so that the last batch is full, too.
+            indices = [(start + i) % len(arrays) for i in range(size)]
+            indices = [i for i in indices if arrays[i].shape == arrays[start].shape]
+            outputs = artifact.model(np.stack([arrays[i] for i in indices]))
+            for row, index in enumerate(indices):
+                got = tuple(output[row] for output in outputs)
+                where = f"sample {index}, batch of {len(indices)}"
+                worst = max(worst, _compare(expected[index], got, tolerance, where))
+    score = _compare_answers(reference, artifact, images, tolerance)
+    return Report(len(images), sizes, tolerance, worst, score, spread)
+
+
+def _alone(handler: TaskHandler, array: Array) -> Arrays:
+    outputs = handler.model(np.stack([array]))
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ParityError("eager's own outputs are not finite: look at the weights")
+    return tuple(output[0] for output in outputs)
+
+
+def _compare(expected: Arrays, got: Arrays, tolerance: float, where: str) -> float:
+    """Largest absolute difference; raises ParityError for shape, dtype, NaN or too much of it."""
+    if len(expected) != len(got):
+        raise ParityError(f"{where}: {len(got)} outputs, eager has {len(expected)}")
+    worst = 0.0
+    for number, (ours, theirs) in enumerate(zip(expected, got, strict=True)):
+        place = f"{where}, output {number}"
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            raise ParityError(
+                f"{place}: {theirs.dtype} {theirs.shape}, eager has {ours.dtype} {ours.shape}"
+            )
+        if not np.isfinite(theirs).all():
+            raise ParityError(f"{place}: not finite where eager is")
+        difference = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
+        if not difference <= tolerance:
+            raise ParityError(f"{place}: differs from eager by {difference:.3g} (> {tolerance:g})")
+        worst = max(worst, difference)
+    return worst
+
+
+def _compare_answers(
+    reference: TaskHandler, artifact: TaskHandler, images: list[Image.Image], tolerance: float
+) -> float:
+    """Largest move of a score; the decision may differ only where eager itself is undecided."""
+    worst = 0.0
+    pairs = zip(reference.answer(images), artifact.answer(images), strict=True)
+    for index, (expected, got) in enumerate(pairs):
+        difference = reference.compare(expected, got)
+        decided = reference.margin(expected) > 2 * tolerance
+        if (decided and not difference.same) or not difference.score <= tolerance:
+            raise ParityError(
+                f"sample {index}: {difference.detail}, scores differ by {difference.score:.3g} "
+                f"(> {tolerance:g})"
+            )
+        worst = max(worst, difference.score)
+    return worst
+
+
+def _spread(outputs: list[Arrays]) -> float:
+    """Largest difference between the outputs for the first picture and for any other."""
+    first, *others = outputs
+    spreads = [
+        float(np.abs(a.astype(np.float64) - b).max(initial=0.0)) if a.shape == b.shape else np.inf
+        for other in others
+        for a, b in zip(first, other, strict=True)
+    ]
+    return max(spreads, default=0.0)
+
+
+def _short(value: float) -> float:
+    """Two significant digits: the last bits of a maximum are no fact about the model."""
+    return float(f"{value:.2g}")
+
+

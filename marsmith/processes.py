@@ -1,0 +1,117 @@
+"""A TorchServe as the operating system sees it: its pid file, its process and its workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from handlers.errors import ServerError
+from marsmith.addresses import TOKEN_FILE, Addresses, read_properties
+from marsmith.environment import temp_folder
+
+PID_FILE = ".model_server.pid"
+_MAIN_CLASS = "org.pytorch.serve.ModelServer"
+_FORCED_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running TorchServe: pid, working folder, configuration, start (seconds since 1970)."""
+
+    pid: int
+    home: Path
+    config: Path
+    started: float
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where this server listens, by the configuration that it was started with."""
+        return Addresses.of(read_properties(self.config))
+
+    @property
+    def model_store(self) -> Path:
+        """The folder that this server's archives come from."""
+        return self.home / read_properties(self.config).get("model_store", "model-store")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs under this pid; one that has ended and awaits its parent does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def find_running(temp: Path) -> Running | None:
+    """The TorchServe that recorded its pid in ``temp``, however it was started; None if it ended.
+
+    A pid that meanwhile belongs to another program counts as ended.
+    """
+    pid_file = temp / PID_FILE
+    try:
+        started = pid_file.stat().st_mtime
+        process = psutil.Process(int(pid_file.read_text(encoding="ascii")))
+        command = process.cmdline()
+        if _MAIN_CLASS not in command:
+            return None
+        home = Path(process.cwd())
+        config = command[command.index("-f") + 1] if "-f" in command else "config.properties"
+        return Running(process.pid, home, home / config, started)
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None
+    except (OSError, psutil.Error) as error:
+        raise ServerError(f"cannot tell whether TorchServe runs ({pid_file}): {error}") from error
+
+
+def require_running(home: Path) -> Running:
+    """The TorchServe of the project in ``home``; raises ServerError where none runs."""
+    if running := find_running(temp_folder(home)):
+        return running
+    raise ServerError(f"no TorchServe runs for {home}: start it with `marsmith serve`")
+
+
+def find_workers(temp: Path) -> list[psutil.Process]:
+    """The worker processes whose sockets are in ``temp``, also those of a server that is gone."""
+    socket = f"{temp}/.ts.sock."
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(part.startswith(socket) for part in process.info["cmdline"] or ())
+    ]
+
+
+def end_all(processes: Iterable[psutil.Process], seconds: float) -> None:
+    """Ask processes to end, wait, end the rest by force; returns when every one is gone.
+
+    Raises ServerError where one outlives even that.
+    """
+    left = list(processes)
+    for patience, force in ((seconds, False), (_FORCED_SECONDS, True)):
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill() if force else process.terminate()
+        deadline = time.monotonic() + patience
+        # Not psutil.wait_procs: a zombie whose parent never looks would be waited for in vain
+        while (left := [one for one in left if is_alive(one.pid)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    if left:
+        raise ServerError(f"processes {[one.pid for one in left]} do not end: end them by hand")
+
+
+def stop_running(temp: Path, seconds: float = 20.0) -> int | None:
+    """End the TorchServe recorded in ``temp`` and all its workers; its pid, None where none ran.
+
+    Requests under way are lost: TorchServe does not drain. ``seconds`` pass before force is used.
+    """
+    running = find_running(temp)
+    if running:
+        end_all([psutil.Process(running.pid)], seconds)
+        (running.home / TOKEN_FILE).unlink(missing_ok=True)
+    end_all(find_workers(temp), _FORCED_SECONDS)
+    (temp / PID_FILE).unlink(missing_ok=True)
+    return running.pid if running else None

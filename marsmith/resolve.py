@@ -1,0 +1,98 @@
+"""From a spec to what the servable module and the archive are made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import SpecError
+from handlers.inputs import ImageInput
+from marsmith.spec import InputSpec, ModelSpec
+from marsmith.weights import torchvision_weights
+
+
+def image_input(spec: ModelSpec) -> ImageInput:
+    """The input of the spec, or of the preset that came with torchvision's weights."""
+    given = spec.input or _preset_input(spec)
+    fields = given.model_dump()
+    for key in ("resize", "crop"):
+        if isinstance(fields[key], tuple):
+            fields[key] = list(fields[key])
+    return ImageInput(**{**fields, "mean": tuple(given.mean), "std": tuple(given.std)})
+
+
+def _preset_input(spec: ModelSpec) -> InputSpec:
+    if spec.weights.torchvision is None:
+        raise SpecError(
+            "input: say resize, crop, mean and std; only torchvision's weights bring theirs"
+        )
+    preset = torchvision_weights(spec).transforms()
+    return InputSpec(
+        resize=preset.resize_size[0],
+        crop=preset.crop_size[0],
+        interpolation=preset.interpolation.value,
+        mean=list(preset.mean),
+        std=list(preset.std),
+    )
+
+
+def labels(spec: ModelSpec, root: Path) -> list[str]:
+    """Class names in the order of the network's outputs."""
+    if isinstance(spec.labels, list):
+        return _checked(spec.labels, "labels")
+    if spec.labels is None:
+        if spec.weights.torchvision is None:
+            raise SpecError("labels: list them, or name a file with one label a line")
+        return list(torchvision_weights(spec).meta["categories"])
+    path = root / spec.labels
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"labels: {spec.labels} cannot be read ({error})") from error
+    if path.suffix == ".json":
+        return _checked(_from_json(text, spec.labels), spec.labels)
+    return _checked([line.strip() for line in text.splitlines() if line.strip()], spec.labels)
+
+
+def _from_json(text: str, where: str) -> list[Any]:
+    """A list, or TorchServe's index_to_name: {"0": name} or {"0": [id, name]}."""
+    try:
+        document = json.loads(text)
+        if isinstance(document, dict):
+            document = [document[str(index)] for index in range(len(document))]
+    except (ValueError, KeyError) as error:
+        raise SpecError(f"labels: {where} is not a JSON list or index_to_name ({error})") from error
+    return [value[-1] if isinstance(value, list) and value else value for value in document]
+
+
+def _checked(names: list[Any], where: str) -> list[str]:
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise SpecError(f"{where}: labels must be texts, one per class, and at least one")
+    return names
+
+
+def recipe(spec: ModelSpec, given: ImageInput) -> dict[str, Any]:
+    """What ``Servable.build`` makes the module of."""
+    architecture = spec.architecture
+    if not architecture.startswith("torchvision:"):
+        file, _, name = architecture.rpartition(":")
+        architecture = f"{Path(file).name}:{name}"
+    return {
+        "architecture": architecture,
+        "arguments": spec.arguments,
+        "task": spec.task,
+        "decode": spec.decode,
+        "mean": list(given.mean),
+        "std": list(given.std),
+    }
+
+
+def source_file(spec: ModelSpec, root: Path) -> Path | None:
+    """The file with the network's own source, None for torchvision's."""
+    if spec.architecture.startswith("torchvision:"):
+        return None
+    path = root / spec.architecture.rpartition(":")[0]
+    if not path.is_file():
+        raise SpecError(f"architecture: no file {spec.architecture.rpartition(':')[0]}")
+    return path

@@ -1,0 +1,36 @@
+"""Pictures on which a build compares answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from handlers import pictures
+from handlers.errors import RequestError, SpecError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def files(folder: Path) -> list[Path]:
+    """The picture files of a folder, sorted by name; raises SpecError when there is none."""
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise SpecError(
+            f"no sample pictures in {folder}: give a folder of {', '.join(SUFFIXES)} with --samples"
+        )
+    return found
+
+
+def load(folder: Path, most: int, max_pixels: int) -> list[Image.Image]:
+    """At most ``most`` pictures of a folder, spread evenly over its files."""
+    found = files(folder)
+    step = max(1, len(found) // most)
+    chosen = found[::step][:most]
+    loaded = []
+    for path in chosen:
+        try:
+            loaded.append(pictures.decode(path.read_bytes(), max_pixels))
+        except RequestError as error:
+            raise SpecError(f"sample {path}: {error}") from error
+    return loaded

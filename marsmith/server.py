@@ -1,0 +1,183 @@
+"""Start, watch and stop one real TorchServe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from handlers.errors import ServerError
+from marsmith import environment
+from marsmith.addresses import TOKEN_FILE, read_properties
+from marsmith.client import Client
+from marsmith.processes import Running, find_running, stop_running
+from marsmith.status import VersionStatus, read_status
+from marsmith.store import archives_newest_first, read_identity
+
+_CONSOLE = "console.log"
+_LAUNCH_SECONDS = 30.0
+_TROUBLE = ("ERROR", "WARN", "Error", "Exception", "Invalid", "not found", "Caused by")
+
+
+class TorchServe:
+    """One TorchServe with ``home`` as its working folder, where its logs and tokens lie.
+
+    ``config`` overrides settings of ``config_file`` (by default ``home/config.properties``) in a
+    private copy. ``archives`` are files of the model store in the order of loading, by default all,
+    newest first. As a context manager it starts on entry and always stops on exit.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        model_store: Path | None = None,
+        archives: Sequence[str] | None = None,
+        config: Mapping[str, str] | None = None,
+        config_file: Path | None = None,
+    ) -> None:
+        self.home = home.resolve()
+        self.temp = environment.temp_folder(self.home)
+        source = config_file or self.home / environment.CONFIG_NAME
+        self.properties = {**read_properties(source), **(config or {})}
+        store = model_store or self.home / self.properties.get("model_store", "model-store")
+        self.model_store = store.resolve()
+        self.properties["model_store"] = str(self.model_store)
+        self.archives = archives
+        self._expected: set[tuple[str, str]] = set()
+        self._ours = False
+
+    def __enter__(self) -> TorchServe:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> Running:
+        """The process that was started; raises ServerError with its last words if it ended."""
+        if found := find_running(self.temp):
+            return found
+        raise ServerError(f"TorchServe has ended: {self.last_lines()}")
+
+    def client(self, timeout: float = 30.0) -> Client:
+        """A client with this run's tokens; ``timeout`` in seconds for every call."""
+        return Client.of(self.running, timeout=timeout)
+
+    def start(self) -> None:
+        """Start TorchServe and return when its REST interface answers, in about a second.
+
+        The models load after that: see ``wait_ready``. Raises ServerError with the log's end.
+        """
+        if running := find_running(self.temp):
+            raise ServerError(
+                f"a TorchServe with {running.home} as its folder runs already (pid {running.pid}):"
+                " stop it first with `marsmith stop`"
+            )
+        archives = self._checked_archives()
+        # Left by a server that was killed: they would pile up, and old tokens be taken for new ones
+        shutil.rmtree(self.temp / "models", ignore_errors=True)
+        (self.home / TOKEN_FILE).unlink(missing_ok=True)
+        copy = self.temp / environment.CONFIG_NAME
+        lines = (f"{key}={value}\n" for key, value in self.properties.items())
+        copy.write_text("".join(lines), encoding="utf-8")
+        changes = environment.variables(self.home, copy)
+        kept = {name: value for name, value in os.environ.items() if name not in changes}
+        wanted = {name: value for name, value in changes.items() if value is not None}
+        self._ours = True
+        self._launch(archives, {**kept, **wanted})
+        self._wait(self._answers, _LAUNCH_SECONDS, "does not answer")
+
+    def wait_ready(self, timeout: float = 120.0) -> list[VersionStatus]:
+        """Wait until each version has all its workers or has failed to load; their statuses.
+
+        Raises ServerError where that takes more than ``timeout`` seconds, TorchServe ends, or it
+        did not take an archive at all.
+        """
+        found: list[VersionStatus] = []
+
+        def settled() -> bool:
+            with self.client() as client:
+                found[:] = read_status(self.running, client)
+            return all(status.ready or status.failed for status in found)
+
+        self._wait(settled, timeout, "has models that neither load nor fail")
+        if missing := self._expected - {(one.model, one.version) for one in found}:
+            raise ServerError(f"TorchServe did not take {sorted(missing)}: {self.last_lines()}")
+        return found
+
+    def stop(self) -> None:
+        """End what ``start`` started, TorchServe and all its workers, and wait until they are gone.
+
+        Requests under way are lost: TorchServe does not drain.
+        """
+        if self._ours:
+            stop_running(self.temp)
+            self._ours = False
+
+    def leave_running(self) -> None:
+        """Let it run on when this object goes; ``marsmith stop`` ends it."""
+        self._ours = False
+
+    def last_lines(self, count: int = 4) -> str:
+        """The latest lines of this run's output that tell of trouble, or else its latest ones."""
+        try:
+            text = (self.home / "logs" / _CONSOLE).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            return f"no output ({error})"
+        lines = [line.strip() for line in text.splitlines()]
+        lines = [line for line in lines if line and not line.startswith("at ")]
+        trouble = [line for line in lines if any(word in line for word in _TROUBLE)]
+        return " | ".join((trouble or lines)[-count:]) or "it printed nothing"
+
+    def _checked_archives(self) -> list[str]:
+        if not self.model_store.is_dir():
+            raise ServerError(f"no model store {self.model_store}: build a model first")
+        archives = list(self.archives or archives_newest_first(self.model_store))
+        if not archives:
+            raise ServerError(f"no archives in {self.model_store}: build a model first")
+        self._expected = {read_identity(self.model_store / name) for name in archives}
+        return archives
+
+    def _launch(self, archives: Sequence[str], environ: Mapping[str, str]) -> None:
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--models"]
+        logs = self.home / "logs"
+        logs.mkdir(exist_ok=True)
+        with (logs / _CONSOLE).open("wb") as console:
+            # In a session of its own, so that Ctrl-C reaches only us and we end it in order
+            ended = subprocess.run(
+                [*command, *archives],
+                cwd=self.home,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                timeout=_LAUNCH_SECONDS,
+                check=False,
+            )
+        if ended.returncode:
+            raise ServerError(f"TorchServe's launcher failed: {self.last_lines()}")
+
+    def _answers(self) -> bool:
+        try:
+            with self.client(timeout=5) as client:
+                return client.ping()
+        except ServerError:
+            return False
+
+    def _wait(self, done: Callable[[], bool], seconds: float, problem: str) -> None:
+        deadline = time.monotonic() + seconds
+        while self.running and not done():
+            if time.monotonic() > deadline:
+                raise ServerError(f"TorchServe {problem} within {seconds:g} s: {self.last_lines()}")
+            time.sleep(0.2)

@@ -1,0 +1,41 @@
+"""The model store's archives, in the order that TorchServe has to load them."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+from handlers.errors import ServerError
+
+
+def read_identity(archive: Path) -> tuple[str, str]:
+    """Model name and version as the archive's manifest says; its file name means nothing."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            model = json.loads(content.read("MAR-INF/MANIFEST.json"))["model"]
+        return model["modelName"], model["modelVersion"]
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        raise ServerError(
+            f"{archive} is not a model archive ({error}): build it again or take it out of the"
+            " model store"
+        ) from error
+
+
+def version_key(version: str) -> tuple[tuple[int, str], ...]:
+    """Sorts versions by their numbers: 10.0 after 2.0, and 2.0 after 2.0-rc1."""
+    parts = re.findall(r"\d+|[A-Za-z]+", version)
+    keys = [(int(part), "") if part.isdecimal() else (-2, part) for part in parts]
+    return (*keys, (-1, ""))
+
+
+def archives_newest_first(store: Path) -> list[str]:
+    """The store's archives as bare file names by model, each model's newest version first.
+
+    TorchServe makes the first version that it loads the default one.
+    """
+    found = [(read_identity(path), path.name) for path in sorted(store.glob("*.mar"))]
+    found.sort(key=lambda item: version_key(item[0][1]), reverse=True)
+    found.sort(key=lambda item: item[0][0])
+    return [file for _, file in found]
