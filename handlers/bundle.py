@@ -36,7 +36,8 @@ class Bundle:
 
     ``decode`` holds the task's settings that are fixed in the exported module, ``defaults`` the
     values of request options that a client leaves out, ``runtime_options`` what the runtime needs
-    to load ``artifact`` (a path relative to the archive).
+    to load ``artifact`` (a path relative to the archive), which takes at most ``artifact_batch``
+    pictures per call.
     """
 
     name: str
@@ -51,20 +52,27 @@ class Bundle:
     defaults: dict[str, Any] = field(default_factory=dict)
     runtime_options: dict[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    artifact_batch: int = 1
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Bundle:
         """Read the bundle of an unpacked archive; raises LoadError."""
         try:
-            fields = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            return cls.parse((folder / FILE).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise LoadError(f"{FILE} cannot be read ({error}): build the archive again") from error
+
+    @classmethod
+    def parse(cls, text: str) -> Bundle:
+        """The bundle of the text of ``marsmith.json``; raises LoadError."""
+        try:
+            fields = json.loads(text)
             fields["input"] = ImageInput(**fields["input"])
             fields["limits"] = Limits(**fields["limits"])
             return cls(**fields)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise LoadError(
-                f"{FILE} of this archive cannot be read ({error}): build the archive again"
-            ) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise LoadError(f"{FILE} is not as built ({error}): build the archive again") from error
 
     def write(self, folder: Path) -> None:
         """Write ``marsmith.json``; the same bundle gives the same bytes."""

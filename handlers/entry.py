@@ -11,8 +11,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from handlers import integrity, plugins
-from handlers.bundle import Bundle
 from handlers.errors import LoadError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +38,14 @@ class Service:
         return self._handler.handle(rows, context)
 
     def _load(self, folder: Path, context: Any) -> None:
+        # Here, for an ImportError of numpy, say, must reach the log, and nothing but this file, the
+        # errors and the check itself may run before the files are proven.
+        from handlers import integrity
+
         integrity.verify(folder)
+        from handlers import plugins
+        from handlers.bundle import Bundle
+
         self._handler = plugins.load_task(Bundle.read(folder).task)()
         self._handler.initialize(context)
 

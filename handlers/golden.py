@@ -41,7 +41,9 @@ def read(folder: Path) -> list[Golden]:
 
 def to_json(requests: list[Golden]) -> str:
     """The text of ``golden/requests.json``."""
-    return json.dumps([asdict(request) for request in requests], indent=1, ensure_ascii=False) + "\n"
+    return (
+        json.dumps([asdict(request) for request in requests], indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def check(handler: TaskHandler, folder: Path) -> None:
@@ -73,4 +75,6 @@ def _picture(path: Path) -> Image.Image:
     try:
         return Image.open(io.BytesIO(path.read_bytes()), formats=["PNG"]).convert("RGB")
     except OSError as error:
-        raise GoldenError(f"{path.name} cannot be read ({error}): build the archive again") from error
+        raise GoldenError(
+            f"{path.name} cannot be read ({error}): build the archive again"
+        ) from error

@@ -9,8 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from handlers.errors import TooLarge
+
 Pixels = NDArray[np.uint8]
 Size = int | list[int] | None
+
+# What a network may be given: a long thin picture resized by its short side grows without bound.
+MAX_PIXELS = 64_000_000
 
 _MODES = {"rgb": "RGB", "gray": "L"}
 INTERPOLATIONS = {
@@ -41,6 +46,11 @@ class ImageInput:
     def channels(self) -> int:
         return 1 if self.color == "gray" else 3
 
+    @property
+    def fixed(self) -> bool:
+        """Whether every picture becomes pixels of the same size."""
+        return self.crop is not None or isinstance(self.resize, list)
+
     def prepare(self, picture: Image.Image) -> Pixels:
         """Pixels of shape (height, width, channels), uint8, for the RGB ``picture``.
 
@@ -54,6 +64,11 @@ class ImageInput:
             picture = picture.convert(mode)
         size = self._resized(picture.width, picture.height)
         crop = _pair(self.crop) or size
+        if crop[0] * crop[1] > MAX_PIXELS:
+            raise TooLarge(
+                f"a picture of {picture.width}x{picture.height} would become {crop[0]}x{crop[1]} "
+                f"pixels for this model: send one that is less long or less large"
+            )
         spans = [_span(size[axis], crop[axis]) for axis in (0, 1)]
         (left, right), (top, bottom) = spans
         picture = self._resample(picture, size, (left, top, right, bottom))

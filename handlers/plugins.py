@@ -20,35 +20,47 @@ T = TypeVar("T")
 def names(kind: str) -> list[str]:
     """Names of all plugins of ``kind`` ("tasks" or "runtimes"), sorted, as written in a spec."""
     folder = Path(__file__).parent / kind
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(folder)]))
+    found = (module.name for module in pkgutil.iter_modules([str(folder)]))
+    return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
 
 
 def load_task(name: str) -> type[TaskHandler]:
     """The handler class of task ``name``, such as "image-classification"."""
     from handlers.task import TaskHandler
 
-    return _load("tasks", name, TaskHandler)
+    return _load("tasks", name, TaskHandler)  # type: ignore[type-abstract]
 
 
 def load_runtime(name: str) -> type[Runtime]:
     """The class of runtime ``name``, such as "torchscript"."""
     from handlers.runtimes import Runtime
 
-    return _load("runtimes", name, Runtime)
+    return _load("runtimes", name, Runtime)  # type: ignore[type-abstract]
 
 
 def _load(kind: str, name: str, base: type[T]) -> type[T]:
     known = names(kind)
     if name not in known:
         raise PluginError(f"no {kind[:-1]} {name!r}: accepted are {', '.join(known)}")
-    module = importlib.import_module(f"handlers.{kind}.{name.replace('-', '_')}")
+    path = f"handlers.{kind}.{name.replace('-', '_')}"
+    try:
+        module = importlib.import_module(path)
+    # A plug-in's file may fail at import in any way; its author needs the file and the reason.
+    except Exception as error:
+        raise PluginError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     found = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
     ]
     if len(found) != 1:
         raise PluginError(
             f"{module.__name__} defines {len(found)} subclasses of {base.__name__}: exactly one is needed"
         )
+    missing = sorted(getattr(found[0], "__abstractmethods__", ()))
+    missing += [name for name in getattr(base, "required", ()) if not hasattr(found[0], name)]
+    if missing:
+        raise PluginError(f"{path}: {found[0].__name__} lacks {', '.join(missing)}")
     return found[0]

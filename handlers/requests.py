@@ -111,7 +111,7 @@ def _document(value: Any) -> Any:
     type (or over gRPC, which has none), and JSON that TorchServe could not parse.
     """
     if isinstance(value, (bytes, bytearray, str)):
-        raw = value.encode() if isinstance(value, str) else bytes(value)
+        raw = _bytes(value)
         if not raw.lstrip()[:1] == b"{":
             return None
         try:
@@ -137,7 +137,7 @@ def _read_json(document: Any, given: _Given) -> tuple[list[bytes], bool]:
         return [_base64(document["data"], "data")], False
     instances = document["instances"]
     if not isinstance(instances, list):
-        raise BadRequest("'instances' is not a list: send [{\"b64\": \"<base64>\"}, ...]")
+        raise BadRequest('\'instances\' is not a list: send [{"b64": "<base64>"}, ...]')
     return [_instance(value, index) for index, value in enumerate(instances)], True
 
 
@@ -171,7 +171,8 @@ def _is_text(value: Any) -> bool:
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, str):
-        return value.encode()
+        # JSON text may hold half a surrogate pair, which has no bytes.
+        return value.encode(errors="replace")
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     raise BadRequest(f"a picture field holds a {type(value).__name__}, not bytes: {_WAYS}")

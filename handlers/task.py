@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -24,12 +24,18 @@ from handlers import device, drawing, golden, pictures, requests
 from handlers.accept import JSON
 from handlers.bundle import Bundle
 from handlers.errors import BadRequest, InferenceError, RequestError
+from handlers.formats import FORMATS
+from handlers.inputs import ImageInput
 from handlers.options import Option
 from handlers.plugins import load_runtime
-from handlers.runtimes import Array, Arrays
+from handlers.runtimes import Array, Arrays, check_requirements
 from handlers.torchserve import BaseHandler
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+# Eight 12-megapixel photographs in one batch would take gigabytes as float; alone each fits.
+PIXELS_PER_CALL = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -52,16 +58,28 @@ class Item:
 class TaskHandler(BaseHandler):
     """A TorchServe handler for one task; nothing of a request is kept on ``self``."""
 
-    # What a model of this task takes at build, beside what every task has: decode's settings with
-    # their defaults.
-    settings: ClassVar[dict[str, Any]] = {}
-    # Names of the request options whose defaults a spec may set.
-    default_names: ClassVar[tuple[str, ...]] = ()
+    # What a spec's ``decode`` may set, with defaults: it is fixed in the exported module.
+    decode_settings: ClassVar[dict[str, Any]] = {}
+    # The input where a spec says none; None: it must.
+    default_input: ClassVar[ImageInput | None] = None
+    # Whether outputs are real numbers of a fixed shape that parity may compare one by one.
+    continuous: ClassVar[bool] = True
+    # Whether the exported module loops over the pictures of a batch, so that tracing fixes their
+    # number at one.
+    loops: ClassVar[bool] = False
 
     bundle: Bundle
     model: Callable[..., Arrays]
 
     # What a task says ------------------------------------------------------------------------
+
+    @staticmethod
+    def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:
+        """The network as ``decode`` needs it: normalised pixels (N, C, H, W) -> tensors.
+
+        An ``Adapter`` around a network that takes or gives lists or dictionaries.
+        """
+        return network
 
     @staticmethod
     @abstractmethod
@@ -84,15 +102,29 @@ class TaskHandler(BaseHandler):
     def draw(self, answer: Any, picture: Image.Image) -> Image.Image:
         """The picture with the answer drawn on it."""
 
-    @staticmethod
     @abstractmethod
-    def compare(expected: Any, answer: Any) -> Difference:
-        """The difference between two answers to one picture."""
+    def compare(self, expected: Any, answer: Any, **given: Any) -> Difference:
+        """The difference between two answers to one picture.
+
+        ``given`` are the options both were asked with, where they are not the defaults.
+        """
+
+    @abstractmethod
+    def margin(self, answer: Any, **given: Any) -> float:
+        """How far the answer's decision is from another one; 0 is a tie. ``given`` as above."""
+
+    def drawing_options(self) -> dict[str, Any]:
+        """Options that a drawn answer needs, whatever the client asked."""
+        return {}
 
     @staticmethod
     @abstractmethod
-    def margin(answer: Any) -> float:
-        """How far the answer's decision is from another one; 0 is a tie."""
+    def summary(answer: Any) -> str:
+        """The answer in a few words, for a person at a terminal."""
+
+    def widest(self) -> dict[str, Any]:
+        """Options whose answer shows most of the outputs: what parity compares beside defaults."""
+        return {}
 
     @staticmethod
     def classes(outputs: Arrays) -> int | None:
@@ -112,32 +144,42 @@ class TaskHandler(BaseHandler):
         """Take the model of an unpacked archive, unchecked."""
         self.bundle = bundle
         runtime = load_runtime(bundle.runtime)
+        check_requirements(runtime, bundle.runtime)
         options = {**bundle.runtime_options, "threads": device.threads(bundle.limits)}
         place = device.choose(bundle.limits.device, gpu_id)
         self.model = runtime(folder / bundle.artifact, place, options)
 
     def predict(self, items: list[Item]) -> list[Any]:
         """Answers, or RequestErrors, of pictures of any sizes."""
-        arrays = [self.preprocess(item.picture) for item in items]
+        arrays = [_guarded(self.preprocess, item.picture) for item in items]
         outputs = self.inference(arrays)
         return [self._finish(*each) for each in zip(outputs, items, strict=True)]
 
-    def inference(self, arrays: list[Array]) -> list[Arrays | InferenceError]:
-        """Run the model once per group of equal shapes; outputs in the order of ``arrays``."""
-        results: list[Arrays | InferenceError] = [InferenceError("not run")] * len(arrays)
-        for indices in _groups(arrays, self.bundle.limits.batch_size):
-            for index, result in zip(indices, self._run([arrays[i] for i in indices]), strict=True):
-                results[index] = result
-        return results
+    def inference(self, arrays: Sequence[Array | RequestError]) -> list[Arrays | RequestError]:
+        """Run the model once per group of equal shapes; outputs in the order of ``arrays``.
 
-    def answer(self, images: Iterable[Image.Image]) -> list[Any]:
-        """Answers with default options, outside a request; raises InferenceError."""
-        defaults = {option.name: option.default for option in self.options()}
-        answers = self.predict([Item(image, defaults) for image in images])
+        An error in the place of an array, or of one array, stays in its place.
+        """
+        found = {i: each for i, each in enumerate(arrays) if not isinstance(each, RequestError)}
+        failed = {i: each for i, each in enumerate(arrays) if isinstance(each, RequestError)}
+        results: dict[int, Arrays | RequestError] = {**failed}
+        for indices in _groups(found, self.bundle.artifact_batch):
+            outputs = self._run([found[index] for index in indices])
+            results.update(zip(indices, outputs, strict=True))
+        return [results[index] for index in range(len(arrays))]
+
+    def answer(self, images: Iterable[Image.Image], **given: Any) -> list[Any]:
+        """Answers outside a request, with default options but those given; raises InferenceError."""
+        options = self.defaults() | given
+        answers = self.predict([Item(image, options) for image in images])
         for answer in answers:
             if isinstance(answer, RequestError):
                 raise answer
         return answers
+
+    def defaults(self) -> dict[str, Any]:
+        """All options at their defaults."""
+        return {option.name: option.default for option in self.options()}
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch of requests; one that fails gets its own status and error body."""
@@ -158,7 +200,7 @@ class TaskHandler(BaseHandler):
             "labels": bundle.labels,
             "input": {
                 **bundle.input.describe(),
-                "formats": list(pictures.FORMATS),
+                "formats": list(FORMATS),
                 "max_pixels": bundle.limits.max_pixels,
                 "max_pictures": bundle.limits.max_pictures,
             },
@@ -166,7 +208,9 @@ class TaskHandler(BaseHandler):
             "provenance": bundle.provenance,
         }
 
-    def _receive(self, row: dict[str, Any], context: Any, index: int) -> _Asked | RequestError | None:
+    def _receive(
+        self, row: dict[str, Any], context: Any, index: int
+    ) -> _Asked | RequestError | None:
         """A row's pictures, its error, or None for a describe call."""
         headers = context.get_all_request_header(index)
         if headers.get("describe") == "True":
@@ -179,28 +223,33 @@ class TaskHandler(BaseHandler):
             images = [pictures.decode(data, limits.max_pixels) for data in request.pictures]
         except RequestError as error:
             return error
-        return _Asked(request, [Item(image, request.options) for image in images])
+        forced = {} if request.media_type == JSON else self.drawing_options()
+        return _Asked(request, [Item(image, request.options | forced) for image in images])
 
-    def _run(self, arrays: list[Array]) -> list[Arrays | InferenceError]:
+    def _run(self, arrays: list[Array]) -> list[Arrays | RequestError]:
         try:
             outputs = self.model(np.stack(arrays))
             return [tuple(output[i] for output in outputs) for i in range(len(arrays))]
         # A runtime may fail in ways of its own; what one picture does must not reach its neighbours.
         except Exception as error:
             if len(arrays) > 1:
-                logger.warning("a batch of %d failed, running it singly", len(arrays), exc_info=True)
+                logger.warning(
+                    "a batch of %d failed, running it singly", len(arrays), exc_info=True
+                )
                 return [self._run([array])[0] for array in arrays]
             logger.exception("inference failed for a picture of shape %s", arrays[0].shape)
             return [InferenceError(f"the model failed on this picture: {type(error).__name__}")]
 
-    def _finish(self, outputs: Arrays | InferenceError, item: Item) -> Any:
-        if isinstance(outputs, InferenceError):
+    def _finish(self, outputs: Arrays | RequestError, item: Item) -> Any:
+        if isinstance(outputs, RequestError):
             return outputs
         if not all(np.isfinite(output).all() for output in outputs):
             return InferenceError("the model's output for this picture is not finite")
-        return self.postprocess(outputs, item.picture, item.options)
+        return _guarded(self.postprocess, outputs, item.picture, item.options)
 
-    def _reply(self, asked: _Asked | RequestError | None, answers: Any, context: Any, i: int) -> bytes:
+    def _reply(
+        self, asked: _Asked | RequestError | None, answers: Any, context: Any, i: int
+    ) -> bytes:
         media_type = JSON
         try:
             if isinstance(asked, RequestError):
@@ -210,7 +259,10 @@ class TaskHandler(BaseHandler):
             else:
                 mine = [next(answers) for _ in asked.items]
                 media_type = asked.request.media_type
-                body = self._encode(asked, mine)
+                encoded = _guarded(self._encode, asked, mine)
+                if isinstance(encoded, RequestError):
+                    raise encoded
+                body = encoded
         except RequestError as error:
             media_type, body = JSON, error.body()
             context.set_response_status(code=error.status, phrase=error.phrase, idx=i)
@@ -233,12 +285,28 @@ class _Asked:
     items: list[Item]
 
 
-def _groups(arrays: list[Array], most: int) -> list[list[int]]:
-    """Indices of equal shapes together, at most ``most`` in a group."""
+def _guarded(step: Callable[..., T], *arguments: Any) -> T | RequestError:
+    """What a step of one picture gives, or its error: its neighbours must not feel it."""
+    try:
+        return step(*arguments)
+    except RequestError as error:
+        return error
+    # A task's own step may fail in ways of its own.
+    except Exception as error:
+        logger.exception("%s failed", getattr(step, "__name__", step))
+        return InferenceError(f"this model could not answer: {type(error).__name__} at the server")
+
+
+def _groups(arrays: Mapping[int, Array], most: int) -> list[list[int]]:
+    """Indices of equal shapes together, at most ``most`` pictures or PIXELS_PER_CALL in a group."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, array in enumerate(arrays):
+    for index, array in arrays.items():
         by_shape.setdefault(array.shape, []).append(index)
-    return [same[i : i + most] for same in by_shape.values() for i in range(0, len(same), most)]
+    groups = []
+    for shape, same in by_shape.items():
+        step = max(1, min(most, PIXELS_PER_CALL // (shape[0] * shape[1])))
+        groups += [same[i : i + step] for i in range(0, len(same), step)]
+    return groups
 
 
 def _json(value: Any) -> bytes:

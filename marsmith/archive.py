@@ -25,8 +25,8 @@ from handlers.integrity import RECORD, sha256
 
 HANDLER = "handlers.entry"
 MANIFEST = "MAR-INF/MANIFEST.json"
-# The first moment that a zip can hold; SOURCE_DATE_EPOCH moves it.
-_EPOCH = 315532800
+# The first and last moment that a zip can hold; SOURCE_DATE_EPOCH moves the first.
+_EPOCH, _LATEST = 315532800, 4354819199
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ def read_header(path: Path) -> Header:
     try:
         return Header(manifest["model"]["modelName"], manifest["model"]["modelVersion"])
     except (KeyError, TypeError) as error:
-        raise ArchiveError(f"{path.name}: {MANIFEST} lacks {error}: it is no model archive") from error
+        raise ArchiveError(
+            f"{path.name}: {MANIFEST} lacks {error}: it is no model archive"
+        ) from error
 
 
 def read_json(path: Path, member: str) -> Any:
@@ -106,6 +108,8 @@ def unpack(path: Path, folder: Path) -> None:
 
 def _moment() -> datetime:
     given = os.environ.get("SOURCE_DATE_EPOCH", str(_EPOCH))
-    if not given.isdecimal() or int(given) < _EPOCH:
-        raise ArchiveError(f"SOURCE_DATE_EPOCH={given!r}: a zip takes whole seconds from {_EPOCH}")
+    if not given.isdecimal() or not _EPOCH <= int(given) <= _LATEST:
+        raise ArchiveError(
+            f"SOURCE_DATE_EPOCH={given!r}: a zip takes whole seconds from {_EPOCH} to {_LATEST}"
+        )
     return datetime.fromtimestamp(int(given), UTC)

@@ -1,4 +1,4 @@
-"""One build: spec -> weights -> servable module -> export -> parity -> archive -> smoke -> store."""
+"""One build: spec -> weights -> module -> export -> parity -> archive -> smoke -> store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from PIL import Image
 
 from handlers import plugins
 from handlers.bundle import Bundle, Limits
-from handlers.errors import ArchiveError, ExportError, WeightsError
+from handlers.errors import ArchiveError, BadRequest, ExportError, SpecError, WeightsError
 from handlers.integrity import sha256
-from handlers.runtimes import Array, ExportRequest, as_arrays
+from handlers.runtimes import Array, ExportRequest, as_arrays, check_requirements
 from handlers.servable import SOURCE, Servable
 from handlers.task import TaskHandler
 from marsmith import archive, goldens, parity, resolve, samples, smoke, weights
@@ -40,7 +40,9 @@ class Built:
     unchanged: bool
 
 
-def build(spec: ModelSpec, root: Path, store: Path, force: bool = False, tell: Tell = print) -> Built:
+def build(
+    spec: ModelSpec, root: Path, store: Path, force: bool = False, tell: Tell = print
+) -> Built:
     """Build ``spec``'s archive into ``store``; any failure leaves the store as it was.
 
     ``root`` is the project folder that the spec's paths are relative to. An archive of the same
@@ -70,6 +72,7 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> tuple[parit
     tell("weights")
     module, bundle = _prepare(spec, root, folder)
     reference = _reference(bundle, module)
+    _check_defaults(reference)
     images = samples.load(root / spec.samples, SAMPLES, spec.serving.max_pixels)
     _check_labels(reference, images[0])
     tell(f"export {spec.runtime}")
@@ -98,7 +101,8 @@ def _prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundl
         shutil.copy(source, folder / SOURCE)
     module = Servable.build(resolve.recipe(spec, given), folder / SOURCE)
     module.load_weights(weights.load(file))
-    runtime = plugins.load_runtime(spec.runtime)
+    task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
+    options = {**runtime.options, **spec.runtime_options}
     bundle = Bundle(
         name=spec.name,
         version=spec.version,
@@ -108,10 +112,11 @@ def _prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundl
         labels=resolve.labels(spec, root),
         input=given,
         precision=spec.precision,
-        decode=spec.decode,
+        decode=resolve.decode_settings(spec),
         defaults=spec.defaults,
-        runtime_options={**runtime.options, **spec.runtime_options},
+        runtime_options=options,
         limits=_limits(spec),
+        artifact_batch=1 if task.loops and runtime.traces(options) else spec.serving.batch_size,
         provenance=_provenance(spec, file),
     )
     return module, bundle
@@ -141,9 +146,33 @@ def _reference(bundle: Bundle, module: Servable) -> TaskHandler:
     return handler
 
 
+def _check_defaults(reference: TaskHandler) -> None:
+    """The spec's defaults are options of the task with values that a client might send."""
+    plain = type(reference)()
+    plain.bundle = replace(reference.bundle, defaults={})
+    options = {option.name: option for option in plain.options()}
+    for name, value in reference.bundle.defaults.items():
+        if name not in options:
+            accepted = ", ".join(options) or "none for this task"
+            raise SpecError(f"defaults has the unknown key {name!r}: accepted are {accepted}")
+        try:
+            options[name].parse(value)
+        except BadRequest as error:
+            raise SpecError(f"defaults.{name}: {error}") from error
+
+
 def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
-    """As many labels as the network has classes."""
-    classes = reference.classes(reference.model(np.stack([reference.preprocess(image)])))
+    """As many labels as the network has classes, and an input that it takes."""
+    pixels = reference.preprocess(image)
+    try:
+        outputs = reference.model(np.stack([pixels]))
+    # A network that does not take its input may fail in any way.
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise SpecError(
+            f"input: the network fails on pixels of shape {pixels.shape}: {line}"
+        ) from error
+    classes = reference.classes(outputs)
     if classes is not None and classes != len(reference.bundle.labels):
         raise WeightsError(
             f"{len(reference.bundle.labels)} labels for a network with {classes} outputs: list "
@@ -152,15 +181,21 @@ def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
 
 
 def _export(bundle: Bundle, module: Servable, example: Array, path: Path) -> None:
-    export = getattr(plugins.load_runtime(bundle.runtime), "export", None)
+    runtime = plugins.load_runtime(bundle.runtime)
+    check_requirements(runtime, bundle.runtime)
+    if not runtime.dynamic_shapes and plugins.load_task(bundle.task).loops:
+        raise ExportError(
+            f"runtime {bundle.runtime} takes no shapes that depend on data, as {bundle.task} has"
+        )
+    export = getattr(runtime, "export", None)
     if export is None:
         raise ExportError(f"runtime {bundle.runtime} only serves artifacts that others exported")
     export(
         ExportRequest(
             module=module,
-            # Two different pictures: some exporters take an axis of length 1 for a constant.
-            example=np.stack([example, example[:, ::-1]]),
-            dynamic={0: ("batch", 1, bundle.limits.batch_size)},
+            # Two pictures: some exporters take an axis of length 1 for a constant.
+            example=np.stack([example, example[:, ::-1]][: bundle.artifact_batch]),
+            dynamic=_dynamic(bundle),
             path=path,
             precision=bundle.precision,
             options=bundle.runtime_options,
@@ -168,6 +203,16 @@ def _export(bundle: Bundle, module: Servable, example: Array, path: Path) -> Non
     )
     if not path.is_file():
         raise ExportError(f"runtime {bundle.runtime} did not write {path.name}")
+
+
+def _dynamic(bundle: Bundle) -> dict[int, tuple[str, int, int]]:
+    """The axes of the input (N, H, W, C) that vary from call to call."""
+    axes = {}
+    if bundle.artifact_batch > 1:
+        axes[0] = ("batch", 1, bundle.artifact_batch)
+    if not bundle.input.fixed:
+        axes |= {1: ("height", 1, 16384), 2: ("width", 1, 16384)}
+    return axes
 
 
 def _provenance(spec: ModelSpec, file: Path) -> dict[str, Any]:

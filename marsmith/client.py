@@ -101,7 +101,7 @@ class Client:
     ) -> Reply:
         """One prediction for picture bytes (sent as ``content_type``), JSON or multipart fields.
 
-        Without a live worker TorchServe never answers: then the timeout raises ServerError.
+        Without a live worker TorchServe mostly never answers: then the timeout raises ServerError.
         """
         own = {"accept": accept} if accept else {}
         content: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Download a file once: with progress, continued after a break, checked, then renamed into place."""
+"""Download a file once: with progress, continued after a break, checked, then put in place."""
 
 from __future__ import annotations
 

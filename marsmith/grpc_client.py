@@ -68,8 +68,8 @@ class GrpcClient:
     ) -> Reply:
         """One prediction; the handler gets ``fields`` as bytes, like those of a multipart body.
 
-        The reply has no headers and no content type. Without a live worker TorchServe never
-        answers: then the timeout raises ServerError.
+        The reply has no headers and no content type. Without a live worker TorchServe mostly
+        never answers: then the timeout raises ServerError.
         """
         entries = [CLASSES["Input"](key=key, value=value) for key, value in fields.items()]
         request = CLASSES["PredictionsRequest"](

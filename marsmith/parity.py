@@ -1,4 +1,4 @@
-"""Does the artifact answer like eager PyTorch? On tensors and on answers, at several batch sizes."""
+"""Does the artifact answer like eager? On tensors and answers, at several batch sizes."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def check(
     reference: TaskHandler, artifact: TaskHandler, images: list[Image.Image], tolerance: float
 ) -> Report:
     """Compare ``artifact`` with the eager ``reference``; raises ParityError at the first miss."""
-    sizes = sorted({1, 2, artifact.bundle.limits.batch_size})
+    sizes = sorted({1, min(2, artifact.bundle.artifact_batch), artifact.bundle.artifact_batch})
     arrays = [reference.preprocess(image) for image in images]
     expected = [_alone(reference, array) for array in arrays]
-    spread = _spread(expected)
+    spread = _spread(reference, images)
     if spread <= tolerance:
         raise ParityError(
-            f"eager's outputs for {len(images)} samples differ by no more than {spread:.3g}, within "
+            f"eager's answers to {len(images)} samples differ by no more than {spread:.3g}, within "
             f"the tolerance {tolerance:g}: agreement would prove nothing. Are the weights trained? "
             "Give pictures of this model's kind with --samples"
         )
@@ -56,10 +56,12 @@ def check(
             indices = [(start + i) % len(arrays) for i in range(size)]
             indices = [i for i in indices if arrays[i].shape == arrays[start].shape]
             outputs = artifact.model(np.stack([arrays[i] for i in indices]))
+            if lengths := {len(output) for output in outputs} - {len(indices)}:
+                raise ParityError(f"a batch of {len(indices)} gave outputs of length {lengths}")
             for row, index in enumerate(indices):
                 got = tuple(output[row] for output in outputs)
                 where = f"sample {index}, batch of {len(indices)}"
-                worst = max(worst, _compare(expected[index], got, tolerance, where))
+                worst = max(worst, _compare(reference, expected[index], got, tolerance, where))
     score = _compare_answers(reference, artifact, images, tolerance)
     return Report(len(images), sizes, tolerance, worst, score, spread)
 
@@ -71,35 +73,47 @@ def _alone(handler: TaskHandler, array: Array) -> Arrays:
     return tuple(output[0] for output in outputs)
 
 
-def _compare(expected: Arrays, got: Arrays, tolerance: float, where: str) -> float:
-    """Largest absolute difference; raises ParityError for shape, dtype, NaN or too much of it."""
+def _compare(
+    task: TaskHandler, expected: Arrays, got: Arrays, tolerance: float, where: str
+) -> float:
+    """Largest absolute difference; raises ParityError for shape, dtype, NaN or too much of it.
+
+    Outputs that are not continuous (ids, boxes in any number) are compared as answers alone.
+    """
     if len(expected) != len(got):
         raise ParityError(f"{where}: {len(got)} outputs, eager has {len(expected)}")
     worst = 0.0
     for number, (ours, theirs) in enumerate(zip(expected, got, strict=True)):
         place = f"{where}, output {number}"
-        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        same_shape = ours.shape == theirs.shape if task.continuous else ours.ndim == theirs.ndim
+        if not same_shape or ours.dtype != theirs.dtype:
             raise ParityError(
                 f"{place}: {theirs.dtype} {theirs.shape}, eager has {ours.dtype} {ours.shape}"
             )
         if not np.isfinite(theirs).all():
             raise ParityError(f"{place}: not finite where eager is")
-        difference = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
-        if not difference <= tolerance:
-            raise ParityError(f"{place}: differs from eager by {difference:.3g} (> {tolerance:g})")
-        worst = max(worst, difference)
+        if task.continuous:
+            difference = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
+            if not difference <= tolerance:
+                raise ParityError(
+                    f"{place}: differs from eager by {difference:.3g} (> {tolerance:g})"
+                )
+            worst = max(worst, difference)
     return worst
 
 
 def _compare_answers(
-    reference: TaskHandler, artifact: TaskHandler, images: list[Image.Image], tolerance: float
+    reference: TaskHandler,
+    artifact: TaskHandler,
+    images: list[Image.Image],
+    tolerance: float,
 ) -> float:
     """Largest move of a score; the decision may differ only where eager itself is undecided."""
-    worst = 0.0
-    pairs = zip(reference.answer(images), artifact.answer(images), strict=True)
-    for index, (expected, got) in enumerate(pairs):
-        difference = reference.compare(expected, got)
-        decided = reference.margin(expected) > 2 * tolerance
+    worst, options = 0.0, reference.widest()
+    answers = reference.answer(images, **options), artifact.answer(images, **options)
+    for index, (expected, got) in enumerate(zip(*answers, strict=True)):
+        difference = reference.compare(expected, got, **options)
+        decided = reference.margin(expected, **options) > 2 * tolerance
         if (decided and not difference.same) or not difference.score <= tolerance:
             raise ParityError(
                 f"sample {index}: {difference.detail}, scores differ by {difference.score:.3g} "
@@ -109,19 +123,14 @@ def _compare_answers(
     return worst
 
 
-def _spread(outputs: list[Arrays]) -> float:
-    """Largest difference between the outputs for the first picture and for any other."""
-    first, *others = outputs
-    spreads = [
-        float(np.abs(a.astype(np.float64) - b).max(initial=0.0)) if a.shape == b.shape else np.inf
-        for other in others
-        for a, b in zip(first, other, strict=True)
-    ]
-    return max(spreads, default=0.0)
+def _spread(reference: TaskHandler, images: list[Image.Image]) -> float:
+    """Largest difference between eager's answers to the first picture and to any other."""
+    options = reference.widest()
+    first, *others = reference.answer(images, **options)
+    differences = [reference.compare(first, other, **options) for other in others]
+    return max((each.score if each.same else 1.0 for each in differences), default=0.0)
 
 
 def _short(value: float) -> float:
     """Two significant digits: the last bits of a maximum are no fact about the model."""
     return float(f"{value:.2g}")
-
-

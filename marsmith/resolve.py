@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from handlers import plugins
 from handlers.errors import SpecError
 from handlers.inputs import ImageInput
 from marsmith.spec import InputSpec, ModelSpec
@@ -14,6 +15,9 @@ from marsmith.weights import torchvision_weights
 
 def image_input(spec: ModelSpec) -> ImageInput:
     """The input of the spec, or of the preset that came with torchvision's weights."""
+    default = plugins.load_task(spec.task).default_input
+    if spec.input is None and default is not None and spec.weights.torchvision is None:
+        return default
     given = spec.input or _preset_input(spec)
     fields = given.model_dump()
     for key in ("resize", "crop"):
@@ -28,13 +32,20 @@ def _preset_input(spec: ModelSpec) -> InputSpec:
             "input: say resize, crop, mean and std; only torchvision's weights bring theirs"
         )
     preset = torchvision_weights(spec).transforms()
+    # A detector's preset only scales to 0..1: it resizes and normalises by itself.
+    interpolation = getattr(preset, "interpolation", None)
     return InputSpec(
-        resize=preset.resize_size[0],
-        crop=preset.crop_size[0],
-        interpolation=preset.interpolation.value,
-        mean=list(preset.mean),
-        std=list(preset.std),
+        resize=_first(preset, "resize_size"),
+        crop=_first(preset, "crop_size"),
+        interpolation=interpolation.value if interpolation else "bilinear",
+        mean=list(getattr(preset, "mean", [0.0, 0.0, 0.0])),
+        std=list(getattr(preset, "std", [1.0, 1.0, 1.0])),
     )
+
+
+def _first(preset: Any, name: str) -> int | None:
+    sizes = getattr(preset, name, None)
+    return int(sizes[0]) if sizes else None
 
 
 def labels(spec: ModelSpec, root: Path) -> list[str]:
@@ -61,15 +72,22 @@ def _from_json(text: str, where: str) -> list[Any]:
         document = json.loads(text)
         if isinstance(document, dict):
             document = [document[str(index)] for index in range(len(document))]
-    except (ValueError, KeyError) as error:
+        if not isinstance(document, list):
+            raise TypeError(f"it is a {type(document).__name__}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SpecError(f"labels: {where} is not a JSON list or index_to_name ({error})") from error
     return [value[-1] if isinstance(value, list) and value else value for value in document]
 
 
 def _checked(names: list[Any], where: str) -> list[str]:
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise SpecError(f"{where}: labels must be texts, one per class, and at least one")
+    if not all(isinstance(name, str) and name for name in names):
+        raise SpecError(f"{where}: labels must be texts, one per class")
     return names
+
+
+def decode_settings(spec: ModelSpec) -> dict[str, Any]:
+    """The task's settings that are fixed in the exported module, all with their values."""
+    return plugins.load_task(spec.task).decode_settings | spec.decode
 
 
 def recipe(spec: ModelSpec, given: ImageInput) -> dict[str, Any]:
@@ -82,7 +100,7 @@ def recipe(spec: ModelSpec, given: ImageInput) -> dict[str, Any]:
         "architecture": architecture,
         "arguments": spec.arguments,
         "task": spec.task,
-        "decode": spec.decode,
+        "decode": decode_settings(spec),
         "mean": list(given.mean),
         "std": list(given.std),
     }

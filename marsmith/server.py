@@ -28,7 +28,7 @@ class TorchServe:
 
     ``config`` overrides settings of ``config_file`` (by default ``home/config.properties``) in a
     private copy. ``archives`` are files of the model store in the order of loading, by default all,
-    newest first. As a context manager it starts on entry and always stops on exit.
+    newest first. As a context manager it starts on entry, unless it has, and always stops on exit.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class TorchServe:
 
     def __enter__(self) -> TorchServe:
         try:
-            self.start()
+            if not self._ours:
+                self.start()
         except BaseException:
             self.stop()
             raise

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers import bundle, golden
+from handlers.bundle import Bundle
 from handlers.errors import MarsmithError
 from marsmith.client import Client
 from marsmith.processes import Running, is_alive
 from marsmith.refusals import read_refusals
 
-Differs = Callable[[str, Any, Any, float], str | None]
-"""(task, expected, answer, tolerance) -> None where they agree, else what differs in one line."""
+Differs = Callable[[Bundle, Any, Any, float], str | None]
+"""(bundle, expected, answer, tolerance) -> None where they agree, else what differs in one line."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,14 @@ class GoldenCheck:
         return self.problem or (f"{self.count} ok" if self.count else "none in the archive")
 
 
-def task_difference(task: str, expected: Any, answer: Any, tolerance: float) -> str | None:
+def task_difference(bundle: Bundle, expected: Any, answer: Any, tolerance: float) -> str | None:
     """What the task calls a difference: another decision, or scores moved by too much."""
     # Here, for it imports torch
     from handlers.plugins import load_task
 
-    difference = load_task(task).compare(expected, answer)
+    handler = load_task(bundle.task)()
+    handler.bundle = bundle
+    difference = handler.compare(expected, answer)
     if difference.same and difference.score <= tolerance:
         return None
     return f"{difference.detail}, scores moved by {difference.score:.3g} (allowed {tolerance:g})"
@@ -105,13 +108,13 @@ def check_golden(
         with zipfile.ZipFile(running.model_store / status.archive) as archive:
             if golden.FILE not in archive.namelist():
                 return GoldenCheck(0, None)
-            task = json.loads(archive.read(bundle.FILE))["task"]
+            model = Bundle.parse(archive.read(bundle.FILE).decode("utf-8"))
             cases = json.loads(archive.read(golden.FILE))
             for count, case in enumerate(cases, 1):
                 picture = archive.read(case["picture"])
                 reply = client.predict(status.model, picture, version=status.version)
                 problem = (
-                    differs(task, case["answer"], reply.json(), case["tolerance"])
+                    differs(model, case["answer"], reply.json(), case["tolerance"])
                     if reply.ok
                     else reply.problem()
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,8 @@ def load(path: Path) -> dict[str, Tensor]:
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+    # Its unpickler meets damage with IndexError, KeyError, struct.error and more.
+    except Exception as error:
         raise WeightsError(
             f"{path.name} cannot be read as a state_dict ({' '.join(str(error).split())[:200]}): "
             "save it with torch.save(model.state_dict(), path)"
@@ -69,7 +69,7 @@ def load(path: Path) -> dict[str, Tensor]:
             saved = saved[key]
     if not isinstance(saved, dict) or not all(isinstance(v, Tensor) for v in saved.values()):
         raise WeightsError(
-            f"{path.name} holds a {type(saved).__name__}, not a state_dict of tensors: save it with "
-            "torch.save(model.state_dict(), path)"
+            f"{path.name} holds a {type(saved).__name__}, not a state_dict of tensors: save it "
+            "with torch.save(model.state_dict(), path)"
         )
     return saved

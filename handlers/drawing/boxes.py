@@ -16,6 +16,7 @@ from handlers.drawing.style import INK, Color, color, contrasting, fit, font, pi
 Box = tuple[int, int, int, int]
 
 _MAX_COVERED = 0.15  # share of a tag that may lie over other tags before it is left out
+_MAX_TAGS = 0.2  # share of the picture that tags may hide
 
 
 def draw_boxes(
@@ -47,11 +48,12 @@ def draw_boxes(
     for i in sorted(seen, key=lambda i: -_area(edges[i])):
         _frame(draw, edges[i], color(classes[i]), line)
     tags: list[Box] = []
-    size = text_size(width, height)
+    size = max(13, round(0.9 * text_size(width, height)))
+    budget = _MAX_TAGS * width * height
     for i in sorted(seen, key=lambda i: -scores[i]):
-        text = f"{fit(labels[i], size, 0.5 * width - 4 * size)} {scores[i]:.2f}"
+        text = f"{fit(labels[i], size, 0.6 * width - 2.5 * size)} {scores[i]:.2f}"
         tag = _place(edges[i], text, size, line, canvas.size, tags)
-        if tag is not None:
+        if tag is not None and (budget := budget - _area(tag)) >= 0:
             tags.append(tag)
             _tag(canvas, tag, text, size, color(classes[i]))
     if len(tags) == len(seen):

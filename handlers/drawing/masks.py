@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from handlers.drawing.panel import add_legend, enlarge
+from handlers.drawing.panel import Entry, add_legend, enlarge
 from handlers.drawing.style import color, percent
 
 Mask = npt.NDArray[np.uint8]
@@ -28,34 +28,40 @@ def draw_mask(
     stays clear (None: every class is tinted). ``opacity`` is that of the tint, 0 to 1; outlines
     at class borders are opaque.
     """
-    counts = np.bincount(ids.ravel(), minlength=256)
     canvas = enlarge(picture)
-    scaled = np.asarray(Image.fromarray(ids).resize(canvas.size, Image.Resampling.NEAREST))
-    tints = np.array([color(i) for i in range(256)], dtype=np.uint8)
-    opaque = np.full(256, round(255 * min(max(opacity, 0.0), 1.0)), dtype=np.uint8)
+    classes = Image.fromarray(ids).resize(canvas.size, Image.Resampling.NEAREST)
+    opaque = [round(255 * min(max(opacity, 0.0), 1.0))] * 256
+    outlined = [255] * 256
     if background is not None:
-        opaque[background] = 0
-    alpha = opaque[scaled]
-    reach = max(1, round(0.002 * math.sqrt(canvas.width * canvas.height)))
-    alpha[_borders(scaled, reach) & (scaled != (-1 if background is None else background))] = 255
-    canvas.paste(Image.fromarray(tints[scaled]), mask=Image.fromarray(alpha))
+        opaque[background] = outlined[background] = 0
+    alpha = classes.point(opaque)
+    reach = max(1, round(0.003 * math.sqrt(canvas.width * canvas.height)))
+    borders = Image.fromarray(_borders(np.asarray(classes), reach))
+    alpha.paste(classes.point(outlined), mask=borders)
+    tint = classes.copy()
+    tint.putpalette([channel for i in range(256) for channel in color(i)])
+    canvas.paste(tint.convert("RGB"), mask=alpha)
 
+    counts = np.bincount(ids.ravel(), minlength=256)
     found = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] and i != background]
-    if not found and background is not None:
-        found = [background]
-    entries = [(names.get(i, f"class {i}"), percent(counts[i] / ids.size), color(i)) for i in found]
+    entries: list[Entry] = [
+        (names.get(i, f"class {i}"), percent(counts[i] / ids.size), color(i)) for i in found
+    ]
+    if not entries and background is not None:
+        entries = [(names.get(background, "background"), percent(1.0), None)]
     return add_legend(canvas, entries)
 
 
 def _borders(ids: Mask, reach: int) -> npt.NDArray[np.bool_]:
-    """True at pixels within ``reach`` of another class, in a square neighbourhood."""
-    lowest, highest = ids.copy(), ids.copy()
-    for axis in (0, 1):
-        low, high = np.moveaxis(lowest, axis, 0), np.moveaxis(highest, axis, 0)
-        before_low, before_high = low.copy(), high.copy()
-        for step in range(1, reach + 1):
-            np.minimum(low[step:], before_low[:-step], out=low[step:])
-            np.minimum(low[:-step], before_low[step:], out=low[:-step])
-            np.maximum(high[step:], before_high[:-step], out=high[step:])
-            np.maximum(high[:-step], before_high[step:], out=high[:-step])
-    return np.not_equal(lowest, highest)
+    """True at pixels less than ``reach`` away from one that touches another class."""
+    edges = np.zeros(ids.shape, dtype=np.bool_)
+    for near, values in ((edges, ids), (edges.T, ids.T)):
+        changes = values[1:] != values[:-1]
+        near[1:] |= changes
+        near[:-1] |= changes
+    for near in (edges, edges.T):
+        before = near.copy()
+        for step in range(1, reach):
+            near[step:] |= before[:-step]
+            near[:-step] |= before[step:]
+    return edges

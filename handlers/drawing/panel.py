@@ -13,6 +13,8 @@ PANEL: Color = (22, 24, 30)
 BRIGHT: Color = (245, 246, 248)
 DIM: Color = (166, 171, 181)
 
+Entry = tuple[str, str, Color | None]  # name, value, and the colour of the chip before them
+
 _MAX_ENTRIES = 24
 
 
@@ -39,8 +41,8 @@ def add_panel(picture: Image.Image, width: int, height: int) -> tuple[Image.Imag
     return canvas, picture.height
 
 
-def add_legend(picture: Image.Image, entries: Sequence[tuple[str, str, Color]]) -> Image.Image:
-    """``picture`` over a panel of (name, value, colour) entries that flow into lines.
+def add_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
+    """``picture`` over a panel of entries that flow into lines.
 
     At most 24 entries are shown; the last line then says how many more there are.
     """
@@ -59,7 +61,7 @@ def add_legend(picture: Image.Image, entries: Sequence[tuple[str, str, Color]]) 
             pill(canvas, (x, above, x + side, above + side), chip, 0.25 * side)
             x += round(1.25 * size)
         draw.text((x, middle), name, BRIGHT, font(size), "lm")
-        x += round(font(size).getlength(name) + 0.4 * size)
+        x += round(font(size).getlength(name) + 0.4 * size) if name else 0
         draw.text((x, middle), value, DIM, font(size), "lm")
     return canvas
 
@@ -67,12 +69,10 @@ def add_legend(picture: Image.Image, entries: Sequence[tuple[str, str, Color]]) 
 _Placed = tuple[int, int, str, str, Color | None]
 
 
-def _flow(
-    entries: Sequence[tuple[str, str, Color]], size: int, wide: int, more: int
-) -> tuple[list[_Placed], int]:
+def _flow(entries: Sequence[Entry], size: int, wide: int, more: int) -> tuple[list[_Placed], int]:
     """Each entry's x, line, fitted name, value and colour; and how many lines there are."""
     pad, face = round(0.8 * size), font(size)
-    pieces: list[tuple[str, str, Color | None]] = [*entries]
+    pieces = [*entries]
     if more > 0:
         pieces.append(("", f"and {more} more", None))
     placed: list[_Placed] = []

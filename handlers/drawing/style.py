@@ -19,6 +19,9 @@ _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 # measured as the least distance in OKLab among the first 21, 80 and 256 colours.
 _LIGHTNESS_STEP = 0.3437
 _SMOOTHING = 4
+# Pillow's built-in font has ASCII and a few signs; these letters have no Unicode decomposition.
+_SPELLED = {"ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "\u0131": "i"}
+_SPELLED |= {"æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "\u2014": "-", "\u2013": "-"}
 
 
 @lru_cache(maxsize=1024)
@@ -84,12 +87,12 @@ def _drawable(character: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """``text`` on one line, of characters that the font has: others lose accents or become ?."""
+    """``text`` on one line in characters that the font has: é becomes e, ß ss, and 猫 ?."""
     characters = []
     for character in " ".join(text.split()):
         if not _drawable(character):
-            base = unicodedata.normalize("NFKD", character)[:1]
-            character = base if _drawable(base) else "?"
+            parts = _SPELLED.get(character) or unicodedata.normalize("NFKD", character)
+            character = "".join(part for part in parts if _drawable(part)) or "?"
         characters.append(character)
     return "".join(characters)
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from handlers.errors import RuntimeUnavailable
 
 if TYPE_CHECKING:
     from handlers.servable import Servable
@@ -32,6 +35,7 @@ class Runtime(ABC):
     spec's ``runtime_options`` may have with their defaults.
     """
 
+    required: ClassVar[tuple[str, ...]] = ("suffix",)
     suffix: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
     dynamic_shapes: ClassVar[bool] = True
@@ -44,6 +48,11 @@ class Runtime(ABC):
         ``options`` holds ``threads`` (native threads of this worker, at least 1) and the keys of
         the class's own ``options``. Raises RuntimeUnavailable or another LoadError.
         """
+
+    @classmethod
+    def traces(cls, options: Mapping[str, Any]) -> bool:
+        """Whether export follows one example, so that a Python loop keeps its number of rounds."""
+        return False
 
     @abstractmethod
     def __call__(self, *arrays: Array) -> Arrays:
@@ -65,6 +74,16 @@ class ExportRequest:
     path: Path
     precision: str = "fp32"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_requirements(runtime: type[Runtime], name: str) -> None:
+    """Raise RuntimeUnavailable naming what is to be installed for ``runtime``."""
+    missing = [package for package in runtime.requires if find_spec(package) is None]
+    if missing:
+        raise RuntimeUnavailable(
+            f"runtime {name} needs the Python packages {', '.join(missing)}: install them with "
+            f"`make runtime-{name}` in marsmith's folder"
+        )
 
 
 def as_arrays(outputs: Any) -> Arrays:

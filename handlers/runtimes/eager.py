@@ -20,11 +20,16 @@ class Eager(Runtime):
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         torch.set_num_threads(options["threads"])
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if set(saved) != {"recipe", "state"}:
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Its unpickler meets damage with errors of any kind.
+        except Exception as error:
+            line = " ".join(str(error).split())[:300]
+            raise IntegrityError(f"{path.name} cannot be read by torch.load: {line}") from error
+        if not isinstance(saved, dict) or set(saved) != {"recipe", "state"}:
             raise IntegrityError(f"{path.name} is not an artifact of the eager runtime")
         module = Servable.build(saved["recipe"], path.parent / SOURCE)
-        module.load_state_dict(saved["state"])
+        module.load_weights(saved["state"])
         self._module = module.to(device)
         self._device = device
 
@@ -36,4 +41,4 @@ class Eager(Runtime):
     @staticmethod
     def export(request: ExportRequest) -> None:
         module = request.module
-        torch.save({"recipe": module.recipe, "state": module.state_dict()}, request.path)
+        torch.save({"recipe": module.recipe, "state": module.bare().state_dict()}, request.path)

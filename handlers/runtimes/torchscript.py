@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,17 +21,20 @@ class TorchScript(Runtime):
     """An artifact of ``torch.jit``; option ``method`` chooses how it is made: trace or script."""
 
     suffix = ".pt"
-    options: Mapping[str, Any] = {"method": "trace"}
+    options: ClassVar[Mapping[str, Any]] = {"method": "trace"}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         torch.set_num_threads(options["threads"])
         try:
+            if _uses_torchvision(path):
+                import torchvision  # noqa: F401  # registers the operators of detectors
             with _undeprecated():
                 module = torch.jit.load(str(path), map_location=device).eval()
                 self._module = torch.jit.freeze(module)
         except (RuntimeError, ValueError) as error:
             line = " ".join(str(error).split())[:300]
             raise IntegrityError(f"{path.name} is not a TorchScript file: {line}") from error
+        warnings.filterwarnings("ignore", message=r".*always returns a \(Losses, Detections\)")
         self._device = device
 
     def __call__(self, *arrays: Array) -> Arrays:
@@ -38,26 +42,48 @@ class TorchScript(Runtime):
             images = (torch.from_numpy(array).to(self._device) for array in arrays)
             return as_arrays(self._module(*images))
 
+    @classmethod
+    def traces(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options["method"] == "trace")
+
     @staticmethod
     def export(request: ExportRequest) -> None:
-        method = request.options.get("method", "trace")
+        method = request.options["method"]
         if method not in METHODS:
             raise ExportError(f"method {method!r}: accepted are {', '.join(METHODS)}")
         with _undeprecated(), torch.inference_mode(False), torch.no_grad():
             if method == "trace":
-                made = torch.jit.trace(request.module, torch.from_numpy(request.example))
+                made = _trace(request)
             else:
                 made = _script(request)
             torch.jit.save(made, str(request.path))
         _strip_debug(request.path)
 
 
+def _trace(request: ExportRequest) -> Any:
+    with warnings.catch_warnings():
+        # Tracing warns of every shape that Python reads. Parity at other sizes tells what matters.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message="To copy construct from a tensor")
+        return torch.jit.trace(
+            request.module, torch.from_numpy(request.example), check_trace=False, strict=False
+        )
+
+
 def _script(request: ExportRequest) -> Any:
     try:
         return torch.jit.script(request.module)
-    except RuntimeError as error:
+    # Its compiler meets what it cannot read with errors of many kinds.
+    except Exception as error:
         line = " ".join(str(error).split())[:400]
         raise ExportError(f"torch.jit.script cannot read this model, use trace: {line}") from error
+
+
+def _uses_torchvision(path: Path) -> bool:
+    """Whether the code calls torchvision's operators, whose import costs a worker 170 MB."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    code = (name for name in reader.get_all_records() if name.endswith(".py"))
+    return any(b"ops.torchvision." in reader.get_record(name) for name in code)
 
 
 def _strip_debug(path: Path) -> None:
@@ -71,9 +97,19 @@ def _strip_debug(path: Path) -> None:
         writer = torch._C.PyTorchFileWriter(file)
         for name, data in records.items():
             # The writer adds its own version and serialization id.
-            if not name.endswith(".debug_pkl") and name not in ("version", ".data/serialization_id"):
+            if not name.endswith(".debug_pkl") and name not in (
+                "version",
+                ".data/serialization_id",
+            ):
+                data = _sort_constants(data) if name.endswith(".py") else data
                 writer.write_record(name, data, len(data))
         writer.write_end_of_file()
+
+
+def _sort_constants(code: bytes) -> bytes:
+    """Constants of a class in the order of their names: torch.jit.script has them from a set."""
+    groups = groupby(code.splitlines(keepends=True), key=lambda line: b" : Final[" in line)
+    return b"".join(b"".join(sorted(g) if constant else g) for constant, g in groups)
 
 
 @contextmanager

@@ -25,8 +25,6 @@ class Softmax(nn.Module):
 class ImageClassification(TaskHandler):
     """Answers ``[{"label", "score"}, ...]``, best first."""
 
-    default_names = ("top_k",)
-
     @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
         return Softmax()
@@ -46,8 +44,7 @@ class ImageClassification(TaskHandler):
     def draw(self, answer: Any, picture: Image.Image) -> Image.Image:
         return drawing.draw_labels(picture, [(each["label"], each["score"]) for each in answer])
 
-    @staticmethod
-    def compare(expected: Any, answer: Any) -> Difference:
+    def compare(self, expected: Any, answer: Any, **given: Any) -> Difference:
         """Same top-1; scores by label, a label beyond the other's top k counting as its last."""
         first, second = _by_label(expected), _by_label(answer)
         moves = [
@@ -58,10 +55,16 @@ class ImageClassification(TaskHandler):
         detail = f"top-1 is {found}, expected {best}" if best != found else f"top-1 is {best}"
         return Difference(best == found, max(moves), detail)
 
-    @staticmethod
-    def margin(answer: Any) -> float:
+    def margin(self, answer: Any, **given: Any) -> float:
         """Score of the best label less that of the next."""
         return float(answer[0]["score"] - answer[1]["score"]) if len(answer) > 1 else 1.0
+
+    @staticmethod
+    def summary(answer: Any) -> str:
+        return ", ".join(f"{each['label']} {each['score']:.3f}" for each in answer[:2])
+
+    def widest(self) -> dict[str, Any]:
+        return {"top_k": len(self.bundle.labels)}
 
     @staticmethod
     def classes(outputs: Arrays) -> int:

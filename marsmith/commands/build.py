@@ -20,9 +20,15 @@ MODELS = Path("models")
 @click.option("--version", help="Version of the archive, such as 2.0.")
 @click.option("--runtime", help="Runtime that serves the model, such as torchscript.")
 @click.option("--method", help="How TorchScript is made: trace or script.")
-@click.option("--weights", type=click.Path(path_type=Path), help="A state_dict instead of the spec's.")
-@click.option("--samples", type=click.Path(path_type=Path), help="Folder of pictures to compare on.")
-@click.option("--store", type=click.Path(path_type=Path), default=Path("model-store"), show_default=True)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="A state_dict instead of the spec's."
+)
+@click.option(
+    "--samples", type=click.Path(path_type=Path), help="Folder of pictures to compare on."
+)
+@click.option(
+    "--store", type=click.Path(path_type=Path), default=Path("model-store"), show_default=True
+)
 @click.option("--force", is_flag=True, help="Replace an archive of the same name and version.")
 @click.option("--list", "listing", is_flag=True, help="List the models that can be built.")
 def command(names: tuple[str, ...], store: Path, force: bool, listing: bool, **given: Any) -> None:
@@ -55,7 +61,9 @@ def _build(path: Path, store: Path, force: bool, given: dict[str, Any]) -> None:
     spec = load(path, _overrides(given))
     title = f"{spec.name} {spec.version}"
     with console.status(title) as status:
-        built = build(spec, Path.cwd(), store, force, lambda stage: status.update(f"{title}: {stage}"))
+        built = build(
+            spec, Path.cwd(), store, force, lambda stage: status.update(f"{title}: {stage}")
+        )
     size = built.path.stat().st_size / 1e6
     console.print(
         f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}"

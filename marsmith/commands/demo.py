@@ -12,7 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from handlers.errors import MarsmithError, ServerError
+from handlers.errors import ServerError
+from handlers.plugins import load_task
 from marsmith.addresses import free_addresses
 from marsmith.client import Client
 from marsmith.grpc_client import GrpcClient
@@ -69,13 +70,18 @@ def command(out: Path) -> None:
 def _predictions(specs: list[ModelSpec], client: Client, grpc: GrpcClient, out: Path) -> Table:
     table = Table("model", "picture", "answer over REST", "ms", "over gRPC", "ms")
     for spec in specs:
+        task = load_task(spec.task)
         found = sorted(p for p in Path(spec.samples).iterdir() if p.suffix in (".jpg", ".png"))
         for path in found[:: max(1, len(found) // PICTURES)][:PICTURES]:
             picture = path.read_bytes()
             rest, rest_ms = _timed(lambda s=spec, p=picture: client.predict(s.name, p).json())
-            other, grpc_ms = _timed(lambda s=spec, p=picture: grpc.predict(s.name, {"data": p}).json())
+            other, grpc_ms = _timed(
+                lambda s=spec, p=picture: grpc.predict(s.name, {"data": p}).json()
+            )
             same = "the same" if rest == other else f"[red]{other}[/]"
-            table.add_row(spec.name, path.name, _words(rest), f"{rest_ms:.0f}", same, f"{grpc_ms:.0f}")
+            table.add_row(
+                spec.name, path.name, task.summary(rest), f"{rest_ms:.0f}", same, f"{grpc_ms:.0f}"
+            )
         drawn = client.predict(spec.name, picture, accept="image/jpeg")
         if not drawn.ok:
             raise ServerError(f"{spec.name}: {drawn.problem()}")
@@ -86,9 +92,3 @@ def _predictions(specs: list[ModelSpec], client: Client, grpc: GrpcClient, out: 
 def _timed(call: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     return call(), (time.perf_counter() - start) * 1000
-
-
-def _words(answer: Any) -> str:
-    if isinstance(answer, dict) and answer.get("code", 0) >= 400:
-        raise MarsmithError(str(answer))
-    return ", ".join(f"{each['label']} {each['score']:.3f}" for each in answer[:1])

@@ -87,7 +87,8 @@ def _how_to_ask(running: Running, statuses: Iterable[VersionStatus]) -> Iterator
     for status in statuses:
         if status.default and not status.failed:
             url = f"{running.addresses.inference}/predictions/{status.model}"
-            yield f"# {status.model} {status.version}, {status.ready_workers} workers"
+            plural = "" if status.ready_workers == 1 else "s"
+            yield f"# {status.model} {status.version}, {status.ready_workers} worker{plural}"
             # -T and not -d, which would call the picture a form
             yield f"curl {token}-T {_sample(running.home, status.model)} {url}"
 

@@ -1,0 +1,162 @@
+"""Object detection: boxes around the objects of a picture, with labels and scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from handlers import drawing
+from handlers.errors import PluginError
+from handlers.inputs import ImageInput
+from handlers.options import Option
+from handlers.runtimes import Arrays
+from handlers.servable import Adapter
+from handlers.task import Difference, TaskHandler
+
+# Boxes of one object in two answers overlap at least so much.
+_SAME_BOX = 0.99
+# A box whose score is nearer than this to the threshold may come and go.
+_BORDERLINE = 0.05
+
+
+class Detector(Adapter):
+    """torchvision's list of dictionaries -> boxes (N, K, 4) xyxy, scores (N, K), labels (N, K).
+
+    K is the largest number of detections in the batch; the others are padded with score 0.
+    """
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        images = [pixels[i] for i in range(pixels.shape[0])]
+        if torch.jit.is_scripting():
+            # A scripted detector gives (losses, detections) whatever its mode.
+            detections = self.network(images)[1]
+        else:
+            detections = self.network(images)
+        return (
+            nn.utils.rnn.pad_sequence([each["boxes"] for each in detections], True),
+            nn.utils.rnn.pad_sequence([each["scores"] for each in detections], True),
+            nn.utils.rnn.pad_sequence([each["labels"] for each in detections], True),
+        )
+
+
+class Compact(nn.Module):
+    """Detections as float32 boxes and scores and int32 labels."""
+
+    def forward(self, detections: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        boxes, scores, labels = detections
+        return boxes.float(), scores.float(), labels.to(torch.int32)
+
+
+class ObjectDetection(TaskHandler):
+    """Answers ``[{"label", "score", "box": {"xmin", "ymin", "xmax", "ymax"}}]``, best first.
+
+    Boxes are in the picture's own pixels, upright as the picture is shown.
+    """
+
+    decode_settings = {"score_floor": 0.05, "nms_iou": None, "max_detections": 100}
+    # The detector resizes and normalises by itself; it takes the picture's own pixels.
+    default_input = ImageInput(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    continuous = False
+    loops = True
+
+    @staticmethod
+    def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:
+        # Two-stage detectors keep their thresholds with the second stage.
+        head = getattr(network, "roi_heads", network)
+        wanted = {
+            "score_thresh": settings["score_floor"],
+            "nms_thresh": settings["nms_iou"],
+            "detections_per_img": settings["max_detections"],
+        }
+        for name, value in wanted.items():
+            if value is not None:
+                if not hasattr(head, name):
+                    raise PluginError(
+                        f"{type(network).__name__} has no {name} as torchvision's have"
+                    )
+                setattr(head, name, value)
+        return Detector(network)
+
+    @staticmethod
+    def decode(settings: dict[str, Any]) -> nn.Module:
+        return Compact()
+
+    def options(self) -> list[Option]:
+        floor = self.bundle.decode["score_floor"]
+        default = max(floor, self.bundle.defaults.get("min_score", 0.5))
+        words = "least score of an answered box; the lowest possible is fixed in the archive"
+        return [Option("min_score", float, default, words, minimum=floor, maximum=1.0)]
+
+    def postprocess(self, outputs: Arrays, picture: Image.Image, options: dict[str, Any]) -> Any:
+        boxes, scores, classes = outputs
+        kept = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= options["min_score"]]
+        return [
+            {
+                "label": self.bundle.labels[int(classes[i])],
+                "score": round(float(scores[i]), 6),
+                "box": dict(zip(_SIDES, (round(float(v), 2) for v in boxes[i]), strict=True)),
+            }
+            for i in kept
+            if scores[i] > 0
+        ]
+
+    def draw(self, answer: Any, picture: Image.Image) -> Image.Image:
+        labels = [each["label"] for each in answer]
+        classes = [self.bundle.labels.index(label) for label in labels]
+        scores = [each["score"] for each in answer]
+        return drawing.draw_boxes(picture, _boxes(answer), labels, scores, classes)
+
+    def compare(self, expected: Any, answer: Any, **given: Any) -> Difference:
+        """Boxes matched by label at an IoU of 0.99; one without a partner counts by its score."""
+        threshold = (self.defaults() | given)["min_score"]
+        moves, lost, rest = [0.0], [], list(answer)
+        for each in expected:
+            overlaps = _overlaps(each, rest)
+            best = int(overlaps.argmax()) if len(rest) else -1
+            if best >= 0 and overlaps[best] >= _SAME_BOX:
+                moves.append(abs(each["score"] - rest.pop(best)["score"]))
+            else:
+                lost.append(each)
+        lone = [*lost, *rest]
+        moves += [each["score"] - threshold for each in lone]
+        clear = [each for each in lone if each["score"] - threshold > _BORDERLINE]
+        detail = f"{len(clear)} of {len(expected)} boxes lost or added"
+        return Difference(not clear, max(moves), detail)
+
+    def margin(self, answer: Any, **given: Any) -> float:
+        """The best score less the threshold; 0 for an answer without boxes.
+
+        Boxes near the threshold do not make an answer unclear: ``compare`` lets them come and go.
+        """
+        threshold = (self.defaults() | given)["min_score"]
+        return max((each["score"] - threshold for each in answer), default=0.0)
+
+    def widest(self) -> dict[str, Any]:
+        return {"min_score": self.bundle.decode["score_floor"]}
+
+    @staticmethod
+    def summary(answer: Any) -> str:
+        return ", ".join(f"{each['label']} {each['score']:.2f}" for each in answer[:4]) or "nothing"
+
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _boxes(answer: Any) -> NDArray[np.float64]:
+    return np.array([[each["box"][side] for side in _SIDES] for each in answer]).reshape(-1, 4)
+
+
+def _overlaps(one: Any, others: Any) -> NDArray[np.float64]:
+    """IoU of one detection with each other of its label; 0 with those of other labels."""
+    a, b = _boxes([one]), _boxes(others)
+    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=1)
+    areas = [(box[:, 2:] - box[:, :2]).prod(axis=1) for box in (a, b)]
+    union = areas[0] + areas[1] - common
+    iou = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return np.asarray(iou * np.array([each["label"] == one["label"] for each in others]))

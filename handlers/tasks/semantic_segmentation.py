@@ -1,0 +1,147 @@
+"""Semantic segmentation: which class each pixel of a picture belongs to."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from handlers import drawing
+from handlers.options import Option
+from handlers.runtimes import Arrays
+from handlers.servable import Adapter
+from handlers.task import Difference, TaskHandler
+
+Mask = NDArray[np.uint8]
+
+MASKS = ("png", "rle", "none")
+# Share of a picture's pixels that rounding may give to another class without a change of decision.
+_CHANGED = 0.001
+
+
+class Out(Adapter):
+    """The class logits (N, classes, H, W) of a network that gives them alone or as ``["out"]``."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        result = self.network(pixels)
+        if torch.jit.isinstance(result, dict[str, Tensor]):
+            logits: Tensor = result["out"]
+        else:
+            logits = result
+        return logits
+
+
+class Argmax(nn.Module):
+    """Logits (N, classes, H, W) -> class ids and confidence (softmax of the class, 0..255), uint8."""
+
+    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        confidence, ids = torch.softmax(logits.float(), dim=1).max(dim=1)
+        return ids.to(torch.uint8), (confidence * 255).round().to(torch.uint8)
+
+
+class SemanticSegmentation(TaskHandler):
+    """Answers ``{"size": [height, width], "classes": [{"label", "share", "score"}], "mask"}``.
+
+    ``share`` is that of the picture's pixels, ``score`` the mean confidence over them; both are of
+    the mask at the picture's own size. ``mask`` is a base64 PNG whose pixel values are class ids
+    (mode P, in the colours of a drawn answer), or COCO's run-length encoding for each class.
+    """
+
+    continuous = False
+
+    @staticmethod
+    def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:
+        return Out(network)
+
+    @staticmethod
+    def decode(settings: dict[str, Any]) -> nn.Module:
+        return Argmax()
+
+    def options(self) -> list[Option]:
+        default = self.bundle.defaults.get("mask", "png")
+        return [Option("mask", str, default, "how the mask is encoded", choices=MASKS)]
+
+    def postprocess(self, outputs: Arrays, picture: Image.Image, options: dict[str, Any]) -> Any:
+        ids, confidence = (_resized(output, picture.size) for output in outputs)
+        counts = np.bincount(ids.ravel(), minlength=256)
+        totals = np.bincount(ids.ravel(), weights=confidence.ravel(), minlength=256)
+        present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+        answer: dict[str, Any] = {
+            "size": [picture.height, picture.width],
+            "classes": [
+                {
+                    "label": self.bundle.labels[i],
+                    "share": round(float(counts[i] / ids.size), 6),
+                    "score": round(float(totals[i] / counts[i] / 255), 6),
+                }
+                for i in present
+            ],
+        }
+        if options["mask"] == "png":
+            answer["mask"] = {"format": "png", "data": _png(ids)}
+        elif options["mask"] == "rle":
+            labels = self.bundle.labels
+            answer["mask"] = {"format": "rle", "data": {labels[i]: _rle(ids == i) for i in present}}
+        return answer
+
+    def draw(self, answer: Any, picture: Image.Image) -> Image.Image:
+        return drawing.draw_mask(picture, self.mask(answer), dict(enumerate(self.bundle.labels)))
+
+    def drawing_options(self) -> dict[str, Any]:
+        return {"mask": "png"}
+
+    def compare(self, expected: Any, answer: Any, **given: Any) -> Difference:
+        """Masks pixel by pixel; scores and shares of the classes that are more than a speck."""
+        if expected["size"] != answer["size"]:
+            return Difference(False, 1.0, f"size {answer['size']}, expected {expected['size']}")
+        changed = float((self.mask(expected) != self.mask(answer)).mean())
+        first, second = ({each["label"]: each for each in a["classes"]} for a in (expected, answer))
+        moves = [
+            abs(first[label][key] - second[label][key])
+            for label in first.keys() & second.keys()
+            if first[label]["share"] > 10 * _CHANGED
+            for key in ("share", "score")
+        ]
+        detail = f"{changed:.3%} of the mask's pixels differ"
+        return Difference(changed <= _CHANGED, max(moves, default=0.0), detail)
+
+    def margin(self, answer: Any, **given: Any) -> float:
+        """The mean confidence of the whole mask, less what a coin has."""
+        mean = sum(each["share"] * each["score"] for each in answer["classes"])
+        return max(0.0, float(mean) - 0.5)
+
+    def mask(self, answer: Any) -> Mask:
+        """The class ids (H, W) of an answer whose mask is a PNG."""
+        data = base64.b64decode(answer["mask"]["data"])
+        return np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]))
+
+    @staticmethod
+    def summary(answer: Any) -> str:
+        return ", ".join(f"{each['label']} {each['share']:.0%}" for each in answer["classes"][:4])
+
+
+def _resized(plane: NDArray[Any], size: tuple[int, int]) -> Mask:
+    """Nearest neighbour to ``size`` (width, height), as ids have no values between them."""
+    return np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.NEAREST))
+
+
+def _png(ids: Mask) -> str:
+    image = Image.fromarray(ids)
+    image.putpalette([channel for index in range(256) for channel in drawing.color(index)])
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=3)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed run-length encoding of one class."""
+    from pycocotools import mask as coco
+
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}

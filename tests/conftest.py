@@ -1,0 +1,137 @@
+"""What several test folders share: the project's place, one built archive, and a worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+PROJECT = Path(__file__).parents[1]
+
+# The machine is shared: a slow moment is no defect.
+settings.register_profile("marsmith", deadline=None)
+settings.load_profile("marsmith")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # They leave files of their own open: their version at import, ts its metrics.
+    files = ".*packages.(ts|model_archiver)."
+    for category in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
+        config.addinivalue_line("filterwarnings", f"ignore:{files}:{category}")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What TorchServe sends back for one request of a batch."""
+
+    status: int
+    media_type: str | None
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Worker:
+    """A loaded archive, called with what TorchServe's protocol makes of requests."""
+
+    def __init__(self, folder: Path) -> None:
+        from ts.context import Context
+
+        from handlers.entry import Service
+
+        manifest = json.loads((folder / "MAR-INF/MANIFEST.json").read_text())
+        self.context = Context(
+            manifest["model"]["modelName"], str(folder), manifest, 8, None, "0.12.0"
+        )
+        self.service = Service()
+        self.service.initialize(self.context)
+
+    @property
+    def handler(self) -> Any:
+        return self.service._handler
+
+    def ask(self, *requests: tuple[Mapping[str, Any], Mapping[str, str]]) -> list[Reply]:
+        """Replies to a batch of (fields, headers)."""
+        from ts.service import Service
+
+        batch = [
+            {
+                "requestId": b"%d" % number,
+                "headers": [
+                    {"name": name.encode(), "value": value.encode()}
+                    for name, value in headers.items()
+                ],
+                "parameters": [
+                    {"name": name, "contentType": "", "value": value}
+                    for name, value in fields.items()
+                ],
+            }
+            for number, (fields, headers) in enumerate(requests)
+        ]
+        processors, rows, ids = Service.retrieve_data_for_inference(batch)
+        self.context.request_ids, self.context.request_processor = ids, processors
+        bodies = self.service.handle(rows, self.context)
+        assert len(bodies) == len(rows)
+        return [
+            Reply(
+                self.context.get_response_status(index)[0],
+                self.context.get_response_content_type(index),
+                body,
+            )
+            for index, body in enumerate(bodies)
+        ]
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The project folder that specs are relative to."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def lenet5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of models/lenet5_digits.yaml, built once with every stage."""
+    from marsmith import build, spec
+
+    model = spec.load(PROJECT / "models/lenet5_digits.yaml")
+    return build.build(
+        model, PROJECT, tmp_path_factory.mktemp("store"), tell=lambda stage: None
+    ).path
+
+
+@pytest.fixture
+def unpacked(lenet5: Path, tmp_path: Path) -> Path:
+    """The archive unpacked into a folder that a test may damage."""
+    from marsmith.archive import unpack
+
+    folder = tmp_path / "unpacked"
+    unpack(lenet5, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def worker(lenet5: Path, tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    """A worker with the lenet5 archive; tests must leave it as it is."""
+    from marsmith.archive import unpack
+
+    folder = tmp_path_factory.mktemp("model")
+    unpack(lenet5, folder)
+    return Worker(folder)
+
+
+@pytest.fixture(scope="session")
+def load_worker() -> type[Worker]:
+    """Loads an unpacked archive as a worker does."""
+    return Worker
+
+
+@pytest.fixture(scope="session")
+def digits() -> dict[str, bytes]:
+    """The sample pictures by the digit they show."""
+    return {path.stem: path.read_bytes() for path in sorted((PROJECT / "samples/digits").glob("*"))}

@@ -1,0 +1,220 @@
+"""What every runtime must keep: run over all files of handlers/runtimes, whoever wrote them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from handlers import plugins
+from handlers.errors import LoadError, RuntimeUnavailable
+from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays, check_requirements
+from handlers.servable import Servable
+
+NAMES = plugins.names("runtimes")
+EXPORTING = [name for name in NAMES if hasattr(plugins.load_runtime(name), "export")]
+MOST = 5
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+NETWORK = """
+import torch
+from torch import Tensor, nn
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.5)
+        self.linear = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        logits: Tensor = self.linear(self.drop(x.mean((2, 3))))
+        return logits
+"""
+RNG = np.random.default_rng(0)
+# Pictures that a network without training tells apart.
+LEVELS = np.linspace(20, 235, MOST)[:, None, None, None]
+PIXELS = np.clip(RNG.normal(LEVELS, 40, (MOST, 16, 12, 3)), 0, 255).astype(np.uint8)
+
+each_runtime = pytest.mark.parametrize("name", NAMES)
+each_exporting = pytest.mark.parametrize("name", EXPORTING)
+
+
+def servable(folder: Path) -> Servable:
+    (folder / "source").mkdir()
+    (folder / "source/tiny.py").write_text(NETWORK)
+    torch.manual_seed(0)
+    recipe = {
+        "architecture": "tiny.py:Tiny",
+        "arguments": {},
+        "task": "image-classification",
+        "decode": {},
+        "mean": MEAN,
+        "std": STD,
+    }
+    return Servable.build(recipe, folder / "source")
+
+
+def options(runtime: type[Runtime]) -> dict[str, Any]:
+    return {**runtime.options, "threads": 1}
+
+
+class Exported:
+    """One runtime's artifact of the tiny network, and eager's answers."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        module = servable(folder)
+        self.runtime = plugins.load_runtime(name)
+        self.path = folder / f"model{self.runtime.suffix}"
+        self.runtime.export(  # type: ignore[attr-defined]
+            ExportRequest(
+                module=module,
+                example=PIXELS[:2],
+                dynamic={0: ("batch", 1, MOST)},
+                path=self.path,
+                options=dict(self.runtime.options),
+            )
+        )
+        self.eager = module
+
+    def load(self) -> Runtime:
+        return self.runtime(self.path, "cpu", options(self.runtime))
+
+    def expected(self, pixels: Array) -> Arrays:
+        with torch.inference_mode():
+            return as_arrays(self.eager(torch.from_numpy(pixels)))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    made: dict[str, Exported] = {}
+
+    def get(name: str) -> Exported:
+        if name not in made:
+            made[name] = Exported(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get
+
+
+@each_runtime
+def test_a_runtime_says_what_it_needs(name: str) -> None:
+    runtime = plugins.load_runtime(name)
+    assert issubclass(runtime, Runtime)
+    assert re.fullmatch(r"\.\w+", runtime.suffix)
+    assert isinstance(runtime.requires, tuple)
+    assert all(isinstance(package, str) and package for package in runtime.requires)
+    assert isinstance(runtime.dynamic_shapes, bool)
+    assert "threads" not in runtime.options
+    assert all(isinstance(key, str) for key in runtime.options)
+    assert isinstance(runtime.traces(dict(runtime.options)), bool)
+
+
+def test_one_runtime_is_the_reference_of_the_others() -> None:
+    assert "eager" in EXPORTING
+
+
+@each_exporting
+@pytest.mark.parametrize("count", [1, 2, MOST])
+def test_it_answers_like_eager_at_every_batch_size(
+    name: str, count: int, exported: Callable[[str], Exported]
+) -> None:
+    given = exported(name)
+    expected, outputs = given.expected(PIXELS[:count]), given.load()(PIXELS[:count])
+    assert isinstance(outputs, tuple)
+    assert len(outputs) == len(expected)
+    for ours, theirs in zip(expected, outputs, strict=True):
+        assert isinstance(theirs, np.ndarray)
+        assert (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+@each_exporting
+def test_pictures_have_answers_of_their_own(name: str, exported: Callable[[str], Exported]) -> None:
+    (scores,) = exported(name).load()(PIXELS)
+    assert np.ptp(scores, axis=0).max() > 1e-3
+    (backwards,) = exported(name).load()(np.ascontiguousarray(PIXELS[::-1]))
+    np.testing.assert_allclose(backwards[::-1], scores, atol=1e-5)
+
+
+@each_exporting
+def test_an_answer_stays_when_the_next_is_asked(
+    name: str, exported: Callable[[str], Exported]
+) -> None:
+    model = exported(name).load()
+    (first,) = model(PIXELS[:1])
+    kept = first.copy()
+    model(PIXELS[1:2])
+    assert np.array_equal(first, kept)
+
+
+@each_exporting
+def test_the_pixels_are_left_as_they_are(name: str, exported: Callable[[str], Exported]) -> None:
+    pixels = PIXELS.copy()
+    exported(name).load()(pixels)
+    assert np.array_equal(pixels, PIXELS)
+
+
+@each_exporting
+def test_exporting_twice_in_one_process_answers_alike(
+    name: str, exported: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    again = Exported(name, tmp_path)
+    assert np.array_equal(again.load()(PIXELS)[0], exported(name).load()(PIXELS)[0])
+
+
+@each_runtime
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"PK\x03\x04garbage", bytes(1000), b"\x80\x02}q\x00."]
+)
+def test_a_garbage_artifact_is_a_load_error(name: str, content: bytes, tmp_path: Path) -> None:
+    runtime = plugins.load_runtime(name)
+    path = tmp_path / f"model{runtime.suffix}"
+    path.write_bytes(content)
+    with pytest.raises(LoadError) as refused:
+        runtime(path, "cpu", options(runtime))
+    assert "\n" not in str(refused.value)
+
+
+@each_exporting
+def test_a_cut_or_damaged_artifact_is_a_load_error(
+    name: str, exported: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    given = exported(name)
+    content = given.path.read_bytes()
+    path = tmp_path / given.path.name
+    for cut in (len(content) // 3, len(content) - 50):
+        path.write_bytes(content[:cut])
+        with pytest.raises(LoadError):
+            given.runtime(path, "cpu", options(given.runtime))
+
+
+@each_runtime
+def test_a_missing_artifact_is_a_load_error(name: str, tmp_path: Path) -> None:
+    runtime = plugins.load_runtime(name)
+    with pytest.raises(LoadError):
+        runtime(tmp_path / f"none{runtime.suffix}", "cpu", options(runtime))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if plugins.load_runtime(n).requires])
+def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = plugins.load_runtime(name)
+    provided = importlib.metadata.packages_distributions()
+    for requirement in runtime.requires:
+        package = re.split(r"[=<>~!\[; ]", requirement)[0]
+        tops = {top for top, owners in provided.items() if package in owners} | {package}
+        with monkeypatch.context() as patch:
+            for module in [m for m in sys.modules if m.partition(".")[0] in tops]:
+                patch.setitem(sys.modules, module, None)
+            for top in tops:
+                patch.setitem(sys.modules, top, None)
+            with pytest.raises(RuntimeUnavailable, match=re.escape(package)):
+                check_requirements(runtime, name)

@@ -1,0 +1,193 @@
+"""What every task must keep: run over all files of handlers/tasks, whoever wrote them.
+
+The material is the models that are built by default; a new task needs one of those and no test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from handlers import plugins
+from handlers.task import Difference, TaskHandler
+from marsmith import build, samples, spec
+
+TASKS = plugins.names("tasks")
+EXPORTING = [
+    name for name in plugins.names("runtimes") if hasattr(plugins.load_runtime(name), "export")
+]
+PROJECT = Path(__file__).parents[2]
+
+
+def model_of(task: str) -> spec.ModelSpec:
+    """The smallest model of a task that is built by default."""
+    models = [model for model in spec.defaults(PROJECT) if model.task == task]
+    if not models:
+        pytest.skip(f"task {task} has no model that is built by default")
+    return min(models, key=lambda model: (PROJECT / str(model.weights.file)).stat().st_size)
+
+
+class Material:
+    """A task's handler with the eager network of its model, and its answers to the samples."""
+
+    def __init__(self, task: str, folder: Path) -> None:
+        self.model = model_of(task).model_copy(update={"runtime": "eager", "runtime_options": {}})
+        module, bundle = build._prepare(self.model, PROJECT, folder)
+        self.handler: TaskHandler = build._reference(bundle, module)
+        limit = self.model.serving.max_pixels
+        self.images = samples.load(PROJECT / self.model.samples, 3, limit)
+        self.answers = self.handler.answer(self.images)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Material]:
+    made: dict[str, Material] = {}
+
+    def get(task: str) -> Material:
+        if task not in made:
+            made[task] = Material(task, tmp_path_factory.mktemp(task))
+        return made[task]
+
+    return get
+
+
+each_task = pytest.mark.parametrize("task", TASKS)
+
+
+@each_task
+def test_a_task_has_a_model_that_is_built_by_default(task: str) -> None:
+    known = {model.task for model in spec.defaults(PROJECT)}
+    assert task in known, "without one in models/ nothing else here can be tested"
+
+
+@each_task
+def test_decode_is_a_module_without_weights_of_its_own(task: str) -> None:
+    kind = plugins.load_task(task)
+    assert issubclass(kind, TaskHandler)
+    decode = kind.decode(dict(kind.decode_settings))
+    assert isinstance(decode, nn.Module)
+    assert list(decode.parameters()) == []
+
+
+@each_task
+def test_every_output_has_the_batch_as_its_first_axis(
+    task: str, material: Callable[[str], Material]
+) -> None:
+    given = material(task)
+    pixels = given.handler.preprocess(given.images[0])
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
+    for count in (1, 2):
+        outputs = given.handler.model(np.stack([pixels] * count))
+        assert isinstance(outputs, tuple)
+        assert all(output.shape[0] == count for output in outputs)
+
+
+@each_task
+def test_answers_are_json(task: str, material: Callable[[str], Material]) -> None:
+    given = material(task)
+    assert json.loads(json.dumps(given.answers, allow_nan=False)) == given.answers
+
+
+@each_task
+def test_an_answer_is_equal_to_itself_and_not_to_one_of_another_picture(
+    task: str, material: Callable[[str], Material]
+) -> None:
+    handler, answers = material(task).handler, material(task).answers
+    for answer in answers:
+        same = handler.compare(answer, json.loads(json.dumps(answer)))
+        assert isinstance(same, Difference)
+        assert same.same
+        assert same.score == 0
+    others = [handler.compare(answers[0], answer) for answer in answers[1:]]
+    assert any(not other.same or other.score > 0.01 for other in others)
+
+
+@each_task
+def test_comparing_is_symmetric(task: str, material: Callable[[str], Material]) -> None:
+    handler, answers = material(task).handler, material(task).answers
+    for one in answers:
+        for other in answers:
+            there, back = handler.compare(one, other), handler.compare(other, one)
+            assert there.same == back.same
+            assert there.score == pytest.approx(back.score)
+            assert "\n" not in there.detail
+
+
+@each_task
+def test_a_margin_is_a_distance(task: str, material: Callable[[str], Material]) -> None:
+    handler, answers = material(task).handler, material(task).answers
+    margins = [handler.margin(answer) for answer in answers]
+    assert all(isinstance(margin, float) and margin >= 0 for margin in margins)
+    assert max(margins) > 0
+
+
+@each_task
+def test_the_widest_answer_has_margin_and_comparison_too(
+    task: str, material: Callable[[str], Material]
+) -> None:
+    handler, images = material(task).handler, material(task).images
+    options = handler.widest()
+    (answer,) = handler.answer(images[:1], **options)
+    assert handler.compare(answer, answer, **options).same
+    assert handler.margin(answer, **options) >= 0
+
+
+@each_task
+def test_options_have_defaults_that_they_accept(
+    task: str, material: Callable[[str], Material]
+) -> None:
+    for option in material(task).handler.options():
+        assert option.parse(option.default) == option.default
+        assert option.help
+        json.dumps(option.describe())
+
+
+@each_task
+def test_an_answer_is_drawn_and_summed_up(task: str, material: Callable[[str], Material]) -> None:
+    given = material(task)
+    options = given.handler.drawing_options()
+    for image, answer in zip(
+        given.images, given.handler.answer(given.images, **options), strict=True
+    ):
+        before = image.tobytes()
+        drawn = given.handler.draw(answer, image)
+        assert isinstance(drawn, Image.Image)
+        assert drawn.mode == "RGB"
+        assert image.tobytes() == before
+        assert drawn.size != image.size or drawn.tobytes() != before
+        words = given.handler.summary(answer)
+        assert words
+        assert "\n" not in words
+
+
+@each_task
+@pytest.mark.parametrize("runtime", EXPORTING)
+def test_a_model_of_the_task_goes_through_every_runtime_that_exports(
+    task: str, runtime: str, tmp_path: Path
+) -> None:
+    if plugins.load_task(task).loops and not plugins.load_runtime(runtime).dynamic_shapes:
+        pytest.skip(f"{runtime} takes no shapes that depend on data")
+    model = model_of(task).model_copy(update={"runtime": runtime, "runtime_options": {}})
+    report, bundle = build._stage(model, PROJECT, tmp_path, lambda stage: None)
+    assert report.pictures > 1
+    worker = plugins.load_task(task)()
+    worker.bind(bundle, tmp_path)
+    images = samples.load(PROJECT / model.samples, 3, model.serving.max_pixels)
+    assert all(each is not None for each in worker.answer(images))
+
+
+@each_task
+def test_a_blank_picture_of_any_shape_is_answered(
+    task: str, material: Callable[[str], Material]
+) -> None:
+    for size in ((1, 1), (3, 200), (64, 64)):
+        picture = Image.new("RGB", size, "white")
+        (answer,) = material(task).handler.answer([picture])
+        json.dumps(answer, allow_nan=False)

@@ -1,0 +1,56 @@
+"""A real TorchServe for tests: own folder, temp folder and ports, and always ended by its pid."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tiny import REFUSES, pack, write_config
+
+from marsmith.environment import temp_folder
+from marsmith.processes import stop_running
+from marsmith.server import TorchServe
+
+
+@pytest.fixture(scope="session")
+def make_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path]]:
+    """Make project folders with free ports and an empty model store; their servers are ended."""
+    homes = []
+
+    def make() -> Path:
+        home = tmp_path_factory.mktemp("home")
+        homes.append(home)
+        (home / "model-store").mkdir()
+        write_config(home)
+        return home
+
+    yield make
+    for home in homes:
+        stop_running(temp_folder(home))
+        shutil.rmtree(temp_folder(home))
+
+
+@pytest.fixture
+def home(make_home: Callable[[], Path]) -> Path:
+    """A project folder of this test's own."""
+    return make_home()
+
+
+@pytest.fixture(scope="session")
+def served(make_home: Callable[[], Path]) -> Iterator[TorchServe]:
+    """One TorchServe for all tests that only ask: echo in three versions, and one that refuses."""
+    home = make_home()
+    store = home / "model-store"
+    for version in ("1.0", "2.0", "10.0"):
+        pack(store, version=version)
+    pack(store, "refuses", source=REFUSES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MY_SECRET_KEY", "hidden")
+        patch.setenv("MY_THREADS", "passed on")
+        server = TorchServe(home)
+        server.start()
+    with server:
+        server.wait_ready(120)
+        yield server

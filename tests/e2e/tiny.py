@@ -1,0 +1,104 @@
+"""Archives without a model, folders to serve them from, and what tests do with both."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from marsmith.addresses import free_addresses
+from marsmith.environment import CONFIG_NAME
+from marsmith.processes import is_alive
+
+PROJECT = Path(__file__).parents[2]
+
+# Answers with what it got. It stands for any handler, so it is not made of this project's parts.
+ECHO = """
+import json, os
+
+def handle(rows, context):
+    if rows is None:
+        return None
+    answers = []
+    for index, row in enumerate(rows):
+        context.set_response_content_type(index, "application/json")
+        kinds = {key: type(value).__name__ for key, value in row.items()}
+        if row.get("data") == b"broken":
+            context.set_response_status(422, "Unprocessable Entity", index)
+            answers.append(b'{"code":422,"type":"BrokenPicture","message":"broken"}')
+            continue
+        values = {k: v.decode("latin-1") if isinstance(v, bytearray) else v for k, v in row.items()}
+        answers.append(json.dumps({
+            "version": context.manifest["model"]["modelVersion"], "kinds": kinds, "values": values,
+            "secret": os.environ.get("MY_SECRET_KEY"), "threads": os.environ.get("MY_THREADS"),
+        }).encode())
+    return answers
+"""
+REFUSES = """
+import logging
+
+def handle(rows, context):
+    model = context.manifest["model"]
+    logging.error("marsmith: refused %s %s: not today", model["modelName"], model["modelVersion"])
+    raise RuntimeError("not today")
+"""
+
+
+def pack(
+    store: Path,
+    name: str = "echo",
+    version: str = "1.0",
+    source: str = ECHO,
+    extra: Mapping[str, str | bytes] | None = None,
+) -> str:
+    """Write a small archive with one worker; its file name."""
+    manifest = {
+        "runtime": "python",
+        "model": {
+            "modelName": name,
+            "modelVersion": version,
+            "handler": "tiny_handler",
+            "configFile": "model-config.yaml",
+        },
+    }
+    config = "minWorkers: 1\nmaxWorkers: 2\nbatchSize: 2\nmaxBatchDelay: 5\nresponseTimeout: 20\n"
+    with zipfile.ZipFile(store / f"{name}-{version}.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+        archive.writestr("model-config.yaml", config)
+        archive.writestr("tiny_handler.py", source)
+        for file, content in (extra or {}).items():
+            archive.writestr(file, content)
+    return f"{name}-{version}.mar"
+
+
+def write_config(home: Path) -> None:
+    """This project's configuration with free ports, for the last value of a name counts."""
+    free = "".join(f"{name}={value}\n" for name, value in free_addresses().items())
+    (home / CONFIG_NAME).write_text((PROJECT / CONFIG_NAME).read_text() + free)
+
+
+def kill(pid: int) -> None:
+    """End a process by force, and wait until it is gone."""
+    psutil.Process(pid).kill()
+    while is_alive(pid):
+        time.sleep(0.01)
+
+
+def marsmith(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``marsmith`` as if it were installed, in the project folder ``home``."""
+    return subprocess.run(
+        [sys.executable, "-m", "marsmith", *arguments],
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

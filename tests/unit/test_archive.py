@@ -1,0 +1,137 @@
+"""Archives: the same content gives the same bytes, with a manifest that TorchServe reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers import integrity
+from handlers.bundle import Bundle
+from handlers.errors import ArchiveError
+from handlers.inputs import ImageInput
+from marsmith import archive
+
+BUNDLE = Bundle("m", "2.0", "image-classification", "eager", "model.pth", ["a"], ImageInput())
+FILES = {"model.pth": b"weights" * 100, "model-config.yaml": b"minWorkers: 1\n", "z/a.txt": b"a"}
+
+
+def pack(place: Path, names: list[str] | None = None) -> Path:
+    """An archive of FILES, written in the order of ``names``."""
+    folder = place / "staged"
+    for name in names or list(FILES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(FILES[name])
+    archive.pack(folder, BUNDLE, place / "m-2.0.mar")
+    return place / "m-2.0.mar"
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    return pack(tmp_path)
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    first = pack(tmp_path / "a")
+    second = pack(tmp_path / "another/folder", [*FILES][::-1])
+    os.utime(tmp_path / "a/staged/model.pth", (1, 1))
+    (tmp_path / "another/folder/staged/z/a.txt").chmod(0o700)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_names_are_sorted_and_times_and_modes_are_fixed(packed: Path) -> None:
+    with zipfile.ZipFile(packed) as content:
+        entries = content.infolist()
+    names = [entry.filename for entry in entries]
+    assert names == sorted([*FILES, "MAR-INF/MANIFEST.json", "MAR-INF/RECORD.json"])
+    for entry in entries:
+        assert entry.date_time == (1980, 1, 1, 0, 0, 0)
+        assert entry.external_attr >> 16 == 0o644
+        assert entry.compress_type == zipfile.ZIP_STORED
+
+
+def test_source_date_epoch_moves_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    path = pack(tmp_path)
+    with zipfile.ZipFile(path) as content:
+        assert {entry.date_time for entry in content.infolist()} == {(2023, 11, 14, 22, 13, 20)}
+    assert archive.read_json(path, archive.MANIFEST)["createdOn"] == "14/11/2023 22:13:20"
+
+
+@pytest.mark.parametrize("moment", ["", "-1", "0", "now", "1e9", "4354819200", "9" * 20])
+def test_a_moment_that_no_zip_can_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", moment)
+    with pytest.raises(ArchiveError, match=f"SOURCE_DATE_EPOCH='{moment}'"):
+        pack(tmp_path)
+
+
+def test_the_manifest_is_what_torchserve_reads(packed: Path) -> None:
+    manifest = archive.read_json(packed, "MAR-INF/MANIFEST.json")
+    assert manifest["runtime"] == "python"
+    assert manifest["model"] == {
+        "modelName": "m",
+        "modelVersion": "2.0",
+        "handler": "handlers.entry",
+        "serializedFile": "model.pth",
+        "configFile": "model-config.yaml",
+    }
+    assert archive.read_header(packed) == archive.Header("m", "2.0")
+
+
+def test_the_record_holds_the_digest_of_every_file(packed: Path, tmp_path: Path) -> None:
+    record = archive.read_json(packed, "MAR-INF/RECORD.json")["sha256"]
+    assert record.keys() == {*FILES, "MAR-INF/MANIFEST.json"}
+    assert record["z/a.txt"] == hashlib.sha256(b"a").hexdigest()
+    archive.unpack(packed, tmp_path / "unpacked")
+    integrity.verify(tmp_path / "unpacked")
+
+
+def test_the_handlers_travel_whole_but_without_caches(tmp_path: Path, project: Path) -> None:
+    archive.stage_handlers(tmp_path)
+    staged = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    sources = (project / "handlers").rglob("*")
+    expected = {p.relative_to(project).as_posix() for p in sources if p.suffix == ".py"}
+    assert expected <= staged
+    assert not [name for name in staged if "__pycache__" in name or name.endswith(".pyc")]
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])
+def test_a_file_that_is_no_archive_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.mar"
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"m\.mar is not a readable model archive"):
+        archive.read_header(path)
+
+
+def test_a_missing_or_cut_archive_is_refused_by_name(packed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"none\.mar is not a readable"):
+        archive.unpack(tmp_path / "none.mar", tmp_path / "out")
+    packed.write_bytes(packed.read_bytes()[:-40])
+    with pytest.raises(ArchiveError, match="is not a readable"):
+        archive.unpack(packed, tmp_path / "out")
+
+
+def test_a_damaged_member_is_found_while_unpacking(packed: Path, tmp_path: Path) -> None:
+    packed.write_bytes(packed.read_bytes().replace(b"weightsweights", b"weightsWeights", 1))
+    with pytest.raises(ArchiveError, match="Bad CRC-32"):
+        archive.unpack(packed, tmp_path / "out")
+
+
+@pytest.mark.parametrize("manifest", [{}, {"model": {}}, {"model": {"modelName": "m"}}, [], 5])
+def test_a_manifest_without_name_and_version_is_refused(tmp_path: Path, manifest: Any) -> None:
+    path = tmp_path / "m.mar"
+    with zipfile.ZipFile(path, "w") as content:
+        content.writestr(archive.MANIFEST, json.dumps(manifest))
+    with pytest.raises(ArchiveError, match="it is no model archive"):
+        archive.read_header(path)
+
+
+def test_the_file_name_is_name_and_version() -> None:
+    assert archive.file_name("m", "2.0") == "m-2.0.mar"

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from marsmith import cli
+from marsmith.environment import temp_folder
+
+COMMANDS = sorted(
+    path.stem.replace("_", "-")
+    for path in (Path(cli.__file__).parent / "commands").glob("*.py")
+    if path.stem != "__init__"
+)
+
+
+def test_help_lists_every_command_without_importing_it() -> None:
+    code = (
+        "import sys; from marsmith.cli import group; group(['--help'], standalone_mode=False);"
+        "assert not [m for m in sys.modules if m.startswith(('marsmith.commands.', 'torch'))]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(cli.group, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert f"{name} [OPTIONS]" in result.output
+
+
+def test_an_unknown_command_is_named() -> None:
+    result = CliRunner().invoke(cli.group, ["nope"])
+    assert result.exit_code == 2
+    assert "No such command 'nope'" in result.output
+
+
+def test_an_error_is_one_line_and_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["marsmith", "status"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    temp_folder(tmp_path).rmdir()
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error == f"error: no TorchServe runs for {tmp_path}: start it with `marsmith serve`\n"

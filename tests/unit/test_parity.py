@@ -1,0 +1,207 @@
+"""The parity gate lets a faithful artifact pass, and none that is wrong in a usual way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from handlers.bundle import Bundle, Limits
+from handlers.errors import ParityError
+from handlers.inputs import ImageInput
+from handlers.runtimes import Array, Arrays, as_arrays
+from handlers.servable import Network, Servable
+from handlers.tasks.image_classification import ImageClassification, Softmax
+from marsmith import parity, samples
+
+Model = Callable[[Array], Arrays]
+TOLERANCE = parity.TOLERANCE["fp32"]
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def network() -> nn.Module:
+    """Small, with all that behaves otherwise in training."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=4),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+
+
+def servable(mean: list[float] = MEAN, std: list[float] = STD, training: bool = False) -> Model:
+    module = Servable(Network(network(), mean, std), Softmax(), {}).train(training)
+
+    def run(images: Array) -> Arrays:
+        with torch.no_grad():
+            return as_arrays(module(torch.from_numpy(np.ascontiguousarray(images))))
+
+    return run
+
+
+def handler(model: Model, batch: int = 4, resize: int | None = None) -> ImageClassification:
+    made = ImageClassification()
+    made.bundle = Bundle(
+        "m",
+        "1.0",
+        "image-classification",
+        "eager",
+        "m.pth",
+        list("abcdefghij"),
+        ImageInput(resize=resize or 36, crop=None if resize else 32),
+        limits=Limits(batch_size=batch),
+        artifact_batch=batch,
+    )
+    made.model = model
+    return made
+
+
+@pytest.fixture(scope="module")
+def images(project: Path) -> list[Image.Image]:
+    return samples.load(project / "samples/shapes", 8, 10**8)
+
+
+EAGER = servable()
+
+
+def changed(change: Callable[[Array], Any]) -> Model:
+    """Eager with its scores changed."""
+
+    def run(images: Array) -> Arrays:
+        made = change(EAGER(images)[0])
+        return made if isinstance(made, tuple) else (made,)
+
+    return run
+
+
+def once(images: Array) -> Arrays:
+    """Right for one picture, and wrong for the second of a batch."""
+    (scores,) = EAGER(images)
+    scores[1:] = scores[:1]
+    return (scores,)
+
+
+def nan_in_one(scores: Array) -> Array:
+    scores[0, 3] = np.nan
+    return scores
+
+
+def test_a_faithful_artifact_passes(images: list[Image.Image]) -> None:
+    report = parity.check(handler(EAGER), handler(servable()), images, TOLERANCE)
+    assert (report.pictures, report.batch_sizes) == (8, [1, 2, 4])
+    assert 0 <= report.largest_difference < 1e-5
+    assert report.spread > TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("artifact", "words"),
+    [
+        (lambda images: EAGER(images[..., ::-1]), "differs from eager"),
+        (lambda images: EAGER(images[:, ::-1]), "differs from eager"),
+        (servable(training=True), "differs from eager"),
+        (servable([0.0] * 3, [1.0] * 3), "differs from eager"),
+        (servable(MEAN, [s * 255 for s in STD]), "differs from eager"),
+        (changed(lambda s: s + np.float32(2e-4)), r"differs from eager by 0\.0002 \(> 0\.0001\)"),
+        (changed(lambda s: s.astype(np.float64)), "float64 .*, eager has float32"),
+        (changed(lambda s: s.astype(np.float16)), "float16 .*, eager has float32"),
+        (changed(nan_in_one), "not finite where eager is"),
+        (changed(lambda s: s * np.float32("inf")), "not finite where eager is"),
+        (changed(lambda s: (s, s)), "2 outputs, eager has 1"),
+        (changed(lambda s: ()), "0 outputs, eager has 1"),
+        (changed(lambda s: s[:, :9]), r"\(9,\), eager has float32 \(10,\)"),
+        (changed(lambda s: s[:, :, None]), r"\(10, 1\), eager has float32 \(10,\)"),
+        (once, "sample 1, batch of 2, output 0: differs from eager"),
+    ],
+    ids=[
+        "swapped channels",
+        "upside down",
+        "forgotten eval()",
+        "missing normalisation",
+        "pixels not scaled",
+        "moved scores",
+        "float64",
+        "float16",
+        "NaN",
+        "infinite",
+        "more outputs",
+        "fewer outputs",
+        "fewer classes",
+        "another shape",
+        "wrong in a batch",
+    ],
+)
+def test_a_wrong_artifact_is_caught(images: list[Image.Image], artifact: Model, words: str) -> None:
+    with pytest.raises(ParityError, match=words):
+        parity.check(handler(EAGER), handler(artifact), images, TOLERANCE)
+
+
+def test_a_batch_of_another_size_is_tried_too(images: list[Image.Image]) -> None:
+    def wrong_when_full(images: Array) -> Arrays:
+        (scores,) = EAGER(images)
+        return (scores if len(images) < 4 else scores[::-1],)
+
+    with pytest.raises(ParityError, match="batch of 4"):
+        parity.check(handler(EAGER), handler(wrong_when_full), images, TOLERANCE)
+    wrong_in_three = handler(lambda i: EAGER(i if len(i) < 3 else i[::-1]), batch=3)
+    with pytest.raises(ParityError, match="batch of 3"):
+        parity.check(handler(EAGER, batch=3), wrong_in_three, images, TOLERANCE)
+
+
+def test_a_constant_model_proves_nothing(images: list[Image.Image]) -> None:
+    def constant(images: Array) -> Arrays:
+        return (np.full((len(images), 10), 0.1, np.float32),)
+
+    with pytest.raises(ParityError, match="agreement would prove nothing"):
+        parity.check(handler(constant), handler(constant), images, TOLERANCE)
+
+
+def test_one_sample_proves_nothing(images: list[Image.Image]) -> None:
+    with pytest.raises(ParityError, match="agreement would prove nothing"):
+        parity.check(handler(EAGER), handler(EAGER), images[:1], TOLERANCE)
+
+
+def test_weights_that_make_no_numbers_are_not_the_artifacts_fault(
+    images: list[Image.Image],
+) -> None:
+    broken = handler(changed(nan_in_one))
+    with pytest.raises(ParityError, match="eager's own outputs are not finite"):
+        parity.check(broken, broken, images, TOLERANCE)
+
+
+def test_samples_of_many_sizes_are_compared(images: list[Image.Image]) -> None:
+    mixed = [*images[:3], *(image.crop((0, 0, 30, 45)) for image in images[:3])]
+    reference, artifact = (handler(servable(), resize=40) for _ in range(2))
+    assert parity.check(reference, artifact, mixed, TOLERANCE).pictures == 6
+    artifact.model = lambda pixels: EAGER(pixels[..., ::-1])
+    with pytest.raises(ParityError):
+        parity.check(reference, artifact, mixed, TOLERANCE)
+
+
+def test_answers_are_compared_beside_outputs(images: list[Image.Image]) -> None:
+    relabelled = handler(EAGER)
+    relabelled.bundle = replace(relabelled.bundle, labels=list("bacdefghij"))
+    with pytest.raises(ParityError, match="^sample "):
+        parity.check(handler(EAGER), relabelled, images, TOLERANCE)
+
+
+def test_the_report_holds_what_repeats() -> None:
+    report = parity.Report(8, [1, 2], 1e-4, 1.23456e-9, 0.0, 0.98765)
+    assert report.to_json() == {
+        "pictures": 8,
+        "batch_sizes": [1, 2],
+        "tolerance": 1e-4,
+        "largest_difference": 1.2e-9,
+        "largest_score_difference": 0.0,
+        "spread": 0.99,
+    }

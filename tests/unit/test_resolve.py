@@ -1,0 +1,117 @@
+"""From a spec to input, labels, recipe and source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.errors import SpecError
+from handlers.inputs import ImageInput
+from marsmith.resolve import image_input, labels, recipe, source_file
+from marsmith.spec import ModelSpec, parse
+
+
+def spec(**changes: Any) -> ModelSpec:
+    fields = {
+        "name": "m",
+        "task": "image-classification",
+        "architecture": "nets/net.py:Net",
+        "weights": {"file": "w.pth"},
+    }
+    return parse(fields | changes, "m.yaml")
+
+
+TORCHVISION = {
+    "architecture": "torchvision:mobilenet_v2",
+    "weights": {"torchvision": "IMAGENET1K_V1"},
+}
+
+
+def test_the_input_is_the_specs_own() -> None:
+    given = {"color": "gray", "resize": [32, 30], "crop": 28, "mean": [0.3], "std": [0.4]}
+    expected = ImageInput("gray", [32, 30], 28, "bilinear", (0.3,), (0.4,))
+    assert image_input(spec(input=given)) == expected
+
+
+def test_the_input_of_torchvisions_weights_is_their_preset() -> None:
+    expected = ImageInput("rgb", 256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert image_input(spec(**TORCHVISION)) == expected
+    second = TORCHVISION | {"weights": {"torchvision": "IMAGENET1K_V2"}}
+    assert image_input(spec(**second)).resize == 232
+
+
+def test_a_spec_may_override_torchvisions_preset() -> None:
+    assert image_input(spec(**TORCHVISION, input={"resize": 99})).resize == 99
+
+
+def test_weights_from_a_file_need_an_input() -> None:
+    with pytest.raises(SpecError, match="^input: say resize, crop, mean and std"):
+        image_input(spec())
+
+
+def test_labels_are_the_specs_own_or_torchvisions() -> None:
+    assert labels(spec(labels=["a", "b"]), Path("nowhere")) == ["a", "b"]
+    names = labels(spec(**TORCHVISION), Path("nowhere"))
+    assert (len(names), names[0], names[-1]) == (1000, "tench", "toilet tissue")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.txt", "cat\ndog\n\n  big bird \n"),
+        ("l.json", json.dumps(["cat", "dog", "big bird"])),
+        ("l.json", json.dumps({"1": "dog", "0": "cat", "2": "big bird"})),
+        ("l.json", json.dumps({"0": ["n1", "cat"], "1": ["n2", "dog"], "2": ["n3", "big bird"]})),
+    ],
+)
+def test_labels_are_read_from_a_file(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert labels(spec(labels=name), tmp_path) == ["cat", "dog", "big bird"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("l.txt", b"\xff\xfe"),
+        ("l.json", b"{"),
+        ("l.json", b"5"),
+        ("l.json", b"[1, 2]"),
+        ("l.json", b"[[], {}]"),
+        ("l.json", b'{"0": "cat", "2": "dog"}'),
+        ("l.json", b'"cat"'),
+        ("l.json", b"[" * 50_000),
+    ],
+)
+def test_a_file_without_labels_is_refused_by_name(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SpecError, match=rf"{name}"):
+        labels(spec(labels=name), tmp_path)
+
+
+def test_labels_must_come_from_somewhere(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="^labels: list them"):
+        labels(spec(), tmp_path)
+    with pytest.raises(SpecError, match=r"none\.txt cannot be read"):
+        labels(spec(labels="none.txt"), tmp_path)
+
+
+def test_the_recipe_names_the_source_as_it_lies_in_the_archive() -> None:
+    made = recipe(spec(arguments={"n": 3}), ImageInput())
+    assert made["architecture"] == "net.py:Net"
+    assert made["arguments"] == {"n": 3}
+    assert recipe(spec(**TORCHVISION), ImageInput())["architecture"] == "torchvision:mobilenet_v2"
+    assert json.loads(json.dumps(made)) == made
+
+
+def test_the_source_is_a_file_of_the_project(tmp_path: Path) -> None:
+    assert source_file(spec(**TORCHVISION), tmp_path) is None
+    with pytest.raises(SpecError, match=r"^architecture: no file nets/net\.py"):
+        source_file(spec(), tmp_path)
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets/net.py").touch()
+    assert source_file(spec(), tmp_path) == tmp_path / "nets/net.py"

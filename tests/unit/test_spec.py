@@ -1,0 +1,248 @@
+"""A model file: every mistake is one clear SpecError before anything runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.errors import BuildError, SpecError
+from marsmith import spec
+from marsmith.spec import ModelSpec, ServingSpec, load, parse
+
+MODEL: dict[str, Any] = {
+    "name": "m",
+    "task": "image-classification",
+    "architecture": "torchvision:resnet18",
+    "weights": {"torchvision": "IMAGENET1K_V1"},
+}
+
+
+def with_changes(**changes: Any) -> ModelSpec:
+    return parse(MODEL | changes, "models/m.yaml")
+
+
+def mistake(**changes: Any) -> str:
+    with pytest.raises(SpecError) as refused:
+        with_changes(**changes)
+    message = str(refused.value)
+    assert message.startswith("models/m.yaml: ")
+    assert "\n" not in message
+    return message
+
+
+def test_the_least_a_model_file_says() -> None:
+    model = with_changes()
+    assert (model.version, model.runtime, model.precision) == ("1.0", "torchscript", "fp32")
+    assert model.serving == ServingSpec()
+    assert not model.default
+
+
+def test_every_model_file_of_the_project_is_right(project: Path) -> None:
+    paths = sorted((project / "models").glob("*.yaml"))
+    assert [load(path).name for path in paths] == [path.stem for path in paths]
+    by_default = spec.defaults(project)
+    assert by_default
+    assert all((project / str(model.weights.file)).is_file() for model in by_default)
+
+
+@pytest.mark.parametrize("key", ["name", "task", "architecture", "weights"])
+def test_what_is_missing_is_named(key: str) -> None:
+    fields = {name: value for name, value in MODEL.items() if name != key}
+    with pytest.raises(SpecError, match=f"{key}: Field required"):
+        parse(fields, "m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"labls": []}, "labls"),
+        ({"weights": {"file": "w", "sha": "x"}}, "weights.sha"),
+        ({"input": {"size": 3}}, "input.size"),
+        ({"serving": {"batchSize": 3}}, "serving.batchSize"),
+        ({"parity": {"atol": 3}}, "parity.atol"),
+    ],
+)
+def test_an_unknown_key_is_refused_at_its_place(changes: dict[str, Any], place: str) -> None:
+    assert f"{place}: Extra inputs are not permitted" in mistake(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"runtime_options": {"mode": "trace"}}, "runtime_options has the unknown key 'mode'"),
+        ({"decode": {"top": 3}}, "decode has the unknown key 'top': accepted are none here"),
+        ({"task": "image_classification"}, "task 'image_classification': accepted are"),
+        ({"runtime": "tensorflow"}, "runtime 'tensorflow': accepted are"),
+        ({"precision": "fp8"}, "precision: Input should be"),
+    ],
+)
+def test_an_unknown_name_lists_the_accepted_ones(changes: dict[str, Any], words: str) -> None:
+    assert words in mistake(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": 5}, "name: Input should be a valid string"),
+        ({"name": "my model"}, "name: "),
+        ({"name": "../m"}, "name: "),
+        ({"name": ""}, "name: "),
+        ({"name": "m\n"}, "name: "),
+        ({"labels": [0, 1]}, "labels"),
+        ({"labels": {"0": "cat"}}, "labels"),
+        ({"architecture": "resnet18"}, 'write "torchvision:resnet18" or "folder/my_model.py:Net"'),
+        ({"architecture": "timm:resnet18"}, 'write "torchvision:resnet18"'),
+        ({"arguments": [1]}, "arguments: Input should be a valid dictionary"),
+        ({"weights": "w.pth"}, "weights: "),
+        ({"weights": {}}, "name exactly one of 'file' and 'torchvision'"),
+        ({"weights": {"file": "w", "torchvision": "x"}}, "exactly one of"),
+        ({"weights": {"file": "w", "sha256": "abc"}}, "weights.sha256"),
+        ({"weights": {"file": "w", "sha256": "A" * 64}}, "weights.sha256"),
+        ({"input": {"resize": 0}}, "input.resize"),
+        ({"input": {"resize": "224"}}, "input.resize"),
+        ({"input": {"resize": [1, 2, 3]}}, "input.resize"),
+        ({"input": {"crop": 9000}}, "input.crop"),
+        ({"input": {"crop": True}}, "input.crop"),
+        ({"input": {"color": "bgr"}}, "input.color"),
+        ({"input": {"interpolation": "area"}}, "interpolation 'area': accepted are nearest"),
+        ({"input": {"mean": [0.5]}}, "mean has 1 values, rgb has 3"),
+        ({"input": {"color": "gray", "mean": [0.5]}}, "std has 3 values, gray has 1"),
+        ({"input": {"std": [0.1, 0, 0.1]}}, "std must be above 0"),
+        ({"input": {"mean": ["a", 0, 0]}}, "input.mean.0"),
+        ({"parity": {"tolerance": 0}}, "parity.tolerance"),
+        ({"parity": {"tolerance": float("nan")}}, "parity.tolerance"),
+        ({"parity": {"golden": 0.5}}, "parity.golden"),
+        ({"serving": {"workers": 0}}, "serving.workers"),
+        ({"serving": {"workers": "2"}}, "serving.workers"),
+        ({"serving": {"workers": True}}, "serving.workers"),
+        ({"serving": {"batch_size": 1.5}}, "serving.batch_size"),
+        ({"serving": {"max_batch_delay": 0}}, "serving.max_batch_delay"),
+        ({"serving": {"device": "tpu"}}, "serving.device"),
+        ({"serving": {"queue_size": 4}}, "queue_size is smaller than batch_size"),
+        ({"default": "yes"}, "default: Input should be a valid boolean"),
+    ],
+)
+def test_a_wrong_value_is_refused_at_its_place(changes: dict[str, Any], words: str) -> None:
+    assert words in mistake(**changes)
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    message = mistake(name=5, labls=[], serving={"workers": 0})
+    assert all(place in message for place in ("name: ", "labls: ", "serving.workers: "))
+
+
+@pytest.mark.parametrize("version", ["1", "1.0", "2.0", "10.20.30", "1.2.3.4", "0.0.1"])
+def test_a_version_is_digits_and_dots(version: str) -> None:
+    assert with_changes(version=version).version == version
+
+
+@pytest.mark.parametrize(
+    "version", ["", "v1", "1.", ".1", "1..2", "1.0-rc1", "1.2.3.4.5", "1/2", "1.0\n", "٣", 1.0, 2]
+)
+def test_any_other_version_is_refused(version: object) -> None:
+    assert "version: " in mistake(version=version)
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    message = mistake(serving={"workers": 3, "threads": 2, "cores": 5})
+    assert "3 workers x 2 threads fight for 5 cores" in message
+    assert with_changes(serving={"workers": 3, "threads": 2, "cores": 6}).serving.threads == 2
+    assert with_changes(serving={"workers": 9, "threads": 0, "cores": 1}).serving.workers == 9
+
+
+def test_the_cores_are_this_machines_when_none_are_named() -> None:
+    here = len(os.sched_getaffinity(0))
+    assert with_changes(serving={"threads": here}).serving.threads == here
+    assert f"fight for {here} cores" in mistake(serving={"threads": here + 1})
+
+
+def test_serving_becomes_torchserves_configuration() -> None:
+    made = ServingSpec(workers=2, batch_size=4, max_batch_delay=7, device="gpu").model_config_yaml()
+    assert yaml.safe_load(made) == {
+        "minWorkers": 2,
+        "maxWorkers": 2,
+        "batchSize": 4,
+        "maxBatchDelay": 7,
+        "responseTimeout": 60,
+        "startupTimeout": 300,
+        "jobQueueSize": 200,
+        "deviceType": "gpu",
+    }
+    assert "deviceType" not in ServingSpec().model_config_yaml()
+
+
+def test_overrides_replace_keys_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump(MODEL))
+    model = load(path, {"version": "3.0", "weights": {"file": "w.pth"}})
+    assert (model.name, model.version, model.weights.file) == ("m", "3.0", "w.pth")
+    assert load(path).version == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is not a YAML mapping"),
+        (b"- 1", "is not a YAML mapping"),
+        (b"just text", "is not a YAML mapping"),
+        (b"a: [", "cannot be read as YAML"),
+        (b"a: \xff", "cannot be read as YAML"),
+        (b"a: 2001-13-45", "cannot be read as YAML"),
+        (b'a: !!int "x"', "cannot be read as YAML"),
+        (b'a: !!bool "x"', "cannot be read as YAML"),
+        (b'a: !!timestamp "x"', "cannot be read as YAML"),
+        (b"a: !!python/object:os.system {}", "cannot be read as YAML"),
+        (b"? [1]\n: 2", "cannot be read as YAML"),
+        (b"[" * 3000, "cannot be read as YAML"),
+        (b"1: 2", "Keys should be strings"),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused_by_its_path(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=words) as refused:
+        load(path)
+    assert str(path) in str(refused.value)
+    assert isinstance(refused.value, BuildError)
+
+
+def test_a_missing_file_is_refused_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"none\.yaml: cannot be read"):
+        load(tmp_path / "none.yaml")
+
+
+KEYS = st.sampled_from([*ModelSpec.model_fields, *ServingSpec.model_fields, "file", "resize"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.dates(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.integers(), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(KEYS | st.text(max_size=4) | st.integers(), VALUES, max_size=5))
+def test_no_mapping_raises_anything_else(fields: dict[Any, Any]) -> None:
+    for document in (fields, MODEL | fields):
+        message = ""
+        try:
+            assert isinstance(parse(document, "m"), ModelSpec)
+        except SpecError as refused:
+            message = str(refused)
+        assert "\n" not in message
+
+
+@given(st.text(alphabet="ab01:-[]{}!&*#'\"\n ,?|>%@.", max_size=30))
+def test_no_text_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=r"any\.yaml"):
+        load(path)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.bundle import Bundle
+from handlers.inputs import ImageInput
+from marsmith.client import Client, Reply
+from marsmith.processes import Running
+from marsmith.status import GoldenCheck, VersionStatus, check_golden, read_status
+
+_NEVER = 2**22 + 1  # above Linux' largest pid
+
+
+class _Client(Client):
+    """A client of nothing: descriptions and replies are given."""
+
+    def __init__(self, versions: list[dict[str, Any]] = [], reply: bytes = b"") -> None:  # noqa: B006
+        self._versions = versions
+        self._reply = reply
+
+    def models(self) -> list[str]:
+        return ["m"]
+
+    def describe(self, model: str, version: str | None = None, **_: Any) -> list[dict[str, Any]]:
+        return self._versions if version == "all" else self._versions[-1:]
+
+    def predict(self, model: str, body: Any, **_: Any) -> Reply:
+        status = 500 if b'"code"' in self._reply else 200
+        return Reply(status, "application/json", self._reply)
+
+
+def _described(version: str, *workers: tuple[str, int]) -> dict[str, Any]:
+    return {
+        "modelVersion": version,
+        "modelUrl": f"m-{version}.mar",
+        "minWorkers": 2,
+        "workers": [{"status": status, "pid": pid} for status, pid in workers],
+        "jobQueueStatus": {"pendingRequests": 3, "remainingCapacity": 97},
+    }
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Running:
+    (tmp_path / "config.properties").write_text("model_store=store\n")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "store").mkdir()
+    return Running(os.getpid(), tmp_path, tmp_path / "config.properties", 0)
+
+
+def test_only_live_and_loaded_workers_count(running: Running) -> None:
+    (running.home / "logs" / "model_log.log").write_text(
+        "2026-11-21T12:00:00,000 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - "
+        "marsmith: refused m 1.0: a reason\n"
+    )
+    dead, alive = ("READY", _NEVER), ("READY", os.getpid())
+    client = _Client(
+        [
+            _described("1.0", alive, dead),
+            _described("2.0", alive, ("UNLOADING", os.getpid())),
+            _described("10.0", alive, alive),
+        ]
+    )
+    first, second, third = read_status(running, client)
+    assert (first.ready_workers, first.ready, first.failed) == (1, False, "a reason")
+    assert (second.ready_workers, second.ready, second.failed) == (1, False, None)
+    assert (third.ready_workers, third.ready, third.default) == (2, True, True)
+    assert (third.pending, third.capacity) == (3, 97)
+    assert not first.default
+
+
+def _ask(running: Running, reply: bytes, **given: Any) -> GoldenCheck:
+    status = VersionStatus("m", "1.0", "m-1.0.mar", True, 1, 1, 0, 100, None)
+    return check_golden(running, _Client(reply=reply), status, **given)
+
+
+def _pack(running: Running, files: dict[str, str]) -> None:
+    with zipfile.ZipFile(running.model_store / "m-1.0.mar", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def test_golden_answers_are_compared_as_the_task_does(running: Running) -> None:
+    answer = [{"label": "cat", "score": 0.9}, {"label": "dog", "score": 0.1}]
+    picture = ImageInput(resize=[8, 8])
+    labels = ["cat", "dog"]
+    bundle = Bundle("m", "1.0", "image-classification", "eager", "model.pt", labels, picture)
+    case = {"picture": "golden/0.png", "answer": answer, "tolerance": 0.001}
+    _pack(
+        running,
+        {
+            "marsmith.json": json.dumps(asdict(bundle)),
+            "golden/requests.json": json.dumps([case]),
+            "golden/0.png": "",
+        },
+    )
+    assert str(_ask(running, json.dumps(answer).encode())) == "1 ok"
+    moved = [{"label": "cat", "score": 0.8}, {"label": "dog", "score": 0.2}]
+    check = _ask(running, json.dumps(moved).encode())
+    assert check.problem == "golden/0.png: top-1 is cat, scores moved by 0.1 (allowed 0.001)"
+    check = _ask(running, b'{"code": 503, "message": "busy"}')
+    assert check.problem == "golden/0.png: 500: busy"
+    assert "is not JSON" in str(_ask(running, b"<html>").problem)
+
+
+def test_an_archive_without_golden_requests_is_no_problem(running: Running) -> None:
+    _pack(running, {"MAR-INF/MANIFEST.json": "{}"})
+    assert _ask(running, b"") == GoldenCheck(0, None)
+    assert str(GoldenCheck(0, None)) == "none in the archive"
+
+
+@pytest.mark.parametrize("files", [{"golden/requests.json": "[]"}, None])
+def test_golden_requests_that_cannot_be_read_are_a_problem(
+    running: Running, files: dict[str, str] | None
+) -> None:
+    if files:
+        _pack(running, files)
+    assert "has no golden requests to read" in str(_ask(running, b"").problem)

@@ -1,0 +1,1 @@
+"""Seeded scripts that made the weights and the sample pictures of this repository."""

@@ -1,0 +1,25 @@
+"""A small convolutional network for RGB 32x32 pictures, in the manner of CIFAR-10 tutorials."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """float32 [batch, 3, 32, 32] -> logits float32 [batch, num_classes]."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 24, 5)
+        self.conv2 = nn.Conv2d(24, 48, 5)
+        self.fc1 = nn.Linear(48 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.relu(self.conv1(x)))
+        x = self.pool(torch.relu(self.conv2(x)))
+        x = torch.relu(self.fc1(torch.flatten(x, 1)))
+        x = torch.relu(self.fc2(x))
+        logits: Tensor = self.fc3(x)
+        return logits
