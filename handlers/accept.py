@@ -11,7 +11,7 @@ OFFERED = (JSON, "image/png", "image/jpeg")
 
 def negotiate(accept: str | None) -> str:
     """The offered type with the highest quality; JSON where nothing is asked or all are equal."""
-    if not accept:
+    if not accept or not accept.strip(" ,"):
         return JSON
     best, best_quality = "", 0.0
     ranges = [_parse(part) for part in accept.split(",") if part.strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,11 +95,13 @@ def _convert(kind: type, value: object) -> Any:
             raise TypeError("not text")
         return value.strip()
     if isinstance(value, str):
-        return kind(value.strip())
-    if kind is int and isinstance(value, float) and not value.is_integer():
-        raise ValueError("not whole")
+        value = kind(value.strip())
     if not isinstance(value, (int, float)):
         raise TypeError("not a number")
+    if not math.isfinite(value):
+        raise ValueError("not finite")
+    if kind is int and not float(value).is_integer():
+        raise ValueError("not whole")
     return kind(value)
 
 

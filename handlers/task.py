@@ -117,6 +117,13 @@ class TaskHandler(BaseHandler):
         """Options that a drawn answer needs, whatever the client asked."""
         return {}
 
+    # The metric of labelled pictures, in the field's words.
+    metric_name: ClassVar[str]
+
+    @abstractmethod
+    def metric(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
+        """``metric_name`` of answers (with ``widest`` options), 0 to 1; truths as the task says."""
+
     @staticmethod
     @abstractmethod
     def summary(answer: Any) -> str:

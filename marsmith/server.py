@@ -16,7 +16,8 @@ from marsmith.addresses import TOKEN_FILE, read_properties
 from marsmith.client import Client
 from marsmith.processes import Running, find_running, stop_running
 from marsmith.status import VersionStatus, read_status
-from marsmith.store import archives_newest_first, read_identity
+from marsmith.archive import read_header
+from marsmith.store import archives_newest_first
 
 _CONSOLE = "console.log"
 _LAUNCH_SECONDS = 30.0
@@ -146,7 +147,10 @@ class TorchServe:
         archives = list(self.archives or archives_newest_first(self.model_store))
         if not archives:
             raise ServerError(f"no archives in {self.model_store}: build a model first")
-        self._expected = {read_identity(self.model_store / name) for name in archives}
+        self._expected = {
+            (header.name, header.version)
+            for header in (read_header(self.model_store / name) for name in archives)
+        }
         return archives
 
     def _launch(self, archives: Sequence[str], environ: Mapping[str, str]) -> None:

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from pathlib import Path
 
-from handlers.errors import ServerError
-
-
-def read_identity(archive: Path) -> tuple[str, str]:
-    """Model name and version as the archive's manifest says; its file name means nothing."""
-    try:
-        with zipfile.ZipFile(archive) as content:
-            model = json.loads(content.read("MAR-INF/MANIFEST.json"))["model"]
-        return model["modelName"], model["modelVersion"]
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
-        raise ServerError(
-            f"{archive} is not a model archive ({error}): build it again or take it out of the"
-            " model store"
-        ) from error
+from marsmith.archive import read_header
 
 
 def version_key(version: str) -> tuple[tuple[int, str], ...]:
@@ -35,7 +20,7 @@ def archives_newest_first(store: Path) -> list[str]:
 
     TorchServe makes the first version that it loads the default one.
     """
-    found = [(read_identity(path), path.name) for path in sorted(store.glob("*.mar"))]
-    found.sort(key=lambda item: version_key(item[0][1]), reverse=True)
-    found.sort(key=lambda item: item[0][0])
+    found = [(read_header(path), path.name) for path in sorted(store.glob("*.mar"))]
+    found.sort(key=lambda item: version_key(item[0].version), reverse=True)
+    found.sort(key=lambda item: item[0].name)
     return [file for _, file in found]

@@ -17,7 +17,7 @@ from training.render import LABELS
 
 BACKBONE = Path("weights") / "lraspp_shapes.pth"
 SCENES, BATCH = 6000, 16
-PHASES = (common.Phase(224, 1800, 2e-3, 0.45), common.Phase(320, 1100, 1e-3, 0.55))
+PHASES = (common.Phase(192, 2400, 2e-3, 0.5), common.Phase(320, 1100, 1e-3, 0.5))
 
 Target = dict[str, Tensor]
 
@@ -69,7 +69,7 @@ def judge(model: nn.Module, scenes: list[data.AnnotatedScene]) -> float:
 
 
 def main() -> None:
-    given = common.options(__doc__, "ssdlite_shapes.pth", minutes=23)
+    given = common.options(__doc__, "ssdlite_shapes.pth", minutes=22)
     scenes = data.annotated_scenes("train", SCENES)
     pictures = [picture(file) for file, *_ in scenes]
     targets = [(torch.from_numpy(boxes), torch.from_numpy(ids)) for _, boxes, ids, _ in scenes]

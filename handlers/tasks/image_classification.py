@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,16 @@ class ImageClassification(TaskHandler):
     def margin(self, answer: Any, **given: Any) -> float:
         """Score of the best label less that of the next."""
         return float(answer[0]["score"] - answer[1]["score"]) if len(answer) > 1 else 1.0
+
+    metric_name = "top-1"
+
+    def metric(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
+        """Share of answers whose best label is the true one; a truth is an index in the labels."""
+        right = [
+            answer[0]["label"] == self.bundle.labels[truth]
+            for answer, truth in zip(answers, truths, strict=True)
+        ]
+        return sum(right) / len(right)
 
     @staticmethod
     def summary(answer: Any) -> str:

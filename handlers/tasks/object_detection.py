@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,26 @@ class ObjectDetection(TaskHandler):
 
     def widest(self) -> dict[str, Any]:
         return {"min_score": self.bundle.decode["score_floor"]}
+
+    metric_name = "mAP"
+
+    def metric(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
+        """COCO's mean average precision over IoU 0.50 to 0.95.
+
+        A truth is (boxes (M, 4) xyxy in pixels, class ids (M,)).
+        """
+        from torchmetrics.detection import MeanAveragePrecision
+
+        metric = MeanAveragePrecision()
+        for answer, (boxes, classes) in zip(answers, truths, strict=True):
+            ids = [self.bundle.labels.index(each["label"]) for each in answer]
+            scores = torch.tensor([float(each["score"]) for each in answer])
+            found = torch.from_numpy(_boxes(answer)).float()
+            metric.update(
+                [{"boxes": found, "scores": scores, "labels": torch.tensor(ids, dtype=torch.int64)}],
+                [{"boxes": torch.as_tensor(boxes), "labels": torch.as_tensor(classes)}],
+            )
+        return float(metric.compute()["map"])
 
     @staticmethod
     def summary(answer: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,23 @@ class SemanticSegmentation(TaskHandler):
         """The class ids (H, W) of an answer whose mask is a PNG."""
         data = base64.b64decode(answer["mask"]["data"])
         return np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]))
+
+    metric_name = "mIoU"
+
+    def metric(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
+        """Mean over the classes of intersection over union of all pictures' pixels.
+
+        A truth is a map of class ids (H, W) of the picture's size; 255 is not counted.
+        """
+        classes = len(self.bundle.labels)
+        pairs = np.zeros(classes * classes, dtype=np.int64)
+        for answer, truth in zip(answers, truths, strict=True):
+            counted = truth < classes
+            found = self.mask(answer)[counted].astype(np.int64)
+            pairs += np.bincount(found * classes + truth[counted], minlength=classes * classes)
+        table = pairs.reshape(classes, classes)
+        union = table.sum(0) + table.sum(1) - table.diagonal()
+        return float((table.diagonal()[union > 0] / union[union > 0]).mean())
 
     @staticmethod
     def summary(answer: Any) -> str:

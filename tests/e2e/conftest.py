@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,3 +56,13 @@ def served(make_home: Callable[[], Path]) -> Iterator[TorchServe]:
     with server:
         server.wait_ready(120)
         yield server
+
+
+@pytest.fixture(scope="session")
+def archives(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the default archives, built once by the real command line."""
+    store = tmp_path_factory.mktemp("store")
+    command = [sys.executable, "-m", "marsmith", "build", "--store", str(store)]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return store

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from handlers.errors import ServerError
-from marsmith.store import archives_newest_first, read_identity, version_key
+from handlers.errors import ArchiveError
+from marsmith.store import archives_newest_first, version_key
 
 
 def _archive(store: Path, file: str, model: str, version: str) -> None:
@@ -35,12 +35,12 @@ def test_versions_sort_by_number() -> None:
 @pytest.mark.parametrize("content", [b"", b"no zip"])
 def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.mar").write_bytes(content)
-    with pytest.raises(ServerError, match=r"x.mar is not a model archive"):
+    with pytest.raises(ArchiveError, match=r"x.mar is not a readable model archive"):
         archives_newest_first(tmp_path)
 
 
 def test_a_zip_without_manifest_is_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.mar", "w") as archive:
         archive.writestr("weights.pt", b"")
-    with pytest.raises(ServerError, match=r"x.mar is not a model archive"):
-        read_identity(tmp_path / "x.mar")
+    with pytest.raises(ArchiveError, match=r"x.mar is not a readable model archive"):
+        archives_newest_first(tmp_path)

@@ -1,0 +1,152 @@
+"""The default archives in a real TorchServe: batches, broken pictures, refusals, every way in."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from handlers.bundle import Bundle
+from marsmith.client import Client, Multipart, Reply
+from marsmith.grpc_client import GrpcClient
+from marsmith.server import TorchServe
+from marsmith.status import check_golden, read_status
+
+MODEL = "lenet5_digits"
+
+
+@pytest.fixture(scope="module")
+def served(archives: Path, make_home: Callable[[], Path]) -> Iterator[TorchServe]:
+    with TorchServe(make_home(), model_store=archives) as server:
+        for status in server.wait_ready(300):
+            assert status.failed is None
+        yield server
+
+
+@pytest.fixture
+def client(served: TorchServe) -> Iterator[Client]:
+    with served.client(timeout=60) as client:
+        yield client
+
+
+def _pids(client: Client) -> set[int]:
+    return {worker["pid"] for worker in client.describe(MODEL)[0]["workers"]}
+
+
+def test_every_archive_answers_its_golden_requests(served: TorchServe, client: Client) -> None:
+    for status in read_status(served.running, client):
+        check = check_golden(served.running, client, status)
+        assert check.problem is None
+        assert check.count > 0
+
+
+def test_a_batch_with_broken_pictures_loses_only_those(
+    served: TorchServe, client: Client, digits: dict[str, bytes]
+) -> None:
+    before = _pids(client)
+    bodies = [digits[d] for d in "01234"] + [b"", b"no picture", digits["5"][:100]]
+
+    def ask(body: bytes) -> Reply:
+        with served.client(timeout=60) as own:
+            return own.predict(MODEL, body)
+
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        replies = list(pool.map(ask, bodies))
+    assert [reply.status for reply in replies] == [200] * 5 + [415, 415, 422]
+    assert [reply.json()[0]["label"] for reply in replies[:5]] == list("01234")
+    assert all({"code", "type", "message"} <= reply.json().keys() for reply in replies[5:])
+    assert _pids(client) == before
+
+
+def test_every_way_in_gets_the_same_answer(
+    served: TorchServe, client: Client, digits: dict[str, bytes]
+) -> None:
+    picture = digits["3"]
+    text = base64.b64encode(picture).decode()
+    expected = client.predict(MODEL, picture).json()[:2]
+    options = {"top_k": 2}
+    ways = [
+        client.predict(MODEL, picture, headers={"X-Marsmith-Top-K": "2"}),
+        client.predict(MODEL, picture, content_type="image/png", headers={"x-marsmith-top_k": "2"}),
+        client.predict(MODEL, Multipart({"data": picture, "top_k": "2"})),
+        client.predict(MODEL, Multipart({"any": picture, "parameters": '{"top_k": 2}'})),
+        client.predict(MODEL, {"data": text, "parameters": options}),
+    ]
+    with GrpcClient.of(served.running, timeout=60) as grpc:
+        ways.append(grpc.predict(MODEL, {"data": picture, "top_k": b"2"}))
+        ways.append(grpc.predict(MODEL, {"body": b'{"data": "%s"}' % text.encode(), "top_k": b"2"}))
+        assert grpc.predict(MODEL, {"data": picture, "top_k": b"-1"}).status == 400
+    for way in ways:
+        assert way.json() == expected
+    several = client.predict(MODEL, {"instances": [{"b64": text}] * 2, "parameters": options})
+    assert several.json() == {"predictions": [expected, expected]}
+
+
+def test_more_labels_than_classes_are_all_labels(client: Client, digits: dict[str, bytes]) -> None:
+    reply = client.predict(MODEL, digits["1"], headers={"X-Marsmith-Top-K": "99"})
+    assert len(reply.json()) == 10
+    assert reply.content_type == "application/json"
+
+
+def test_an_unknown_option_is_answered_with_the_accepted_ones(
+    client: Client, digits: dict[str, bytes]
+) -> None:
+    reply = client.predict(MODEL, digits["1"], headers={"X-Marsmith-Top": "3"})
+    assert reply.status == 400
+    assert set(reply.json()["accepted"]) == {"top_k"}
+
+
+@pytest.mark.parametrize(("media_type", "form"), [("image/png", "PNG"), ("image/jpeg", "JPEG")])
+def test_a_drawn_answer(
+    client: Client, digits: dict[str, bytes], media_type: str, form: str
+) -> None:
+    reply = client.predict(MODEL, digits["7"], accept=media_type)
+    assert (reply.status, reply.content_type) == (200, media_type)
+    drawn = Image.open(io.BytesIO(reply.body))
+    assert drawn.format == form
+    assert drawn.height > Image.open(io.BytesIO(digits["7"])).height
+
+
+def test_describe_tells_what_is_served(client: Client) -> None:
+    told = client.describe(MODEL, customized=True)[0]["customizedMetadata"]
+    for word in ("image-classification", "torchscript", "sha256", "top_k", '"labels"'):
+        assert word in (told if isinstance(told, str) else str(told).replace("'", '"'))
+
+
+def _change(
+    store: Path, source: Path, version: str, name: str, change: Callable[[bytes], bytes]
+) -> None:
+    """A copy of an archive under another version, one file of it changed, nothing re-hashed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(store / f"m-{version}.mar", "w") as new:
+        for member in old.namelist():
+            data = old.read(member)
+            new.writestr(member, change(data) if member == name else data)
+
+
+def test_damaged_archives_are_refused_and_status_says_why(
+    archives: Path, make_home: Callable[[], Path]
+) -> None:
+    home = make_home()
+    source = archives / f"{MODEL}-1.0.mar"
+    with zipfile.ZipFile(source) as archive:
+        bundle = Bundle.parse(archive.read("marsmith.json").decode())
+    one, two = (f'"{label}"'.encode() for label in bundle.labels[3:5])
+    swap = b",\n  ".join([one, two]), b",\n  ".join([two, one])
+    flipped = lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]  # noqa: E731
+    _change(home / "model-store", source, "1", "model.pt", flipped)
+    with TorchServe(home) as server:
+        (status,) = server.wait_ready(120)
+        assert status.failed is not None
+        assert "model.pt was changed after the build" in status.failed
+    (home / "model-store/m-1.mar").unlink()
+    _change(home / "model-store", source, "1", "marsmith.json", lambda data: data.replace(*swap))
+    with TorchServe(home) as server:
+        (status,) = server.wait_ready(120)
+        assert status.failed is not None
+        assert "marsmith.json was changed after the build" in status.failed
