@@ -8,7 +8,7 @@ MARSMITH := $(BIN)/python -m marsmith
 .PHONY: help env dev archives demo serve test check format clean
 
 help:  ## Show what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(VENV)/base.stamp: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,15 +22,24 @@ $(VENV)/java.stamp: $(VENV)/base.stamp
 	$(BIN)/python -m marsmith.environment --link-java
 	touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/java.stamp
+EXTRAS := onnx openvino
+
+$(VENV)/dev.stamp: requirements-dev.txt $(EXTRAS:%=$(VENV)/%.runtime.stamp)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+
+$(VENV)/%.runtime.stamp: requirements-%.txt $(VENV)/java.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-$*.txt
+	touch $@
+
+runtime-%: $(VENV)/%.runtime.stamp  ## Install what a runtime needs: runtime-onnx, runtime-openvino
+	@echo "runtime $* is installed"
 
 env: $(VENV)/java.stamp  ## Install the base environment, and Java where there is none
 dev: $(VENV)/dev.stamp  ## Install what tests, checks and training need as well
 
-archives: env  ## Build the archives whose weights are in the repository
-	./build_mar.sh
+archives: env  ## Build the archives that are missing, of the weights in the repository
+	./build_mar.sh --missing
 
 demo: env  ## Build, serve, predict over REST and gRPC, draw, scale, stop
 	$(MARSMITH) demo

@@ -1,4 +1,4 @@
-"""What an archive says about its model: ``marsmith.json``, read by the worker, written by the build."""
+"""What an archive says of its model: ``marsmith.json``, written at build, read by the worker."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.errors import LoadError
+from handlers.foreign import Contract
 from handlers.inputs import ImageInput
 
 FILE = "marsmith.json"
@@ -37,7 +38,8 @@ class Bundle:
     ``decode`` holds the task's settings that are fixed in the exported module, ``defaults`` the
     values of request options that a client leaves out, ``runtime_options`` what the runtime needs
     to load ``artifact`` (a path relative to the archive), which takes at most ``artifact_batch``
-    pictures per call.
+    pictures per call. ``foreign`` is None, or says what an artifact that others exported takes and
+    gives.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Bundle:
     runtime_options: dict[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     artifact_batch: int = 1
+    foreign: Contract | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -70,6 +73,8 @@ class Bundle:
             fields = json.loads(text)
             fields["input"] = ImageInput(**fields["input"])
             fields["limits"] = Limits(**fields["limits"])
+            if fields.get("foreign") is not None:
+                fields["foreign"] = Contract(**fields["foreign"])
             return cls(**fields)
         except (ValueError, TypeError, KeyError) as error:
             raise LoadError(f"{FILE} is not as built ({error}): build the archive again") from error

@@ -50,7 +50,7 @@ class RequestError(MarsmithError):
         self.details = details
 
     def body(self) -> bytes:
-        """The JSON body: ``code``, ``type`` and ``message`` as TorchServe's own errors, and details.
+        """The JSON body: code, type and message as in TorchServe's own errors, and the details.
 
         The status is repeated in the body because TorchServe's gRPC drops it.
         """

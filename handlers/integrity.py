@@ -22,12 +22,12 @@ def sha256(path: Path) -> str:
 
 
 def verify(folder: Path) -> None:
-    """Compare all files below ``folder`` with the record; raises IntegrityError naming the first."""
+    """Compare all files in ``folder`` with the record; raises IntegrityError naming the first."""
     try:
         expected = json.loads((folder / RECORD).read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"{RECORD} is missing or unreadable: this is not a whole marsmith archive, build it again"
+            f"{RECORD} is missing or unreadable: this is no whole marsmith archive, build it again"
         ) from error
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     # Python writes these beside the handlers while they run.

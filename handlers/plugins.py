@@ -57,7 +57,7 @@ def _load(kind: str, name: str, base: type[T]) -> type[T]:
     ]
     if len(found) != 1:
         raise PluginError(
-            f"{module.__name__} defines {len(found)} subclasses of {base.__name__}: exactly one is needed"
+            f"{path} defines {len(found)} subclasses of {base.__name__}: exactly one is needed"
         )
     missing = sorted(getattr(found[0], "__abstractmethods__", ()))
     missing += [name for name in getattr(base, "required", ()) if not hasattr(found[0], name)]

@@ -43,7 +43,7 @@ def read(
     accepted: Sequence[Option],
     max_pictures: int,
 ) -> Request:
-    """Read a row and its headers; raises a RequestError that says what came and what is accepted."""
+    """Read a row and its headers; raises a RequestError that says what is accepted."""
     # TorchServe mixes the headers of multipart fields, which are dicts, into those of the request.
     texts = {key.lower(): value for key, value in headers.items() if isinstance(value, str)}
     given = _Given(accepted)
@@ -112,7 +112,7 @@ def _document(value: Any) -> Any:
     """
     if isinstance(value, (bytes, bytearray, str)):
         raw = _bytes(value)
-        if not raw.lstrip()[:1] == b"{":
+        if raw.lstrip()[:1] != b"{":
             return None
         try:
             return json.loads(raw)

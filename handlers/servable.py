@@ -4,11 +4,15 @@
 inside, so that every runtime gets the same arithmetic and parity is measured on what a user gets.
 """
 
+import importlib
 import importlib.util
 import inspect
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +66,21 @@ class Servable(nn.Module):
         return self.decode(self.network(images))
 
     @classmethod
-    def build(cls, recipe: dict[str, Any], folder: Path) -> "Servable":
-        """The module of a recipe, without weights, in evaluation mode.
+    def build(
+        cls, recipe: dict[str, Any], folder: Path, network: nn.Module | None = None
+    ) -> "Servable":
+        """The module of a recipe, in evaluation mode: around ``network``, or one without weights.
 
-        ``recipe`` has the keys architecture ("torchvision:resnet18" or "file.py:Class", a file in
-        ``folder``), arguments (of the constructor), task, decode (its settings), mean and std.
+        ``recipe`` has the keys architecture ("torchvision:resnet18" or "file.py:Class" or
+        "package:Class", a file or package in ``folder``), arguments (of the constructor), task,
+        decode (its settings), mean and std, and may have entry, the name of torchvision's weights
+        as whose builder makes the network.
         """
         task = plugins.load_task(recipe["task"])
-        network = create_network(recipe["architecture"], recipe["arguments"], folder)
+        if network is None:
+            network = create_network(
+                recipe["architecture"], recipe["arguments"], folder, recipe.get("entry")
+            )
         adapted = task.adapt(network, recipe["decode"])
         decode = task.decode(recipe["decode"])
         return cls(Network(adapted, recipe["mean"], recipe["std"]), decode, recipe).eval()
@@ -82,7 +93,7 @@ class Servable(nn.Module):
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
         """Copy a state_dict of the bare network, of any float dtype; raises WeightsError."""
-        _freeze_batch_norms(self.bare(), state, self.recipe.get("frozen_eps"))
+        _freeze_batch_norms(self.bare(), state)
         try:
             self.bare().load_state_dict(state, strict=True)
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -93,12 +104,20 @@ class Servable(nn.Module):
             ) from error
 
 
-def create_network(architecture: str, arguments: dict[str, Any], folder: Path) -> nn.Module:
-    """The bare network "torchvision:<name>" or "<file.py>:<class>" of ``folder``, untrained."""
+def create_network(
+    architecture: str, arguments: dict[str, Any], folder: Path, entry: str | None = None
+) -> nn.Module:
+    """The bare network "torchvision:<name>" or "<file.py>:<class>" of ``folder``, untrained.
+
+    A package is named as "<folder>:<class>" or "<folder>:<submodule>.<class>".
+
+    ``entry`` names the weights of torchvision that will be loaded: their builder differs.
+    """
     origin, _, name = architecture.partition(":")
     if origin == "torchvision":
-        return _torchvision_network(name, arguments)
-    network = getattr(_import_file(folder / origin), name, None)
+        return _torchvision_network(name, arguments, entry)
+    *inner, name = name.split(".")
+    network = getattr(_import_source(folder / origin, inner), name, None)
     if not callable(network):
         raise PluginError(f"{origin} defines no {name}: name a class or function that it defines")
     try:
@@ -110,7 +129,17 @@ def create_network(architecture: str, arguments: dict[str, Any], folder: Path) -
     return made
 
 
-def _torchvision_network(name: str, arguments: dict[str, Any]) -> nn.Module:
+def torchvision_entry(name: str, entry: str) -> Any:
+    """torchvision's entry (url, transforms, meta) of its weights; raises PluginError."""
+    import torchvision
+
+    try:
+        return torchvision.models.get_model_weights(name)[entry]
+    except (KeyError, ValueError) as error:
+        raise PluginError(f"torchvision's {name} has no weights {entry} ({error})") from error
+
+
+def _torchvision_network(name: str, arguments: dict[str, Any], entry: str | None) -> nn.Module:
     import torchvision
 
     try:
@@ -118,13 +147,25 @@ def _torchvision_network(name: str, arguments: dict[str, Any]) -> nn.Module:
         if "weights_backbone" in inspect.signature(builder).parameters:
             # Its default would download a backbone only to have it overwritten.
             arguments = {"weights_backbone": None, **arguments}
-        network: nn.Module = builder(weights=None, **arguments)
+        if entry is None:
+            network: nn.Module = builder(weights=None, **arguments)
+        else:
+            network = _unloaded(builder, torchvision_entry(name, entry), arguments)
         return network
     except (ValueError, TypeError) as error:
         raise PluginError(f"torchvision:{name} with arguments {arguments}: {error}") from error
 
 
-def _freeze_batch_norms(module: nn.Module, state: dict[str, Tensor], eps: float | None) -> None:
+def _unloaded(builder: Callable[..., Any], weights: Any, arguments: dict[str, Any]) -> Any:
+    """What ``builder`` makes with ``weights`` (frozen batch norms, say), without their values."""
+    with (
+        patch.object(weights, "get_state_dict", lambda **_: {}),
+        patch.object(nn.Module, "load_state_dict", lambda *_, **__: None),
+    ):
+        return builder(weights=weights, **arguments)
+
+
+def _freeze_batch_norms(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Use frozen batch norms where the weights were saved from such: they count no batches.
 
     torchvision's detectors have them when they come with weights, and plain ones otherwise.
@@ -134,17 +175,38 @@ def _freeze_batch_norms(module: nn.Module, state: dict[str, Tensor], eps: float 
     for name, child in list(module.named_modules()):
         counted = f"{name}.num_batches_tracked" in state
         if isinstance(child, nn.BatchNorm2d) and f"{name}.running_mean" in state and not counted:
-            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps if eps is None else eps)
-            module.set_submodule(name, frozen)
+            module.set_submodule(name, FrozenBatchNorm2d(child.num_features, eps=child.eps))
 
 
-def _import_file(path: Path) -> Any:
-    """Import a file under a name of its own, so that it shadows no other module."""
-    name = f"marsmith_{SOURCE}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise PluginError(f"no Python file {path.name} with the network's source")
+def _import_source(path: Path, inner: list[str]) -> Any:
+    """Import a file or a package (and its module ``inner``) under a name of its own.
+
+    So it shadows no other module, and relative imports find their neighbours.
+    """
+    name = f"marsmith_{SOURCE}_" + re.sub(r"\W", "_", path.name.removesuffix(".py"))
+    file, places = (path, None) if path.suffix == ".py" else (path / "__init__.py", [str(path)])
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=places)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise PluginError(f"no Python file {file.name} with the network's source in {path.name}")
+    # Of another archive, or of the folder that this one was built from.
+    for known in [known for known in sys.modules if f"{known}.".startswith(f"{name}.")]:
+        del sys.modules[known]
+    importlib.invalidate_caches()
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    try:
+        spec.loader.exec_module(module)
+        return importlib.import_module(".".join([name, *inner]))
+    except ModuleNotFoundError as error:
+        missing = str(error.name).replace(name, path.name)
+        raise PluginError(
+            f"{path.name} imports {missing}, which is neither in the archive nor installed: "
+            "install it on every host, or make the network's folder a package and import it "
+            "relatively"
+        ) from error
+    # A source may fail at import in any way.
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise PluginError(
+            f"{path.name} cannot be imported: {type(error).__name__}: {line}"
+        ) from error

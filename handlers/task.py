@@ -24,6 +24,7 @@ from handlers import device, drawing, golden, pictures, requests
 from handlers.accept import JSON
 from handlers.bundle import Bundle
 from handlers.errors import BadRequest, InferenceError, RequestError
+from handlers.foreign import Foreign, Meaning, meaning_of
 from handlers.formats import FORMATS
 from handlers.inputs import ImageInput
 from handlers.options import Option
@@ -67,6 +68,8 @@ class TaskHandler(BaseHandler):
     # Whether the exported module loops over the pictures of a batch, so that tracing fixes their
     # number at one.
     loops: ClassVar[bool] = False
+    # What the outputs of artifacts that others exported may mean; none: the task takes no such.
+    meanings: ClassVar[tuple[Meaning, ...]] = ()
 
     bundle: Bundle
     model: Callable[..., Arrays]
@@ -153,8 +156,14 @@ class TaskHandler(BaseHandler):
         runtime = load_runtime(bundle.runtime)
         check_requirements(runtime, bundle.runtime)
         options = {**bundle.runtime_options, "threads": device.threads(bundle.limits)}
+        options["precision"] = bundle.precision
         place = device.choose(bundle.limits.device, gpu_id)
-        self.model = runtime(folder / bundle.artifact, place, options)
+        model = runtime(folder / bundle.artifact, place, options)
+        self.model = model
+        if bundle.foreign is not None:
+            meaning = meaning_of(bundle.foreign.outputs, self.meanings)
+            count = len(bundle.labels)
+            self.model = Foreign(model, bundle.foreign, bundle.input, meaning, count)
 
     def predict(self, items: list[Item]) -> list[Any]:
         """Answers, or RequestErrors, of pictures of any sizes."""
@@ -176,7 +185,7 @@ class TaskHandler(BaseHandler):
         return [results[index] for index in range(len(arrays))]
 
     def answer(self, images: Iterable[Image.Image], **given: Any) -> list[Any]:
-        """Answers outside a request, with default options but those given; raises InferenceError."""
+        """Answers outside a request, with default options but ``given``; raises RequestError."""
         options = self.defaults() | given
         answers = self.predict([Item(image, options) for image in images])
         for answer in answers:
@@ -237,7 +246,7 @@ class TaskHandler(BaseHandler):
         try:
             outputs = self.model(np.stack(arrays))
             return [tuple(output[i] for output in outputs) for i in range(len(arrays))]
-        # A runtime may fail in ways of its own; what one picture does must not reach its neighbours.
+        # A runtime may fail in ways of its own; one picture must not take its neighbours with it.
         except Exception as error:
             if len(arrays) > 1:
                 logger.warning(

@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,19 @@ from handlers.integrity import sha256
 from handlers.runtimes import Array, ExportRequest, as_arrays, check_requirements
 from handlers.servable import SOURCE, Servable
 from handlers.task import TaskHandler
-from marsmith import archive, goldens, parity, resolve, samples, smoke, weights
+from marsmith import (
+    archive,
+    catalogue,
+    fitting,
+    foreign,
+    goldens,
+    parity,
+    resolve,
+    samples,
+    smoke,
+    sources,
+    weights,
+)
 from marsmith.spec import ModelSpec
 
 SAMPLES = 8
@@ -32,12 +44,13 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build: where the archive is, its sha256, and what parity found."""
+    """A finished build: where the archive is, its sha256, what parity found, and what to know."""
 
     path: Path
     sha256: str
     parity: parity.Report
     unchanged: bool
+    notes: list[str] = field(default_factory=list)
 
 
 def build(
@@ -64,31 +77,55 @@ def build(
         target = store / path.name
         unchanged = _check_target(target, digest, force)
         path.replace(target)
-    return Built(target, digest, report, unchanged)
+    return Built(target, digest, report, unchanged, bundle.provenance.get("notes", []))
 
 
 def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> tuple[parity.Report, Bundle]:
     """Fill ``folder`` with everything that the archive holds, proven against eager."""
     tell("weights")
-    module, bundle = _prepare(spec, root, folder)
-    reference = _reference(bundle, module)
-    _check_defaults(reference)
     images = samples.load(root / spec.samples, SAMPLES, spec.serving.max_pixels)
-    _check_labels(reference, images[0])
-    tell(f"export {spec.runtime}")
-    _export(bundle, module, reference.preprocess(images[0]), folder / bundle.artifact)
-    tell("parity")
-    artifact = plugins.load_task(spec.task)()
-    artifact.bind(bundle, folder)
     tolerance = spec.parity.tolerance or parity.TOLERANCE[spec.precision]
-    report = parity.check(reference, artifact, images, tolerance)
+    if spec.artifact is None:
+        artifact, report = _export_proven(spec, root, folder, images, tolerance, tell)
+    else:
+        bundle = _bundle(spec, root, [], artifact=foreign.copy(spec, root, folder))
+        artifact = foreign.bind(bundle, folder, images[0])
+        _check_defaults(artifact)
+        _check_labels(artifact, images[0])
+        tell("parity")
+        report = foreign.check(artifact, images, tolerance)
+    bundle = artifact.bundle
     golden_tolerance = spec.parity.golden or parity.GOLDEN_TOLERANCE[spec.precision]
     goldens.write(artifact, images, golden_tolerance, folder)
     (folder / "parity.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
     (folder / "model-config.yaml").write_text(spec.serving.model_config_yaml(), "utf-8")
     bundle.write(folder)
     archive.stage_handlers(folder)
+    # Python writes these where it imports the network's source.
+    for cache in list(folder.rglob("__pycache__")):
+        shutil.rmtree(cache)
     return report, bundle
+
+
+def _export_proven(
+    spec: ModelSpec,
+    root: Path,
+    folder: Path,
+    images: list[Image.Image],
+    tolerance: float,
+    tell: Tell,
+) -> tuple[TaskHandler, parity.Report]:
+    """Export the network; a handler with the artifact, and how far its answers are from eager's."""
+    module, bundle = _prepare(spec, root, folder)
+    reference = _reference(bundle, module)
+    _check_defaults(reference)
+    _check_labels(reference, images[0])
+    tell(f"export {spec.runtime}")
+    _export(bundle, module, reference.preprocess(images[0]), folder / bundle.artifact)
+    tell("parity")
+    artifact = plugins.load_task(spec.task)()
+    artifact.bind(bundle, folder)
+    return artifact, parity.check(reference, artifact, images, tolerance)
 
 
 def _prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle]:
@@ -96,30 +133,44 @@ def _prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundl
     file = weights.locate(spec, root)
     given = resolve.image_input(spec)
     source = resolve.source_file(spec, root)
+    notes: list[str] = []
     if source is not None:
-        (folder / SOURCE).mkdir()
-        shutil.copy(source, folder / SOURCE)
-    module = Servable.build(resolve.recipe(spec, given), folder / SOURCE)
-    module.load_weights(weights.load(file))
+        notes = sources.copy(source, folder / SOURCE)
+    recipe, state = resolve.recipe(spec, given), weights.load(file)
+    if spec.weights.torchvision is None:
+        module = Servable.build(recipe, folder / SOURCE)
+        state, unwrapped = fitting.unwrapped(state, module.bare())
+        notes += unwrapped
+        classes = spec.arguments.get("num_classes")
+        fitting.check(state, module.bare(), spec.architecture, classes)
+        module.load_weights(state)
+    else:
+        module = Servable.build(recipe, folder / SOURCE, catalogue.network(recipe, state))
+    return module, _bundle(spec, root, notes, weights=file)
+
+
+def _bundle(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:
+    """What the archive will say of its model; ``files`` are what it was made of."""
     task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
     options = {**runtime.options, **spec.runtime_options}
-    bundle = Bundle(
+    single = spec.artifact is None and task.loops and runtime.traces(options)
+    return Bundle(
         name=spec.name,
         version=spec.version,
         task=spec.task,
         runtime=spec.runtime,
         artifact="model" + runtime.suffix,
         labels=resolve.labels(spec, root),
-        input=given,
+        input=resolve.image_input(spec),
         precision=spec.precision,
         decode=resolve.decode_settings(spec),
         defaults=spec.defaults,
         runtime_options=options,
         limits=_limits(spec),
-        artifact_batch=1 if task.loops and runtime.traces(options) else spec.serving.batch_size,
-        provenance=_provenance(spec, file),
+        artifact_batch=1 if single else spec.serving.batch_size,
+        foreign=resolve.contract(spec),
+        provenance=_provenance(spec, notes, **files),
     )
-    return module, bundle
 
 
 def _limits(spec: ModelSpec) -> Limits:
@@ -182,7 +233,7 @@ def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
 
 def _export(bundle: Bundle, module: Servable, example: Array, path: Path) -> None:
     runtime = plugins.load_runtime(bundle.runtime)
-    check_requirements(runtime, bundle.runtime)
+    check_requirements(runtime, bundle.runtime, export=True)
     if not runtime.dynamic_shapes and plugins.load_task(bundle.task).loops:
         raise ExportError(
             f"runtime {bundle.runtime} takes no shapes that depend on data, as {bundle.task} has"
@@ -198,6 +249,7 @@ def _export(bundle: Bundle, module: Servable, example: Array, path: Path) -> Non
             dynamic=_dynamic(bundle),
             path=path,
             precision=bundle.precision,
+            loops=plugins.load_task(bundle.task).loops,
             options=bundle.runtime_options,
         )
     )
@@ -215,13 +267,22 @@ def _dynamic(bundle: Bundle) -> dict[int, tuple[str, int, int]]:
     return axes
 
 
-def _provenance(spec: ModelSpec, file: Path) -> dict[str, Any]:
-    """What the archive was made of and with; nothing that differs between two builds of it."""
+def _provenance(spec: ModelSpec, notes: list[str], **files: Path) -> dict[str, Any]:
+    """What the archive was made of and with; nothing that differs between two builds of it.
+
+    ``files`` by the keys of the spec that name them: their names and sha256 are recorded.
+    """
     given = spec.model_dump(mode="json", exclude_defaults=True)
-    given["weights"] = {"file": file.name, "sha256": sha256(file)}
+    for key in ("architecture", "labels", "samples"):
+        # Where it lay on the build machine is no fact about the model.
+        if isinstance(given.get(key), str) and given[key].startswith("/"):
+            given[key] = Path(given[key]).name
+    for key, file in files.items():
+        given[key] |= {"file": file.name, "sha256": sha256(file)}
     packages = ("torch", "torchvision", "numpy", "pillow", "torchserve", "torch-model-archiver")
     return {
         "spec": given,
+        **({"notes": notes} if notes else {}),
         "licence": spec.licence,
         "description": spec.description,
         "versions": {"python": platform.python_version(), **{p: installed(p) for p in packages}},

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from handlers import plugins
-from handlers.errors import SpecError
+from handlers.errors import SpecError, WeightsError
+from handlers.foreign import Contract
 from handlers.inputs import ImageInput
 from marsmith.spec import InputSpec, ModelSpec
 from marsmith.weights import torchvision_weights
@@ -19,11 +20,19 @@ def image_input(spec: ModelSpec) -> ImageInput:
     if spec.input is None and default is not None and spec.weights.torchvision is None:
         return default
     given = spec.input or _preset_input(spec)
-    fields = given.model_dump()
+    fields = given.model_dump(exclude={"layout", "dtype", "scale"})
     for key in ("resize", "crop"):
         if isinstance(fields[key], tuple):
             fields[key] = list(fields[key])
     return ImageInput(**{**fields, "mean": tuple(given.mean), "std": tuple(given.std)})
+
+
+def contract(spec: ModelSpec) -> Contract | None:
+    """What an artifact of others takes and gives; None for an architecture."""
+    if spec.artifact is None:
+        return None
+    given = spec.input or InputSpec()
+    return Contract(given.layout, given.dtype, given.scale, spec.outputs)
 
 
 def _preset_input(spec: ModelSpec) -> InputSpec:
@@ -31,7 +40,12 @@ def _preset_input(spec: ModelSpec) -> InputSpec:
         raise SpecError(
             "input: say resize, crop, mean and std; only torchvision's weights bring theirs"
         )
-    preset = torchvision_weights(spec).transforms()
+    return preset_input(torchvision_weights(spec))
+
+
+def preset_input(entry: Any) -> InputSpec:
+    """The input of the preset of one of torchvision's weights."""
+    preset = entry.transforms()
     # A detector's preset only scales to 0..1: it resizes and normalises by itself.
     interpolation = getattr(preset, "interpolation", None)
     return InputSpec(
@@ -50,6 +64,18 @@ def _first(preset: Any, name: str) -> int | None:
 
 def labels(spec: ModelSpec, root: Path) -> list[str]:
     """Class names in the order of the network's outputs."""
+    names = _labels(spec, root)
+    classes = spec.arguments.get("num_classes", len(names))
+    # The arguments of a network of one's own may mean anything.
+    if spec.architecture.startswith("torchvision:") and classes != len(names):
+        raise WeightsError(
+            f"{len(names)} labels for num_classes {classes}: list exactly {classes} labels in the "
+            "order of the classes (torchvision's detectors count the background as the first)"
+        )
+    return names
+
+
+def _labels(spec: ModelSpec, root: Path) -> list[str]:
     if isinstance(spec.labels, list):
         return _checked(spec.labels, "labels")
     if spec.labels is None:
@@ -96,9 +122,11 @@ def recipe(spec: ModelSpec, given: ImageInput) -> dict[str, Any]:
     if not architecture.startswith("torchvision:"):
         file, _, name = architecture.rpartition(":")
         architecture = f"{Path(file).name}:{name}"
+    entry = spec.weights.torchvision
     return {
         "architecture": architecture,
         "arguments": spec.arguments,
+        **({} if entry is None else {"entry": entry}),
         "task": spec.task,
         "decode": decode_settings(spec),
         "mean": list(given.mean),
@@ -107,10 +135,12 @@ def recipe(spec: ModelSpec, given: ImageInput) -> dict[str, Any]:
 
 
 def source_file(spec: ModelSpec, root: Path) -> Path | None:
-    """The file with the network's own source, None for torchvision's."""
+    """The file, or package folder, with the network's own source, None for torchvision's."""
     if spec.architecture.startswith("torchvision:"):
         return None
     path = root / spec.architecture.rpartition(":")[0]
-    if not path.is_file():
+    if path.suffix != ".py" and not (path / "__init__.py").is_file():
+        raise SpecError(f"architecture: {path.name} is no package folder with __init__.py")
+    if path.suffix == ".py" and not path.is_file():
         raise SpecError(f"architecture: no file {spec.architecture.rpartition(':')[0]}")
     return path

@@ -13,10 +13,10 @@ from pathlib import Path
 from handlers.errors import ServerError
 from marsmith import environment
 from marsmith.addresses import TOKEN_FILE, read_properties
+from marsmith.archive import read_header
 from marsmith.client import Client
 from marsmith.processes import Running, find_running, stop_running
 from marsmith.status import VersionStatus, read_status
-from marsmith.archive import read_header
 from marsmith.store import archives_newest_first
 
 _CONSOLE = "console.log"

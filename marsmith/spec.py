@@ -25,7 +25,8 @@ from pydantic import (
 )
 
 from handlers import plugins
-from handlers.errors import SpecError
+from handlers.errors import LoadError, SpecError
+from handlers.foreign import meaning_of
 from handlers.inputs import INTERPOLATIONS
 
 MODELS = Path("models")
@@ -38,14 +39,23 @@ class _Strict(BaseModel):
 
 
 class InputSpec(_Strict):
-    """Geometry and colour of the input; see ``handlers.inputs.ImageInput``."""
+    """Geometry and colour of the input; see ``handlers.inputs.ImageInput``.
 
-    color: Literal["rgb", "gray"] = "rgb"
+    ``layout``, ``dtype`` and ``scale``, by which pixels are divided, are those of an artifact that
+    others exported; see ``handlers.foreign.Contract``.
+    """
+
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
     resize: Size = None
     crop: Size = None
     interpolation: str = "bilinear"
     mean: Annotated[list[float], Field(strict=False)] = [0.485, 0.456, 0.406]
     std: Annotated[list[float], Field(strict=False)] = [0.229, 0.224, 0.225]
+    antialias: bool = True
+    letterbox: Annotated[int, Field(ge=0, le=255)] | None = None
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    dtype: Literal["float32", "uint8"] = "float32"
+    scale: Annotated[float, Field(ge=1, le=65535)] = 255.0
 
     @field_validator("resize", "crop", mode="before")
     @classmethod
@@ -64,21 +74,35 @@ class InputSpec(_Strict):
                 raise ValueError(f"{name} has {len(values)} values, {self.color} has {channels}")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
+        if not self.antialias and self.interpolation != "bilinear":
+            raise ValueError("antialias: false is there for interpolation bilinear alone")
+        if self.letterbox is not None and not (isinstance(self.resize, tuple) and not self.crop):
+            raise ValueError("letterbox needs resize: [height, width] and no crop")
         return self
 
 
 class WeightsSpec(_Strict):
-    """Where the state_dict is: a ``file``, or the name of ``torchvision``'s own weights."""
+    """Where the state_dict is: a ``file``, or the name of ``torchvision``'s own weights.
+
+    Both: a local file in the place of torchvision's, whose builder, preset and labels are used.
+    """
 
     file: str | None = None
     torchvision: str | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> WeightsSpec:
-        if (self.file is None) == (self.torchvision is None):
-            raise ValueError("name exactly one of 'file' and 'torchvision'")
+    def _any(self) -> WeightsSpec:
+        if self.file is None and self.torchvision is None:
+            raise ValueError("name a 'file', or the entry of 'torchvision'")
         return self
+
+
+class ArtifactSpec(_Strict):
+    """A ``file`` that somebody else exported, which is packed as it is."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 class ParitySpec(_Strict):
@@ -151,7 +175,9 @@ def _model_name(name: str) -> str:
 class ModelSpec(_Strict):
     """One servable model. ``labels`` is a list, a file, or None for those of torchvision's weights.
 
-    ``input`` None takes the preset of torchvision's weights. ``decode`` are the task's settings
+    The model is an ``architecture`` with ``weights``, or an ``artifact`` whose ``outputs`` say what
+    it gives (see ``handlers.foreign.Contract``). ``input`` None takes the preset of torchvision's
+    weights. ``decode`` are the task's settings
     fixed in the exported module, ``defaults`` the request options' defaults, ``samples`` a folder
     of pictures for parity and the golden requests. ``default`` marks what a plain
     ``./build_mar.sh`` builds.
@@ -160,9 +186,11 @@ class ModelSpec(_Strict):
     name: Annotated[str, AfterValidator(_model_name)]
     version: str = "1.0"
     task: str
-    architecture: str
+    architecture: str = ""
     arguments: dict[str, Any] = {}
-    weights: WeightsSpec
+    weights: WeightsSpec = WeightsSpec.model_construct()
+    artifact: ArtifactSpec | None = None
+    outputs: dict[str, Any] = {}
     labels: list[str] | str | None = None
     input: InputSpec | None = None
     runtime: str = "torchscript"
@@ -187,11 +215,22 @@ class ModelSpec(_Strict):
     @field_validator("architecture")
     @classmethod
     def _origin(cls, architecture: str) -> str:
-        if not re.fullmatch(r"torchvision:\w+|[\w./-]+\.py:\w+", architecture):
+        if not re.fullmatch(
+            r"torchvision:\w+|[^:]+\.py:\w+|[^:]*/[^:/]+:\w+(\.\w+)*", architecture
+        ):
             raise ValueError(
-                f'{architecture!r}: write "torchvision:resnet18" or "folder/my_model.py:Net"'
+                f'{architecture!r}: write "torchvision:resnet18" or "folder/my_model.py:Net", or '
+                '"./folder/my_package:Net" for a folder with __init__.py'
             )
         return architecture
+
+    @field_validator("outputs", mode="before")
+    @classmethod
+    def _named(cls, outputs: Any) -> Any:
+        """``logits`` and ``[boxes, scores, labels]`` are short for names that the artifact has."""
+        names = [outputs] if isinstance(outputs, str) else outputs
+        listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return dict.fromkeys(names) if listed else outputs
 
     @model_validator(mode="after")
     def _plugins(self) -> ModelSpec:
@@ -206,6 +245,58 @@ class ModelSpec(_Strict):
         )
         _check_keys("decode", self.decode, plugins.load_task(self.task).decode_settings)
         return self
+
+    @model_validator(mode="after")
+    def _made(self) -> ModelSpec:
+        given = self.model_fields_set
+        theirs = {"layout", "dtype", "scale"}
+        if self.artifact is not None:
+            ours = {"architecture", "arguments", "weights", "decode", "precision"} & given
+            if ours:
+                raise ValueError(f"{', '.join(sorted(ours))}: not for an artifact of others")
+            _check_foreign(self)
+            return self
+        for key in ("architecture", "weights"):
+            if key not in given:
+                raise ValueError(f"{key}: Field required, or an artifact that others exported")
+        if "outputs" in given or (self.input and theirs & self.input.model_fields_set):
+            raise ValueError(
+                "outputs, input.layout, input.dtype and input.scale are of an artifact that others "
+                "exported; here mean and std are for pixels from 0 to 1"
+            )
+        return self
+
+
+def _check_foreign(spec: ModelSpec) -> None:
+    """What must be said of an artifact of others, for nothing in it tells; raises ValueError."""
+    if spec.input is None:
+        raise ValueError("input: say layout, dtype, color, resize, mean and std of the artifact")
+    said = {"mean", "std"} & spec.input.model_fields_set
+    if spec.input.dtype == "float32" and len(said) < 2:
+        raise ValueError(
+            "input: say mean and std of the artifact ([0, 0, 0] and [1, 1, 1] where it has none)"
+        )
+    if spec.input.dtype == "uint8" and said | ({"scale"} & spec.input.model_fields_set):
+        raise ValueError("input: mean, std and scale are not applied to dtype uint8")
+    try:
+        meaning = meaning_of(spec.outputs, plugins.load_task(spec.task).meanings)
+    except LoadError as error:
+        raise ValueError(str(error)) from error
+    for key, value in spec.outputs.items():
+        kinds = (str, type(None)) if key in meaning.names else (type(meaning.settings[key]),)
+        if type(value) not in kinds:
+            raise ValueError(f"outputs.{key}: {value!r:.60} is not of type {kinds[0].__name__}")
+    suffix = Path(spec.artifact.file).suffix if spec.artifact else ""
+    if suffix != plugins.load_runtime(spec.runtime).suffix:
+        fitting = ", ".join(runtimes_for(suffix)) or "none"
+        raise ValueError(f"runtime {spec.runtime} loads no {suffix} file; those that do: {fitting}")
+
+
+def runtimes_for(suffix: str) -> list[str]:
+    """Names of the runtimes whose artifacts end in ``suffix``."""
+    return [
+        name for name in plugins.names("runtimes") if plugins.load_runtime(name).suffix == suffix
+    ]
 
 
 def _check_keys(where: str, given: dict[str, Any], accepted: Any) -> None:
@@ -225,7 +316,17 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
         ) from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
-    return parse({**fields, **(overrides or {})}, str(path))
+    given = {**fields, **(overrides or {})}
+    ours, theirs = fields.get("weights"), given.get("weights")
+    same = given.get("architecture") == fields.get("architecture")
+    if same and isinstance(ours, dict) and isinstance(theirs, dict) and "torchvision" in ours:
+        # Another file does not change what made the network, its preset and its labels.
+        given["weights"] = {"torchvision": ours["torchvision"], **theirs}
+    plain = ModelSpec.model_fields["runtime"].default
+    if given.get("runtime", plain) != fields.get("runtime", plain):
+        # The file's options are those of the runtime that it names.
+        given["runtime_options"] = (overrides or {}).get("runtime_options", {})
+    return parse(given, str(path))
 
 
 def defaults(root: Path) -> list[ModelSpec]:

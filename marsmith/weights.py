@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ CACHE = Path("weights/download")
 
 def locate(spec: ModelSpec, root: Path) -> Path:
     """The local file of a spec's weights, downloaded where needed, its sha256 checked."""
-    if spec.weights.torchvision is not None:
+    if spec.weights.file is None:
         url = torchvision_weights(spec).url
         name = url.rsplit("/", 1)[1]
         # torchvision's file names end in the first eight digits of their sha256.
         digest = spec.weights.sha256 or name.rsplit("-", 1)[-1].partition(".")[0]
         return download(url, root / CACHE / name, digest)
-    path = root / str(spec.weights.file)
+    path = root / spec.weights.file
     if not path.is_file():
         raise WeightsError(f"no weights at {spec.weights.file}: put the state_dict's file there")
     if spec.weights.sha256 and sha256(path) != spec.weights.sha256:
@@ -61,7 +62,7 @@ def load(path: Path) -> dict[str, Tensor]:
     # Its unpickler meets damage with IndexError, KeyError, struct.error and more.
     except Exception as error:
         raise WeightsError(
-            f"{path.name} cannot be read as a state_dict ({' '.join(str(error).split())[:200]}): "
+            f"{path.name} cannot be read as a state_dict ({_why(path, error)}): "
             "save it with torch.save(model.state_dict(), path)"
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
@@ -73,3 +74,16 @@ def load(path: Path) -> dict[str, Tensor]:
             "with torch.save(model.state_dict(), path)"
         )
     return saved
+
+
+def _why(path: Path, error: Exception) -> str:
+    """What a file is that torch.load does not take for tensors, as far as its error tells."""
+    words = " ".join(str(error).split())
+    if "torch.jit" in words or "TorchScript" in words:
+        return "it is a TorchScript file, which is packed with --artifact, or artifact: in YAML"
+    if found := re.search(r"GLOBAL (\S+) was not an allowed global", words):
+        return (
+            f"it holds a pickled object of {found[1]}, such as a whole model, and reading that "
+            "would run code of the file"
+        )
+    return words[:200]

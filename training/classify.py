@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training import common, data, heldout
+from training import common, data, heldout, pictures
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Recipe:
     steps: int
 
 
-def pixels(pictures: list[data.Shape], resize: int, crop: int) -> Tensor:
+def pixels(shapes: list[data.Shape], resize: int, crop: int) -> Tensor:
     """Decode, resize the short side, crop the centre: uint8 [count, crop, crop, 3]."""
-    images = (common.resize_short(data.decode(file), resize) for file, _ in pictures)
-    squares = [np.asarray(common.centre_crop(image, crop)) for image in images]
+    images = (pictures.resize_short(data.decode(file), resize) for file, _ in shapes)
+    squares = [np.asarray(pictures.centre_crop(image, crop)) for image in images]
     return torch.from_numpy(np.stack(squares))
 
 
@@ -34,24 +34,24 @@ def random_crop(squares: Tensor, side: int) -> Tensor:
     return squares[:, top : top + side, left : left + side]
 
 
-def judge(model: nn.Module, pictures: list[data.Shape], recipe: Recipe) -> float:
+def judge(model: nn.Module, shapes: list[data.Shape], recipe: Recipe) -> float:
     """Top-1 accuracy, the pictures being preprocessed as they are in the service."""
-    inputs = pixels(pictures, recipe.resize, recipe.crop)
-    return common.accuracy(model, inputs, [label for _, label in pictures], common.normalised)
+    inputs = pixels(shapes, recipe.resize, recipe.crop)
+    return common.accuracy(model, inputs, [label for _, label in shapes], pictures.normalised)
 
 
 def train(model: nn.Module, recipe: Recipe, given: common.Options) -> None:
     """Train on rendered pictures, save, and print the accuracy on the two other splits."""
-    pictures = data.shapes("train", recipe.pictures)
-    x = pixels(pictures, recipe.resize, recipe.resize)
-    labels = torch.tensor([label for _, label in pictures])
+    shapes = data.shapes("train", recipe.pictures)
+    x = pixels(shapes, recipe.resize, recipe.resize)
+    labels = torch.tensor([label for _, label in shapes])
     batch = common.batches(len(x), recipe.batch)
     model.to(memory_format=torch.channels_last)
 
     def loss(step: int) -> Tensor:
         chosen = batch(step)
-        views = common.random_symmetry(random_crop(x[chosen], recipe.crop))
-        inputs = common.normalised(common.random_light(views))
+        views = pictures.random_symmetry(random_crop(x[chosen], recipe.crop))
+        inputs = pictures.normalised(pictures.random_light(views))
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(inputs)
         return functional.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.05)

@@ -1,4 +1,4 @@
-"""What the training scripts share: the command line, preprocessing, the loop, saving.
+"""What the training scripts share: the command line, the loop, saving, accuracy.
 
 The learning rate follows the steps, so a run is repeatable from its seed. Only where the machine
 is too slow for all the steps in `--minutes` does the clock take over and shorten the run.
@@ -7,29 +7,24 @@ is too slow for all the steps in `--minutes` does the clock take over and shorte
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 SEED = 20240607
-
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command line: where the weights go, and the most minutes that training may take."""
+    """The command line: where the weights go, the most minutes, and whether to go on from them."""
 
     out: Path
     minutes: float
+    resume: bool
 
 
 @dataclass(frozen=True)
@@ -45,53 +40,26 @@ class Phase:
     share: float
 
 
-def options(description: str, weights: str, minutes: float) -> Options:
-    """Parse the command line and fix the seeds."""
+def options(description: str, weights: str, minutes: float, resumable: bool = False) -> Options:
+    """Parse the command line and fix the seeds; `resumable` trainings go in phases."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path("weights") / weights)
     parser.add_argument("--minutes", type=float, default=minutes, help="most time for training")
+    if resumable:
+        last = "go on from the weights at --out, with the last phase"
+        parser.add_argument("--resume", action="store_true", help=last)
     given = parser.parse_args()
     torch.manual_seed(SEED)
     torch.set_num_threads(2)
-    return Options(given.out, given.minutes)
+    return Options(given.out, given.minutes, resumable and given.resume)
 
 
-def resize_short(image: Image.Image, short: int) -> Image.Image:
-    """Resize the short side to `short` pixels, as torchvision's Resize does (the long floors)."""
-    width, height = image.size
-    size = (
-        (short, int(short * height / width))
-        if width <= height
-        else (int(short * width / height), short)
-    )
-    return image.resize(size, Image.Resampling.BILINEAR)
-
-
-def centre_crop(image: Image.Image, side: int) -> Image.Image:
-    """The central square of `side` pixels, placed as torchvision's CenterCrop places it."""
-    left, top = (round((extent - side) / 2) for extent in image.size)
-    return image.crop((left, top, left + side, top + side))
-
-
-def normalised(pixels: Tensor) -> Tensor:
-    """uint8 [batch, height, width, 3] -> float32 [batch, 3, height, width], channels last."""
-    mean, std = 255 * torch.tensor(MEAN), 255 * torch.tensor(STD)
-    return ((pixels - mean) / std).permute(0, 3, 1, 2)
-
-
-def random_light(pixels: Tensor) -> Tensor:
-    """Vary brightness, contrast and tint of each picture: uint8 [batch, height, width, 3]."""
-    one = (len(pixels), 1, 1, 1)
-    tint = torch.empty(len(pixels), 1, 1, 3).uniform_(0.9, 1.1)
-    contrast, shift = torch.empty(one).uniform_(0.7, 1.3), torch.empty(one).uniform_(-25, 25)
-    return (pixels * (tint * contrast) + shift).clamp(0, 255)
-
-
-def random_symmetry(pictures: Tensor) -> Tensor:
-    """The batch [batch, side, side, ...], mirrored or not and turned by quarter turns."""
-    if torch.rand(()) < 0.5:
-        pictures = pictures.flip(2)
-    return pictures.rot90(int(torch.randint(4, ())), (1, 2))
+def phases_left(model: nn.Module, phases: Sequence[Phase], given: Options) -> Sequence[Phase]:
+    """All phases; when resuming, only the last one, after loading the weights at `given.out`."""
+    if not given.resume:
+        return phases
+    model.load_state_dict(torch.load(given.out, weights_only=True))
+    return [replace(phases[-1], share=1.0)]
 
 
 def batches(count: int, size: int) -> Callable[[int], Tensor]:

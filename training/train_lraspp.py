@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from training import common, data, heldout
+from training import common, data, heldout, pictures
 from training.depthwise import accelerate
 from training.metrics import Map, mean_iou
 from training.render import LABELS
@@ -23,7 +23,7 @@ PHASES = (common.Phase(96, 2400, 2e-3, 0.5), common.Phase(SHORT, 1000, 1e-3, 0.5
 def example(scene: data.AnnotatedScene) -> Tensor:
     """RGB and class ids at the training size: uint8 [height, width, 4]."""
     file, _, _, semantic = scene
-    image = common.resize_short(data.decode(file), SHORT)
+    image = pictures.resize_short(data.decode(file), SHORT)
     ids = Image.fromarray(semantic).resize(image.size, Image.Resampling.NEAREST)
     return torch.from_numpy(np.dstack([np.asarray(image), np.asarray(ids)]))
 
@@ -41,15 +41,15 @@ def random_square(picture: Tensor) -> Tensor:
 def answers(model: nn.Module, scenes: list[data.AnnotatedScene]) -> Iterator[tuple[Map, Map]]:
     """Predicted and true map of each scene, at the picture's own size."""
     for file, _, _, semantic in scenes:
-        pixels = np.array(common.resize_short(data.decode(file), SHORT))
-        logits = model(common.normalised(torch.from_numpy(pixels)[None]))["out"]
+        pixels = np.array(pictures.resize_short(data.decode(file), SHORT))
+        logits = model(pictures.normalised(torch.from_numpy(pixels)[None]))["out"]
         ids = Image.fromarray(logits[0].argmax(0).numpy().astype(np.uint8))
         own_size = semantic.shape[1], semantic.shape[0]
         yield np.asarray(ids.resize(own_size, Image.Resampling.NEAREST)), semantic
 
 
 def main() -> None:
-    given = common.options(__doc__, "lraspp_shapes.pth", minutes=22)
+    given = common.options(__doc__, "lraspp_shapes.pth", minutes=22, resumable=True)
     examples = [example(scene) for scene in data.annotated_scenes("train", SCENES)]
     batch = common.batches(len(examples), BATCH)
     model = lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=len(LABELS))
@@ -57,15 +57,15 @@ def main() -> None:
 
     def loss(step: int, side: int) -> Tensor:
         squares = torch.stack([random_square(examples[index]) for index in batch(step).tolist()])
-        squares = common.random_symmetry(squares)
-        inputs = common.normalised(common.random_light(squares[..., :3]))
+        squares = pictures.random_symmetry(squares)
+        inputs = pictures.normalised(pictures.random_light(squares[..., :3]))
         inputs = functional.interpolate(inputs, (side, side), mode="bilinear", antialias=True)
         ids = functional.interpolate(squares[..., 3][:, None].float(), (side, side))[:, 0].long()
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(inputs)["out"]
         return functional.cross_entropy(logits.float(), ids)
 
-    for phase in PHASES:
+    for phase in common.phases_left(model, PHASES, given):
         at_this_side = partial(loss, side=phase.side)
         common.fit(
             model, at_this_side, phase.steps, phase.share * given.minutes, phase.learning_rate

@@ -13,6 +13,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from training import common, data, heldout
 from training.depthwise import accelerate
 from training.metrics import mean_average_precision
+from training.pictures import random_light
 from training.render import LABELS
 
 BACKBONE = Path("weights") / "lraspp_shapes.pth"
@@ -57,7 +58,7 @@ def random_view(pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         )
     if transpose:
         pixels, boxes = pixels.transpose(0, 1), boxes[:, [1, 0, 3, 2]]
-    return common.random_light(pixels[None])[0], boxes
+    return random_light(pixels[None])[0], boxes
 
 
 @torch.inference_mode()
@@ -69,9 +70,9 @@ def judge(model: nn.Module, scenes: list[data.AnnotatedScene]) -> float:
 
 
 def main() -> None:
-    given = common.options(__doc__, "ssdlite_shapes.pth", minutes=22)
+    given = common.options(__doc__, "ssdlite_shapes.pth", minutes=22, resumable=True)
     scenes = data.annotated_scenes("train", SCENES)
-    pictures = [picture(file) for file, *_ in scenes]
+    images = [picture(file) for file, *_ in scenes]
     targets = [(torch.from_numpy(boxes), torch.from_numpy(ids)) for _, boxes, ids, _ in scenes]
     batch = common.batches(len(scenes), BATCH)
     model = ssdlite320_mobilenet_v3_large(weights_backbone=None, num_classes=len(LABELS))
@@ -83,18 +84,18 @@ def main() -> None:
     )
 
     def loss(step: int) -> Tensor:
-        images: list[Tensor] = []
+        inputs: list[Tensor] = []
         truths: list[Target] = []
         for index in batch(step).tolist():
             boxes, labels = targets[index]
-            pixels, boxes = random_view(pictures[index], boxes)
-            images.append(model_input(pixels))
+            pixels, boxes = random_view(images[index], boxes)
+            inputs.append(model_input(pixels))
             truths.append({"boxes": boxes, "labels": labels})
         with torch.autocast("cpu", torch.bfloat16):
-            losses: dict[str, Tensor] = model(images, truths)
+            losses: dict[str, Tensor] = model(inputs, truths)
         return torch.stack(list(losses.values())).sum()
 
-    for phase in PHASES:
+    for phase in common.phases_left(model, PHASES, given):
         model.transform.fixed_size = (phase.side, phase.side)
         common.fit(model, loss, phase.steps, phase.share * given.minutes, phase.learning_rate)
     common.save(model, given.out)

@@ -30,7 +30,8 @@ class Runtime(ABC):
     """An artifact ready to answer.
 
     ``suffix`` is the artifact's file name ending, ``requires`` the packages to install beside the
-    base requirements, ``dynamic_shapes`` whether output shapes may depend on data (a runtime that
+    base requirements (``export_requires`` those that only a build needs), ``precisions`` what it
+    can compute in, ``dynamic_shapes`` whether output shapes may depend on data (a runtime that
     says no is given ``network`` alone, and ``decode`` runs in the handler), ``options`` the keys a
     spec's ``runtime_options`` may have with their defaults.
     """
@@ -38,6 +39,8 @@ class Runtime(ABC):
     required: ClassVar[tuple[str, ...]] = ("suffix",)
     suffix: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
+    export_requires: ClassVar[tuple[str, ...]] = ()
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     dynamic_shapes: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Any]] = {}
 
@@ -45,8 +48,9 @@ class Runtime(ABC):
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         """Load the artifact at ``path`` onto ``device`` ("cpu" or "cuda:0").
 
-        ``options`` holds ``threads`` (native threads of this worker, at least 1) and the keys of
-        the class's own ``options``. Raises RuntimeUnavailable or another LoadError.
+        ``options`` holds ``threads`` (native threads of this worker, at least 1), ``precision``
+        (one of ``precisions``) and the keys of the class's own ``options``. Raises
+        RuntimeUnavailable or another LoadError.
         """
 
     @classmethod
@@ -58,6 +62,19 @@ class Runtime(ABC):
     def __call__(self, *arrays: Array) -> Arrays:
         """Outputs for one batch of uint8 pictures (N, H, W, C); each output's axis 0 is N."""
 
+    def named(self, images: Array) -> dict[str, Array]:
+        """Outputs by name for one batch as an artifact of others takes it (``handlers.foreign``).
+
+        The names are the artifact's own; positions ("0", "1") where it has none.
+        """
+        return {str(index): output for index, output in enumerate(self(images))}
+
+    @classmethod
+    def parts(cls, path: Path) -> dict[str, Path]:
+        """Files that an artifact of others at ``path`` needs beside it, by the names they need
+        there once the artifact itself is named model and its suffix."""
+        return {}
+
 
 @dataclass(frozen=True)
 class ExportRequest:
@@ -65,7 +82,8 @@ class ExportRequest:
 
     ``module`` in evaluation mode on the CPU, ``example`` its input (uint8, batch of 2 or more),
     ``dynamic`` the input axes that vary at serving time with their (name, minimum, maximum),
-    ``path`` where the artifact goes, ``options`` the runtime's options.
+    ``path`` where the artifact goes, ``options`` the runtime's options. ``loops`` tells that the
+    module goes through the pictures of a batch one by one and that its shapes depend on data.
     """
 
     module: Servable
@@ -73,12 +91,14 @@ class ExportRequest:
     dynamic: dict[int, tuple[str, int, int]]
     path: Path
     precision: str = "fp32"
+    loops: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_requirements(runtime: type[Runtime], name: str) -> None:
-    """Raise RuntimeUnavailable naming what is to be installed for ``runtime``."""
-    missing = [package for package in runtime.requires if find_spec(package) is None]
+def check_requirements(runtime: type[Runtime], name: str, export: bool = False) -> None:
+    """Raise RuntimeUnavailable naming what is to be installed to serve, or to ``export``."""
+    packages = [*runtime.requires, *(runtime.export_requires if export else ())]
+    missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise RuntimeUnavailable(
             f"runtime {name} needs the Python packages {', '.join(missing)}: install them with "

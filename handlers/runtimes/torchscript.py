@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from handlers.errors import ExportError, IntegrityError
+from handlers.foreign import flatten
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
 METHODS = ("trace", "script")
@@ -41,6 +42,13 @@ class TorchScript(Runtime):
         with torch.inference_mode():
             images = (torch.from_numpy(array).to(self._device) for array in arrays)
             return as_arrays(self._module(*images))
+
+    def named(self, images: Array) -> dict[str, Array]:
+        batch = torch.from_numpy(images).to(self._device)
+        with torch.inference_mode():
+            # torchvision's scripted detectors take a list of pictures.
+            takes = str(self._module.forward.schema.arguments[1].type)
+            return flatten(self._module(list(batch) if takes == "List[Tensor]" else batch))
 
     @classmethod
     def traces(cls, options: Mapping[str, Any]) -> bool:

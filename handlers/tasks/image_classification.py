@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from handlers import drawing
+from handlers.foreign import Meaning, probabilities, through
 from handlers.options import Option
 from handlers.runtimes import Arrays
 from handlers.task import Difference, TaskHandler
@@ -25,6 +26,11 @@ class Softmax(nn.Module):
 
 class ImageClassification(TaskHandler):
     """Answers ``[{"label", "score"}, ...]``, best first."""
+
+    meanings = (
+        Meaning(("logits",), through(Softmax(), "N, classes")),
+        Meaning(("probabilities",), probabilities),
+    )
 
     @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
@@ -68,7 +74,7 @@ class ImageClassification(TaskHandler):
             answer[0]["label"] == self.bundle.labels[truth]
             for answer, truth in zip(answers, truths, strict=True)
         ]
-        return sum(right) / len(right)
+        return float(np.mean(right))
 
     @staticmethod
     def summary(answer: Any) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from handlers import drawing
 from handlers.errors import PluginError
+from handlers.foreign import Meaning, detections
 from handlers.inputs import ImageInput
 from handlers.options import Option
 from handlers.runtimes import Arrays
@@ -38,6 +39,10 @@ class Detector(Adapter):
             detections = self.network(images)[1]
         else:
             detections = self.network(images)
+        if len(images) == 1:
+            # Apart, since some exporters know no padding, and trace one picture at a time.
+            only = detections[0]
+            return only["boxes"][None], only["scores"][None], only["labels"][None]
         return (
             nn.utils.rnn.pad_sequence([each["boxes"] for each in detections], True),
             nn.utils.rnn.pad_sequence([each["scores"] for each in detections], True),
@@ -59,6 +64,11 @@ class ObjectDetection(TaskHandler):
     Boxes are in the picture's own pixels, upright as the picture is shown.
     """
 
+    meanings = (
+        Meaning(
+            ("boxes", "scores", "labels"), detections, {"normalised": False, "label_offset": 0}
+        ),
+    )
     decode_settings = {"score_floor": 0.05, "nms_iou": None, "max_detections": 100}
     # The detector resizes and normalises by itself; it takes the picture's own pixels.
     default_input = ImageInput(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -95,6 +105,7 @@ class ObjectDetection(TaskHandler):
 
     def postprocess(self, outputs: Arrays, picture: Image.Image, options: dict[str, Any]) -> Any:
         boxes, scores, classes = outputs
+        boxes = self.bundle.input.boxes_in_picture(boxes, picture.size)
         kept = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= options["min_score"]]
         return [
             {
@@ -155,7 +166,13 @@ class ObjectDetection(TaskHandler):
             scores = torch.tensor([float(each["score"]) for each in answer])
             found = torch.from_numpy(_boxes(answer)).float()
             metric.update(
-                [{"boxes": found, "scores": scores, "labels": torch.tensor(ids, dtype=torch.int64)}],
+                [
+                    {
+                        "boxes": found,
+                        "scores": scores,
+                        "labels": torch.tensor(ids, dtype=torch.int64),
+                    }
+                ],
                 [{"boxes": torch.as_tensor(boxes), "labels": torch.as_tensor(classes)}],
             )
         return float(metric.compute()["map"])

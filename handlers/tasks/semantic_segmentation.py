@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from handlers import drawing
+from handlers.foreign import Meaning, class_ids, through
 from handlers.options import Option
 from handlers.runtimes import Arrays
 from handlers.servable import Adapter
@@ -39,7 +40,7 @@ class Out(Adapter):
 
 
 class Argmax(nn.Module):
-    """Logits (N, classes, H, W) -> class ids and confidence (softmax of the class, 0..255), uint8."""
+    """Logits (N, classes, H, W) -> class ids and confidence (its softmax, 0..255), both uint8."""
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         confidence, ids = torch.softmax(logits.float(), dim=1).max(dim=1)
@@ -54,6 +55,10 @@ class SemanticSegmentation(TaskHandler):
     (mode P, in the colours of a drawn answer), or COCO's run-length encoding for each class.
     """
 
+    meanings = (
+        Meaning(("logits",), through(Argmax(), "N, classes, H, W")),
+        Meaning(("ids",), class_ids),
+    )
     continuous = False
 
     @staticmethod
@@ -69,7 +74,8 @@ class SemanticSegmentation(TaskHandler):
         return [Option("mask", str, default, "how the mask is encoded", choices=MASKS)]
 
     def postprocess(self, outputs: Arrays, picture: Image.Image, options: dict[str, Any]) -> Any:
-        ids, confidence = (_resized(output, picture.size) for output in outputs)
+        shown = (self.bundle.input.plane_in_picture(each, picture.size) for each in outputs)
+        ids, confidence = (_resized(each, picture.size) for each in shown)
         counts = np.bincount(ids.ravel(), minlength=256)
         totals = np.bincount(ids.ravel(), weights=confidence.ravel(), minlength=256)
         present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]

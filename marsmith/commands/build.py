@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from handlers.errors import SpecError
 
+if TYPE_CHECKING:
+    from marsmith.spec import ModelSpec
+
 MODELS = Path("models")
+# build_mar.sh says here where its caller stands: paths on the command line are relative to that.
+CALLER = "MARSMITH_CALLER"
+
+
+def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
+    """Reads one number (where ``single``), or several with commas between."""
+
+    def read(context: click.Context, option: click.Parameter, text: str | None) -> Any:
+        if text is None:
+            return None
+        try:
+            values = [kind(part) for part in text.split(",")]
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r}: write numbers with commas between") from error
+        return values[0] if single and len(values) == 1 else values
+
+    return read
 
 
 @click.command()
@@ -26,68 +48,137 @@ MODELS = Path("models")
 @click.option(
     "--samples", type=click.Path(path_type=Path), help="Folder of pictures to compare on."
 )
-@click.option(
-    "--store", type=click.Path(path_type=Path), default=Path("model-store"), show_default=True
-)
+@click.option("--store", type=click.Path(path_type=Path), help="Default: model-store.")
 @click.option("--force", is_flag=True, help="Replace an archive of the same name and version.")
+@click.option("--missing", is_flag=True, help="Leave out what is in the store already.")
+@click.option("--name", help="Build a model without a file of models/, under this name.")
+@click.option("--task", help="What it does, such as image-classification.")
+@click.option("--arch", help="torchvision:resnet18, my_model.py:Net or my_package:Net.")
+@click.option("--arg", multiple=True, help="KEY=VALUE for the network's constructor; repeatable.")
+@click.option("--num-classes", type=int, help="Short for --arg num_classes=N.")
+@click.option("--artifact", type=click.Path(path_type=Path), help="A file that others exported.")
+@click.option("--outputs", help="What that gives: logits, or boxes=dets,scores=conf,labels=ids.")
+@click.option("--labels", type=click.Path(path_type=Path), help="File with one label a line.")
+@click.option("--resize", callback=_numbers(int, True), help="Shorter side, or HEIGHT,WIDTH.")
+@click.option("--crop", callback=_numbers(int, True), help="Centre crop: side, or HEIGHT,WIDTH.")
+@click.option("--mean", callback=_numbers(float, False), help="Per channel, for pixels 0..1.")
+@click.option("--std", callback=_numbers(float, False), help="Per channel, for pixels 0..1.")
+@click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos.")
+@click.option("--color", help="rgb, bgr or gray.")
+@click.option("--antialias/--no-antialias", default=None, help="Smooth when shrinking, or as cv2.")
+@click.option("--letterbox", type=int, help="Keep the shape in --resize; grey level around it.")
+@click.option("--layout", help="nchw or nhwc, of an artifact.")
+@click.option("--dtype", help="float32 or uint8, of an artifact.")
+@click.option("--scale", type=float, help="By which an artifact wants pixels divided, such as 255.")
+@click.option("--save-yaml", type=click.Path(path_type=Path), help="Write a model file of it, too.")
 @click.option("--list", "listing", is_flag=True, help="List the models that can be built.")
-def command(names: tuple[str, ...], store: Path, force: bool, listing: bool, **given: Any) -> None:
+def command(
+    names: tuple[str, ...], force: bool, missing: bool, listing: bool, **given: Any
+) -> None:
     """Build archives of the named models (default: those whose weights are in this project).
 
-    NAMES are files of models/ without .yaml, or paths of YAML files.
+    NAMES are files of models/ without .yaml, or paths of YAML files. A model of your own needs no
+    file: give --name, --task, --labels and --arch with --weights, or --artifact.
     """
     if listing:
         _list()
         return
-    from marsmith.spec import defaults
+    from marsmith import own
+    from marsmith.spec import defaults, load
 
-    paths = [_path(name) for name in names] or [_path(spec.name) for spec in defaults(Path.cwd())]
+    here = Path(os.environ.get(CALLER, ""))
+    mine = [key for key in own.KEYS if given[key] not in (None, ())]
+    if mine or given["save_yaml"]:
+        if names:
+            option = (mine or ["save_yaml"])[0].replace("_", "-")
+            raise SpecError(f"--{option} makes a model without a file: leave out {names[0]}")
+        _own(given, here, force)
+        return
+    paths = [_path(name, here) for name in names]
+    paths = paths or [_path(spec.name, here) for spec in defaults(Path.cwd())]
+    if missing:
+        store, changes = _store(given, here), _overrides(given, here)
+        paths = [path for path in paths if not _is_built(load(path, changes), store)]
+    if not paths:
+        return
     if len(paths) > 1:
         # TorchScript numbers its types per process: a process each keeps archives reproducible.
         arguments = [word for word in sys.argv[1:] if word not in names]
         for path in paths:
-            done = subprocess.run([sys.executable, "-m", "marsmith", *arguments, str(path)])
+            done = subprocess.run(
+                [sys.executable, "-m", "marsmith", *arguments, str(path.absolute())]
+            )
             if done.returncode:
                 sys.exit(done.returncode)
         return
-    _build(paths[0], store, force, given)
+    _build(load(paths[0], _overrides(given, here)), _store(given, here), force)
 
 
-def _build(path: Path, store: Path, force: bool, given: dict[str, Any]) -> None:
+def _is_built(spec: ModelSpec, store: Path) -> bool:
+    from marsmith.archive import file_name
+
+    return (store / file_name(spec.name, spec.version)).is_file()
+
+
+def _own(given: dict[str, Any], here: Path, force: bool) -> None:
+    """Build a model that the options describe."""
+    from marsmith import own
+    from marsmith.spec import parse
+
+    keys, notes = own.fields(given, here, Path.cwd())
+    changes = _overrides({**given, "weights": None}, here)
+    spec = parse({**keys, **changes}, "command line")
+    for note in notes:
+        print(note)
+    _build(spec, _store(given, here), force)
+    if given["save_yaml"]:
+        own.save(spec, here / given["save_yaml"], force)
+        print(f"  model file {given['save_yaml']}")
+
+
+def _build(spec: ModelSpec, store: Path, force: bool) -> None:
     from marsmith.build import build
-    from marsmith.spec import load
 
     console = Console(highlight=False)
-    spec = load(path, _overrides(given))
     title = f"{spec.name} {spec.version}"
     with console.status(title) as status:
         built = build(
             spec, Path.cwd(), store, force, lambda stage: status.update(f"{title}: {stage}")
         )
     size = built.path.stat().st_size / 1e6
+    reference = "itself, alone (there is no eager model)" if spec.artifact else "eager"
     console.print(
         f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}"
         f"{', unchanged' if built.unchanged else ''})\n"
         f"  parity on {built.parity.pictures} pictures at batches {built.parity.batch_sizes}: "
-        f"outputs within {built.parity.largest_difference:.1e} of eager "
-        f"(allowed {built.parity.tolerance:.0e})\n  sha256 {built.sha256}"
+        f"outputs within {built.parity.largest_difference:.1e} of {reference} "
+        f"(allowed {built.parity.tolerance:.0e})\n  sha256 {built.sha256}",
+        soft_wrap=True,
     )
+    for note in built.notes:
+        console.print(f"  note: {note}", markup=False, soft_wrap=True)
 
 
-def _overrides(given: dict[str, Any]) -> dict[str, Any]:
+def _store(given: dict[str, Any], here: Path) -> Path:
+    return here / given["store"] if given["store"] else Path("model-store")
+
+
+def _overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
     """Command line options as keys of a model file."""
+    from marsmith.own import place
+
     keys = {key: given[key] for key in ("version", "runtime") if given[key] is not None}
     if given["samples"]:
-        keys["samples"] = str(given["samples"])
+        keys["samples"] = place(here / given["samples"], Path.cwd())
     if given["method"]:
         keys["runtime_options"] = {"method": given["method"]}
     if given["weights"]:
-        keys["weights"] = {"file": str(given["weights"])}
+        keys["weights"] = {"file": place(here / given["weights"], Path.cwd())}
     return keys
 
 
-def _path(name: str) -> Path:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else MODELS / f"{name}.yaml"
+def _path(name: str, here: Path) -> Path:
+    path = here / name if name.endswith((".yaml", ".yml")) else MODELS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in MODELS.glob("*.yaml")))
         raise SpecError(f"no model {name}: there is no {path}; known are {known}")

@@ -64,7 +64,7 @@ def servable(folder: Path) -> Servable:
 
 
 def options(runtime: type[Runtime]) -> dict[str, Any]:
-    return {**runtime.options, "threads": 1}
+    return {**runtime.options, "threads": 1, "precision": "fp32"}
 
 
 class Exported:

@@ -68,11 +68,11 @@ def test_what_python_caches_while_it_runs_is_no_addition(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", "\xff"])
 def test_without_a_readable_record_it_is_no_whole_archive(folder: Path, text: str) -> None:
     (folder / RECORD).write_bytes(text.encode("latin-1"))
-    with pytest.raises(IntegrityError, match="not a whole marsmith archive"):
+    with pytest.raises(IntegrityError, match="no whole marsmith archive"):
         verify(folder)
 
 
 def test_without_any_record_it_is_no_whole_archive(folder: Path) -> None:
     (folder / RECORD).unlink()
-    with pytest.raises(IntegrityError, match="not a whole marsmith archive"):
+    with pytest.raises(IntegrityError, match="no whole marsmith archive"):
         verify(folder)

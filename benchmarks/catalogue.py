@@ -1,0 +1,148 @@
+"""Build and serve every model of the catalogue with prepared weights, against plain torchvision.
+
+``python -m benchmarks.catalogue [NAMES...]`` prints a line for each model and writes
+``docs/catalogue.md`` from this and earlier runs, whose results are in ``build/catalogue.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).parents[1]
+# What prepares weights and knows the truth is with the tests.
+sys.path.insert(0, str(PROJECT / "tests"))
+
+from prepared import prepare  # noqa: E402
+from truth import agreement  # noqa: E402
+
+from marsmith.addresses import free_addresses  # noqa: E402
+from marsmith.environment import CONFIG_NAME, temp_folder  # noqa: E402
+from marsmith.server import TorchServe  # noqa: E402
+from marsmith.spec import ModelSpec, load  # noqa: E402
+
+RESULTS = PROJECT / "build/catalogue.json"
+PAGE = PROJECT / "docs/catalogue.md"
+
+_HEAD = """# The catalogue
+
+Models with torchvision's own weights: `./build_mar.sh NAME` downloads the weights once, checks
+their sha256 and builds the archive. Without network it says which file to put where. Labels, size
+of the input and preprocessing come with the weights.
+
+`python -m benchmarks.catalogue` made this table without a download. The weights are random, seeded,
+and prepared so that pictures, pixels and boxes differ; their files have the names and keys of
+torchvision's. Each model was built, proven against eager (*parity*: the largest difference of a
+score from torchvision's own model in memory) and served by TorchServe; then its answers to four
+pictures in three sizes, sent together in one request and all at once, were compared with
+`torchvision.models.get_model(name, weights=...)` and torchvision's preset, one picture at a time:
+*scores* is the largest difference of a score (a share of the mask for segmentation), *overlap* the
+least IoU of two boxes or share of equal pixels. Boxes are compared from a score of 0.05 on. Build
+times are of two busy cores.
+
+| model | entry | export | batch | build s | archive MB | parity | compared | scores | overlap |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+_THINGS = {
+    "image-classification": "labels",
+    "object-detection": "boxes",
+    "semantic-segmentation": "classes",
+}
+
+
+def main(names: list[str]) -> int:
+    """Check the models, all of torchvision's where none is named; 1 where one fails."""
+    specs = [load(path) for path in sorted((PROJECT / "models").glob("*.yaml"))]
+    known = {spec.name: spec for spec in specs if spec.weights.torchvision is not None}
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in names or known:
+        results[name] = _check(known[name])
+        print(_row(known[name], results[name]), flush=True)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1))
+    rows = [_row(known[name], results[name]) for name in sorted(results) if name in known]
+    PAGE.write_text(_HEAD + "\n".join(rows) + "\n", encoding="utf-8")
+    return int(any(results[name].get("problem") for name in names or known))
+
+
+def _check(spec: ModelSpec) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        weights = prepare(spec, home)
+        store = home / "model-store"
+        start = time.monotonic()
+        problem = _build(spec, weights, store)
+        if problem:
+            return {"problem": problem}
+        seconds = time.monotonic() - start
+        archive = store / f"{spec.name}-{spec.version}.mar"
+        with zipfile.ZipFile(archive) as opened:
+            parity = json.loads(opened.read("parity.json"))
+        result = {
+            "seconds": round(seconds),
+            "megabytes": round(archive.stat().st_size / 1e6, 1),
+            "parity": max(parity["largest_difference"], parity["largest_score_difference"]),
+        }
+        return {**result, **_serve(spec, weights, home)}
+
+
+def _build(spec: ModelSpec, weights: Path, store: Path) -> str | None:
+    """Why the build failed, None where it did not."""
+    command = [sys.executable, "-m", "marsmith", "build", spec.name, "--weights", str(weights)]
+    done = subprocess.run(
+        [*command, "--store", str(store)], cwd=PROJECT, capture_output=True, text=True
+    )
+    return (done.stderr or done.stdout).strip().splitlines()[-1] if done.returncode else None
+
+
+def _serve(spec: ModelSpec, weights: Path, home: Path) -> dict[str, Any]:
+    free = "".join(f"{name}={value}\n" for name, value in free_addresses().items())
+    (home / CONFIG_NAME).write_text((PROJECT / CONFIG_NAME).read_text() + free)
+    try:
+        with TorchServe(home) as server:
+            [status] = server.wait_ready(300)
+            if status.failed:
+                return {"problem": status.failed}
+            found = agreement(server, spec, weights)
+    finally:
+        shutil.rmtree(temp_folder(home), ignore_errors=True)
+    return {
+        "objects": found.objects,
+        "score": found.score,
+        "overlap": found.overlap,
+        "problem": found.problem,
+    }
+
+
+def _row(spec: ModelSpec, result: dict[str, Any]) -> str:
+    cells = [
+        f"`{spec.name}`",
+        str(spec.weights.torchvision),
+        spec.runtime_options["method"],
+        str(spec.serving.batch_size),
+    ]
+    if result.get("problem"):
+        words = re.sub(r"[|\s]+", " ", result["problem"])
+        cells += [f"**fails**: {words}", *[""] * 5]
+    else:
+        cells += [
+            str(result["seconds"]),
+            str(result["megabytes"]),
+            f"{result['parity']:.1e}",
+            f"{result['objects']} {_THINGS[spec.task]}",
+            f"{result['score']:.1e}",
+            "" if spec.task == "image-classification" else f"{result['overlap']:.5f}",
+        ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,221 @@
+"""Artifacts that others exported: in Python what their graph does not do.
+
+A graph of marsmith takes uint8 pictures (N, H, W, C) and gives what the task's ``decode`` gives.
+One of others wants another layout, type or scale, and gives outputs under names of its own, which
+a spec's ``outputs`` says the meaning of. ``Foreign`` stands between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from handlers.errors import LoadError
+from handlers.inputs import ImageInput
+from handlers.runtimes import Array, Arrays, Runtime, as_arrays
+
+LAYOUTS = ("nchw", "nhwc")
+DTYPES = ("float32", "uint8")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What an artifact takes and gives.
+
+    ``layout`` and ``dtype`` of its input; float32 gets (pixels / ``scale`` - mean) / std, uint8 the
+    pixels themselves. ``outputs`` names a task's ``Meaning``: by each of its names the artifact's
+    output, or None for the one of that name or the only one, and settings of the meaning.
+    """
+
+    layout: str = "nchw"
+    dtype: str = "float32"
+    scale: float = 255.0
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a ``Meaning`` may need beside the outputs: of the input and the model."""
+
+    count: int
+    size: tuple[int, int]
+    labels: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """One form in which artifacts give what a task's ``decode`` gives.
+
+    ``read`` gets the outputs in the order of ``names`` and returns those of ``decode``; ValueError
+    says why they cannot be what the spec says. ``settings`` are further keys of a spec's
+    ``outputs``, with their defaults.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[Arrays, Given], Arrays]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Foreign:
+    """A runtime with the artifact of others, called as one with marsmith's own."""
+
+    def __init__(
+        self, runtime: Runtime, contract: Contract, given: ImageInput, meaning: Meaning, labels: int
+    ) -> None:
+        self._runtime, self._contract, self._meaning = runtime, contract, meaning
+        self._mean, self._std = _float32(given.mean), _float32(given.std)
+        self._labels = labels
+        wanted = contract.outputs
+        self._settings = {key: wanted.get(key, value) for key, value in meaning.settings.items()}
+
+    def __call__(self, *arrays: Array) -> Arrays:
+        (pixels,) = arrays
+        outputs = self._runtime.named(self._fed(pixels))
+        wanted = self._contract.outputs
+        chosen = tuple(_pick(outputs, name, wanted.get(name)) for name in self._meaning.names)
+        given = Given(len(pixels), pixels.shape[1:3], self._labels, self._settings)
+        return self._meaning.read(chosen, given)
+
+    def _fed(self, pixels: Array) -> Array:
+        """uint8 (N, H, W, C) -> what the artifact takes."""
+        if self._contract.dtype == "float32":
+            pixels = pixels.astype(np.float32) / np.float32(self._contract.scale)
+            pixels = (pixels - self._mean) / self._std
+        if self._contract.layout == "nchw":
+            pixels = pixels.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(pixels)
+
+
+def meaning_of(outputs: Mapping[str, Any], meanings: tuple[Meaning, ...]) -> Meaning:
+    """The task's meaning that a spec's ``outputs`` names; raises LoadError."""
+    if not outputs and len(meanings) == 1:
+        return meanings[0]
+    for meaning in meanings:
+        if set(meaning.names) <= outputs.keys() <= {*meaning.names, *meaning.settings}:
+            return meaning
+    forms = [
+        ", ".join(each.names) + (f" (and {', '.join(each.settings)})" if each.settings else "")
+        for each in meanings
+    ]
+    came = ", ".join(outputs) or "nothing"
+    raise LoadError(
+        f"outputs says {came}: accepted for this task are {' or '.join(forms) or 'no artifacts'}"
+    )
+
+
+def flatten(outputs: Any) -> dict[str, Array]:
+    """A torch module's outputs by name: those of dictionaries by key, others by position.
+
+    A list of one dictionary per picture, as torchvision's detectors give (scripted ones beside
+    their losses), becomes one array per key, padded with zeros to the longest.
+    """
+    if isinstance(outputs, Tensor):
+        return {"0": as_arrays(outputs)[0]}
+    if isinstance(outputs, dict):
+        return {str(key): as_arrays(value)[0] for key, value in outputs.items()}
+    if isinstance(outputs, list) and outputs and all(isinstance(each, dict) for each in outputs):
+        padded = nn.utils.rnn.pad_sequence
+        return {
+            key: as_arrays(padded([each[key] for each in outputs], True))[0] for key in outputs[0]
+        }
+    found: dict[str, Array] = {}
+    for index, each in enumerate(outputs):
+        inner = flatten(each)
+        found |= {str(index): inner["0"]} if isinstance(each, Tensor) else inner
+    return found
+
+
+def _float32(values: tuple[float, ...]) -> NDArray[np.float32]:
+    return np.array(values, dtype=np.float32)
+
+
+def _pick(outputs: Mapping[str, Array], name: str, wanted: str | None) -> Array:
+    if wanted is not None and wanted in outputs:
+        return outputs[wanted]
+    if wanted is None and name in outputs:
+        return outputs[name]
+    if wanted is None and len(outputs) == 1:
+        return next(iter(outputs.values()))
+    listing = ", ".join(f"{key} {array.shape}" for key, array in outputs.items())
+    raise ValueError(f"no output {wanted or name!r} for {name}: the artifact gives {listing}")
+
+
+def through(decode: nn.Module, axes: str) -> Callable[[Arrays, Given], Arrays]:
+    """Reads what the task's own ``decode`` takes, one output with the named axes ("N, classes")."""
+
+    def read(arrays: Arrays, given: Given) -> Arrays:
+        (array,) = arrays
+        if array.ndim != len(axes.split(",")) or array.shape[0] != given.count:
+            raise ValueError(f"the output is {array.shape}, logits are ({axes})")
+        if not 1 < array.shape[1] == given.labels:
+            raise ValueError(
+                f"the output has {array.shape[1]} classes and there are {given.labels} labels: "
+                "give one label for each of at least two classes, in their order"
+            )
+        with torch.inference_mode():
+            return as_arrays(decode(torch.from_numpy(array)))
+
+    return read
+
+
+def probabilities(arrays: Arrays, given: Given) -> Arrays:
+    """Scores (N, classes) that sum to 1 already."""
+    (scores,) = arrays
+    if scores.ndim != 2 or scores.shape[0] != given.count:
+        raise ValueError(f"the output is {scores.shape}, probabilities are (N, classes)")
+    if scores.min() < -1e-3 or np.abs(scores.astype(np.float64).sum(axis=1) - 1).max() > 1e-2:
+        raise ValueError("the output is not from 0 to 1 with a sum of 1: say logits")
+    return (scores.astype(np.float32),)
+
+
+def class_ids(arrays: Arrays, given: Given) -> Arrays:
+    """Class ids (N, H, W), all of full confidence, for that is what they leave unsaid."""
+    plane = arrays[0][:, 0] if arrays[0].ndim == 4 and arrays[0].shape[1] == 1 else arrays[0]
+    if plane.ndim != 3 or plane.shape[0] != given.count:
+        raise ValueError(f"the output is {arrays[0].shape}, ids are (N, H, W) or (N, 1, H, W)")
+    if plane.min() < 0 or plane.max() >= given.labels or (plane != np.rint(plane)).any():
+        raise ValueError(
+            f"the output goes from {plane.min()} to {plane.max()}, ids of {given.labels} labels "
+            f"are whole from 0 to {given.labels - 1}: say logits, or give all labels"
+        )
+    return plane.astype(np.uint8), np.full(plane.shape, 255, np.uint8)
+
+
+def detections(arrays: Arrays, given: Given) -> Arrays:
+    """Boxes (N, K, 4) xyxy, scores (N, K) and labels (N, K), in whatever order they are named.
+
+    Without the batch axis for a single picture. Settings: ``normalised`` says that boxes are from
+    0 to 1 of the input, ``label_offset`` is added to each label.
+    """
+    if arrays[0].ndim == 2 and given.count == 1:
+        arrays = tuple(array[None] for array in arrays)
+    boxes, scores, classes = arrays
+    shape = boxes.shape[:2]
+    if boxes.shape != (given.count, *shape[1:], 4) or not scores.shape == classes.shape == shape:
+        raise ValueError(
+            f"boxes are {boxes.shape}, scores {scores.shape}, labels {classes.shape}; wanted are "
+            "(N, K, 4), (N, K), (N, K)"
+        )
+    boxes = boxes.astype(np.float32)
+    if given.settings["normalised"]:
+        height, width = given.size
+        boxes = boxes * _float32((width, height, width, height))
+    found = classes.astype(np.int32) + given.settings["label_offset"]
+    _check_ids(found[scores > 0], given.labels)
+    # What is not a detection may have any label.
+    return boxes, scores.astype(np.float32), np.where(scores > 0, found, 0).astype(np.int32)
+
+
+def _check_ids(found: NDArray[np.int32], labels: int) -> None:
+    if found.size and (found.min() < 0 or found.max() >= labels):
+        raise ValueError(
+            f"labels go from {found.min()} to {found.max()}, there are {labels}, counted from 0: "
+            "say label_offset, or give all labels"
+        )

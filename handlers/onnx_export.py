@@ -1,0 +1,102 @@
+"""A servable module as ONNX, for every runtime that reads it; needed at build alone."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from handlers.errors import ExportError
+
+if TYPE_CHECKING:
+    from handlers.runtimes import ExportRequest
+
+# The opset that the exporter by tracing knows torchvision's detectors in.
+OPSET = 17
+REQUIRES = ("onnx", "onnxscript")
+
+
+def export(request: ExportRequest, path: Path) -> None:
+    """Write ``request.module`` to ``path``; raises ExportError.
+
+    Modules without loops go through torch.export. One that loops over pictures has shapes that
+    depend on data, which torch.export refuses: it is traced, with one picture per call.
+    """
+    try:
+        with _quiet():
+            if request.loops:
+                _traced(request, path)
+            else:
+                _exported(request, path)
+    # The exporters raise errors of many kinds, all of which mean the same to a user.
+    except Exception as error:
+        line = " ".join(str(error).split())[:400]
+        raise ExportError(f"this model has no ONNX form: {type(error).__name__}: {line}") from error
+    _strip(path)
+
+
+def _exported(request: ExportRequest, path: Path) -> None:
+    axes = {axis: name for axis, (name, _, _) in request.dynamic.items()}
+    example = (torch.from_numpy(request.example),)
+    torch.onnx.export(
+        request.module, example, path, dynamo=True, dynamic_shapes=(axes,), external_data=False
+    )
+
+
+def _traced(request: ExportRequest, path: Path) -> None:
+    axes = {axis: name for axis, (name, _, _) in request.dynamic.items()}
+    with torch.no_grad():
+        count = len(request.module(torch.from_numpy(request.example)))
+    outputs = [f"output_{number}" for number in range(count)]
+    torch.onnx.export(
+        request.module,
+        (torch.from_numpy(request.example),),
+        str(path),
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=outputs,
+        dynamic_axes={"images": axes, **{name: {1: "detections"} for name in outputs}},
+    )
+
+
+def _strip(path: Path) -> None:
+    """Remove what tells of the machine that built the file: stack traces with its paths."""
+    import onnx
+
+    model = onnx.load(path)
+    graphs = [model.graph, *model.functions]
+    while graphs:
+        graph = graphs.pop()
+        for thing in (graph, *graph.node, *getattr(graph, "value_info", ())):
+            thing.ClearField("doc_string")
+            thing.ClearField("metadata_props")
+        for thing in (*getattr(graph, "input", ()), *getattr(graph, "output", ())):
+            if hasattr(thing, "ClearField"):
+                thing.ClearField("metadata_props")
+        for node in graph.node:
+            graphs += [each.g for each in node.attribute if each.HasField("g")]
+    model.ClearField("doc_string")
+    onnx.save(model, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters print progress and warn of every shape they read; parity tells what matters."""
+    names = ("torch.onnx", "onnxscript", "torch.onnx._internal.exporter")
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

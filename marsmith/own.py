@@ -1,0 +1,166 @@
+"""A model of one's own from command line options, without a model file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from handlers import plugins
+from handlers.errors import SpecError
+from handlers.integrity import sha256
+from marsmith.resolve import preset_input
+from marsmith.spec import ModelSpec, runtimes_for
+
+SHAPE = ("resize", "crop", "letterbox")
+INPUT = ("color", *SHAPE, "interpolation", "antialias", "mean", "std", "layout", "dtype", "scale")
+# Options that make a model without a file, beside those that change one.
+KEYS = ("name", "arch", "arg", "num_classes", "artifact", "outputs", "labels", "task", *INPUT)
+
+
+def fields(given: Mapping[str, Any], here: Path, root: Path) -> tuple[dict[str, Any], list[str]]:
+    """The keys of a model file that says what the options say, and notes on what they left unsaid.
+
+    Paths of ``given`` are relative to ``here``, those of the result to the project folder ``root``
+    where they lie in it. Raises SpecError for options that are missing or contradict each other.
+    """
+    for option in ("name", "task"):
+        if not given.get(option):
+            raise SpecError(f"--{option} is missing: a model without a model file needs it")
+    keys: dict[str, Any] = {"name": given["name"], "task": given["task"]}
+    if bool(given.get("arch")) == bool(given.get("artifact")):
+        raise SpecError(
+            "give --arch with --weights for a PyTorch network, or --artifact for a file that "
+            "somebody else exported"
+        )
+    keys |= (_artifact if given.get("artifact") else _architecture)(given, here, root)
+    if not given.get("labels"):
+        raise SpecError("--labels is missing: give a file with one label a line, in their order")
+    keys["labels"] = place(_file("--labels", given["labels"], here), root)
+    said, notes = _input(given)
+    if said:
+        keys["input"] = said
+    return keys, notes
+
+
+def place(path: Path, root: Path) -> str:
+    """A path as a model file has it: relative to the project folder, absolute outside of it."""
+    path, root = path.resolve(), root.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def save(spec: ModelSpec, path: Path, force: bool) -> None:
+    """Write a model file that builds the same archive; raises SpecError where there is one."""
+    text = yaml.safe_dump(
+        spec.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True
+    )
+    if path.exists() and path.read_text(encoding="utf-8") != text and not force:
+        raise SpecError(
+            f"--save-yaml: {path} is there and says something else: --force replaces it"
+        )
+    path.write_text(text, encoding="utf-8")
+
+
+def _architecture(given: Mapping[str, Any], here: Path, root: Path) -> dict[str, Any]:
+    _refuse(given, ("outputs", "layout", "dtype", "scale"), "--artifact")
+    if not given.get("weights"):
+        raise SpecError("--weights is missing: give the network's state_dict")
+    weights = _file("--weights", given["weights"], here)
+    arguments = _arguments(given.get("arg") or ())
+    if given.get("num_classes") is not None:
+        arguments["num_classes"] = given["num_classes"]
+    origin, _, name = given["arch"].rpartition(":")
+    if origin and origin != "torchvision":
+        # "./" tells a folder of one's own from the origins that a model file knows.
+        origin = place(here / origin, root)
+        origin = origin if "/" in origin or origin.endswith(".py") else f"./{origin}"
+    return {
+        "architecture": f"{origin}:{name}" if origin else given["arch"],
+        **({"arguments": arguments} if arguments else {}),
+        "weights": {"file": place(weights, root), "sha256": sha256(weights)},
+    }
+
+
+def _artifact(given: Mapping[str, Any], here: Path, root: Path) -> dict[str, Any]:
+    _refuse(given, ("arg", "num_classes", "weights"), "--arch")
+    file = _file("--artifact", given["artifact"], here)
+    keys: dict[str, Any] = {"artifact": {"file": place(file, root), "sha256": sha256(file)}}
+    if given.get("outputs"):
+        keys["outputs"] = _outputs(given["outputs"], given["task"])
+    if not given.get("runtime"):
+        fitting = runtimes_for(file.suffix)
+        if len(fitting) != 1:
+            raise SpecError(
+                f"--runtime is missing: for {file.suffix} there are {', '.join(fitting) or 'none'}"
+            )
+        keys["runtime"] = fitting[0]
+    return keys
+
+
+def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The key ``input``: what was said, over the preset of torchvision's architecture."""
+    said = {key: given[key] for key in INPUT if given.get(key) is not None}
+    origin, _, name = (given.get("arch") or "").partition(":")
+    if origin != "torchvision":
+        unsaid = [key for key in ("mean", "std") if key not in said]
+        # An artifact must say them; see the model file's own checks.
+        note = f"input: {' and '.join(unsaid)} of ImageNet, for none were given"
+        return said, [note] if said and unsaid and given.get("arch") else []
+    import torchvision
+
+    try:
+        entry = torchvision.models.get_model_weights(name).DEFAULT
+    except ValueError as error:
+        raise SpecError(f"--arch: torchvision has no {name} ({error})") from error
+    preset = preset_input(entry).model_dump(mode="json", exclude_unset=True)
+    preset = {key: value for key, value in preset.items() if value is not None}
+    # A crop belongs to the resize before it.
+    known = {*said, *(SHAPE if said.keys() & set(SHAPE) else ())}
+    taken = {key: value for key, value in preset.items() if key not in known}
+    values = ", ".join(f"{key} {value}" for key, value in taken.items())
+    note = f"input: as the preset of torchvision's {entry} has it: {values}"
+    return taken | said, [note] if taken else []
+
+
+def _refuse(given: Mapping[str, Any], keys: Sequence[str], partner: str) -> None:
+    for key in keys:
+        if given.get(key) not in (None, ()):
+            raise SpecError(f"--{key.replace('_', '-')} goes with {partner} alone")
+
+
+def _file(option: str, given: Path | str, here: Path) -> Path:
+    path = here / given
+    if not path.is_file():
+        raise SpecError(f"{option}: no file {given} in {here}")
+    return path
+
+
+def _arguments(given: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE options, values as YAML has them: 3, 0.5, true, [1, 2], text."""
+    made = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not (equals and key.isidentifier()):
+            raise SpecError(f"--arg {text!r}: write KEY=VALUE, such as --arg width=64")
+        made[key] = _value(f"--arg {text}", value)
+    return made
+
+
+def _outputs(text: str, task: str) -> dict[str, Any]:
+    """``logits``, or ``boxes=dets,scores=conf,labels,normalised=true``."""
+    known = plugins.load_task(task).meanings if task in plugins.names("tasks") else ()
+    settings = {key for meaning in known for key in meaning.settings}
+    made: dict[str, Any] = {}
+    for part in text.split(","):
+        key, _, value = part.strip().partition("=")
+        made[key] = _value("--outputs", value) if key in settings else value or None
+    return made
+
+
+def _value(option: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{option}: {text!r} is no YAML value: {str(error).split()[0]}") from error

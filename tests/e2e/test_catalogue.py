@@ -1,0 +1,61 @@
+"""Models of the catalogue, built and served, against plain torchvision with the same weights.
+
+Those that are quick; ``python -m benchmarks.catalogue`` does the same with all of them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prepared import prepare
+from truth import agreement
+
+from marsmith.server import TorchServe
+from marsmith.spec import load
+
+QUICK = (
+    "mobilenet_v3_small",
+    "lraspp_mobilenet_v3_large",
+    "ssdlite320_mobilenet_v3_large",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+)
+
+
+@pytest.fixture(scope="module")
+def weights(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    return {name: prepare(load(project / f"models/{name}.yaml"), folder) for name in QUICK}
+
+
+@pytest.fixture(scope="module")
+def served(
+    project: Path, weights: dict[str, Path], make_home: Callable[[], Path]
+) -> Iterator[TorchServe]:
+    home = make_home()
+    for name, file in weights.items():
+        command = [sys.executable, "-m", "marsmith", "build", name, "--weights", str(file)]
+        done = subprocess.run(
+            [*command, "--store", str(home / "model-store")],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    with TorchServe(home) as server:
+        for status in server.wait_ready(300):
+            assert status.failed is None
+        yield server
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_it_answers_as_torchvision_does(
+    project: Path, served: TorchServe, weights: dict[str, Path], name: str
+) -> None:
+    found = agreement(served, load(project / f"models/{name}.yaml"), weights[name])
+    assert found.problem is None
+    assert found.objects >= 16, "too little was compared to prove anything"

@@ -1,0 +1,213 @@
+"""Weights for torchvision's models without a download: random, seeded, and with outputs that mean
+something.
+
+A fresh network answers every picture alike, and a fresh detector finds nothing, so agreement on
+either would prove nothing. Here batch norms learn their statistics from the sample pictures, and
+the last layers are scaled until pictures, pixels and boxes differ and scores spread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.transforms.functional import pil_to_tensor
+
+from marsmith.spec import ModelSpec
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+# At most so many candidates of a picture are above 0.05, and the best is near 0.9.
+_CANDIDATES = 150
+# Shorter and longer side of pictures that large detectors learn from: a sixth of the pixels.
+_SMALL = (327, 545)
+_FLOOR, _BEST = math.log(0.05 / 0.95), math.log(0.9 / 0.1)
+
+
+def torchvision_model(spec: ModelSpec, state: dict[str, Tensor]) -> nn.Module:
+    """``torchvision.models.get_model`` with the spec's weights, for whose file ``state`` stands."""
+    name = spec.architecture.partition(":")[2]
+    entry = torchvision.models.get_model_weights(name)[str(spec.weights.torchvision)]
+    with patch.object(entry, "get_state_dict", lambda **_: dict(state)):
+        model: nn.Module = torchvision.models.get_model(name, weights=entry)
+    return model.eval()
+
+
+def prepare(spec: ModelSpec, folder: Path) -> Path:
+    """A state_dict file in ``folder`` like the one that the spec's weights entry would download."""
+    torch.manual_seed(len(spec.name))
+    name = spec.architecture.partition(":")[2]
+    entry = torchvision.models.get_model_weights(name)[str(spec.weights.torchvision)]
+    given: dict[str, Any] = {"num_classes": len(entry.meta["categories"]), **spec.arguments}
+    if spec.task != "image-classification":
+        given["weights_backbone"] = None
+    model = torchvision.models.get_model(name, weights=None, **given).eval()
+    with torch.no_grad():
+        _stir(model)
+        _TASKS[spec.task](model, entry.transforms())
+    state = model.state_dict()
+    for module, each in torchvision_model(spec, state).named_modules():
+        if isinstance(each, FrozenBatchNorm2d):
+            # torchvision's own files were saved from frozen batch norms, which count no batches.
+            del state[f"{module}.num_batches_tracked"]
+    path = folder / str(entry.url.rsplit("/", 1)[1])
+    torch.save(state, path)
+    return path
+
+
+def _stir(model: nn.Module) -> None:
+    """Values where a new network has constants, which would hide what is left out."""
+    for name, value in model.named_parameters():
+        if name.endswith("layer_scale"):
+            nn.init.uniform_(value, 0.1, 0.5)
+        elif value.ndim > 1 and not value.any():
+            nn.init.normal_(value, std=0.02)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.normal_(module.bias, std=0.1)
+    for module in model.modules():
+        if hasattr(module, "downsample") or getattr(module, "use_res_connect", False):
+            # Random blocks at full strength magnify rounding from one to the next.
+            norms = [
+                each
+                for name, each in module.named_modules()
+                if isinstance(each, nn.BatchNorm2d) and "downsample" not in name
+            ]
+            norms[-1].weight.mul_(0.2)
+
+
+def _warm(model: nn.Module, batch: Any) -> None:
+    """Let the batch norms, and nothing else, learn from a batch."""
+    norms = [each for each in model.modules() if isinstance(each, (nn.BatchNorm2d, nn.BatchNorm1d))]
+    for norm in norms:
+        norm.train().momentum = None
+    model(batch)
+    model.eval()
+
+
+def _outputs(model: nn.Module, batch: Any, layers: Iterable[nn.Module]) -> list[Tensor]:
+    """What each layer gives for a batch, as (positions, channels)."""
+    layers = list(layers)
+    found: list[list[Tensor]] = [[] for _ in layers]
+    hooks = [
+        layer.register_forward_hook(
+            lambda _module, _inputs, output, place=place: place.append(
+                output if output.ndim == 2 else output.movedim(1, -1).flatten(0, -2)
+            )
+        )
+        for layer, place in zip(layers, found, strict=True)
+    ]
+    model(batch)
+    for hook in hooks:
+        hook.remove()
+    return [torch.cat(each) for each in found]
+
+
+def _scale(layer: Any, factor: float, shift: Tensor | float) -> None:
+    layer.weight *= factor
+    layer.bias.copy_(layer.bias * factor + shift)
+
+
+def _spread(
+    model: nn.Module, batch: Any, layers: Iterable[Any], deviation: float, mean: float = 0.0
+) -> None:
+    """Give each layer's outputs this mean in every channel, and this standard deviation in all."""
+    layers = list(layers)
+    for layer, output in zip(layers, _outputs(model, batch, layers), strict=True):
+        centre = output.mean(0)
+        factor = deviation / float((output - centre).std())
+        _scale(layer, factor, mean - centre * factor)
+
+
+def _rank(model: Any, batch: Any, layers: Iterable[Any], classes: int, background: bool) -> None:
+    """Let the best candidates' scores lie between 0.05 and 0.9, and the others' below."""
+    layers = list(layers)
+    candidates = _CANDIDATES // (6 if model.transform.max_size == _SMALL[1] else 1)
+    _spread(model, batch, layers, 1.0)
+    lowest, highest = -math.inf, -math.inf
+    for picture in batch:
+        logits = torch.cat([each.flatten() for each in _outputs(model, [picture], layers)])
+        best = logits.topk(candidates).values
+        lowest, highest = max(lowest, float(best[-1])), max(highest, float(best[0]))
+    factor = (_BEST - _FLOOR) / (highest - lowest)
+    for layer in layers:
+        _scale(layer, factor, _FLOOR - lowest * factor)
+        if background:
+            layer.weight[::classes] = 0
+            layer.bias[::classes] = 0
+
+
+def _pictures(folder: str) -> list[Image.Image]:
+    return [Image.open(path).convert("RGB") for path in sorted((SAMPLES / folder).glob("*.jpg"))]
+
+
+def _classifier(model: nn.Module, preset: Any) -> None:
+    batch = torch.stack([preset(picture) for picture in _pictures("shapes") + _pictures("scenes")])
+    _warm(model, batch)
+    last = [each for each in model.modules() if isinstance(each, (nn.Linear, nn.Conv2d))][-1]
+    _spread(model, batch, [last], 4.0)
+
+
+def _segmenter(model: Any, preset: Any) -> None:
+    # Half their size: statistics need no detail.
+    batch = torch.stack([preset(picture)[:, ::2, ::2] for picture in _pictures("scenes")])
+    _warm(model, batch)
+    classifiers = [model.classifier, getattr(model, "aux_classifier", None)]
+    layers = [
+        each
+        for classifier in classifiers
+        if classifier is not None
+        for each in classifier.modules()
+        if isinstance(each, nn.Conv2d) and each.bias is not None
+    ]
+    _spread(model, batch, layers, 4.0)
+
+
+def _detector(model: Any, preset: Any) -> None:
+    batch = [preset(pil_to_tensor(picture)) for picture in _pictures("scenes")]
+    # Of a fresh network all boxes score alike, and sorting them out takes half a minute.
+    getattr(model, "roi_heads", model).score_thresh = 0.99
+    if min(model.transform.min_size) >= 600:
+        model.transform.min_size, model.transform.max_size = (_SMALL[0],), _SMALL[1]
+    if hasattr(model, "roi_heads"):
+        rpn, box = model.rpn.head, model.roi_heads.box_predictor
+        _warm(model, batch)
+        _spread(model, batch, [rpn.cls_logits], 2.0)
+        _spread(model, batch, [rpn.bbox_pred], 0.2)
+        _warm(model, batch)
+        _spread(model, batch, [box.bbox_pred], 0.5)
+        _rank(model, batch, [box.cls_score], box.cls_score.out_features, background=True)
+        return
+    _warm(model, batch)
+    scoring, regression = model.head.classification_head, model.head.regression_head
+    if hasattr(scoring, "module_list"):
+        _spread(model, batch, map(_last, regression.module_list), 0.7)
+        layers = list(map(_last, scoring.module_list))
+        _rank(model, batch, layers, scoring.num_columns, background=True)
+        return
+    if hasattr(regression, "bbox_ctrness"):
+        _spread(model, batch, [regression.bbox_reg], 0.5, mean=1.5)
+        _spread(model, batch, [regression.bbox_ctrness], 1.0, mean=3.0)
+    else:
+        _spread(model, batch, [regression.bbox_reg], 0.3)
+    _rank(model, batch, [scoring.cls_logits], scoring.num_classes, background=False)
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """The last convolution of an SSD's head, which may stand alone."""
+    return [each for each in module.modules() if isinstance(each, nn.Conv2d)][-1]
+
+
+_TASKS = {
+    "image-classification": _classifier,
+    "semantic-segmentation": _segmenter,
+    "object-detection": _detector,
+}

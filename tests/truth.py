@@ -1,0 +1,185 @@
+"""What plain torchvision answers: its own model, preset and arithmetic, one picture at a time.
+
+Nothing here uses the code that serves, so that agreement means something.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from prepared import torchvision_model
+from torchvision.ops import box_iou
+
+from marsmith.client import Client
+from marsmith.server import TorchServe
+from marsmith.spec import ModelSpec
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+SCORE, IOU, PIXELS = 1e-3, 0.99, 0.999
+_FLOOR = 0.05
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near served answers came to torchvision's: the worst of all pictures and ways.
+
+    ``objects`` are what was compared: labels, boxes or classes of masks. ``score`` is the largest
+    difference of scores, ``overlap`` the least IoU of boxes or share of equal pixels.
+    """
+
+    objects: int
+    score: float
+    overlap: float
+    problem: str | None = None
+
+    @property
+    def good(self) -> bool:
+        return self.problem is None
+
+
+def pictures(task: str) -> list[Image.Image]:
+    """Four pictures in three sizes."""
+    folder = SAMPLES / ("shapes" if task == "image-classification" else "scenes")
+    files = sorted(folder.glob("*.jpg"))[:4]
+    first, second, third, fourth = (Image.open(file).convert("RGB") for file in files)
+    size = first.size
+    return [first, second.resize((333, 500)), third.resize((640, 300)), fourth.resize(size)]
+
+
+def served_answers(
+    server: TorchServe, spec: ModelSpec, images: Sequence[Image.Image]
+) -> Iterator[tuple[str, list[Any]]]:
+    """The server's answers to ``images`` together as JSON instances, and to each, all at once."""
+    options = {
+        "image-classification": {"top_k": 1000},
+        "object-detection": {"min_score": _FLOOR},
+        "semantic-segmentation": {},
+    }[spec.task]
+    bodies = [_png(image) for image in images]
+
+    def ask(body: bytes) -> Any:
+        with server.client(timeout=300) as client:
+            return _predict(
+                client, spec.name, {"data": base64.b64encode(body).decode(), "parameters": options}
+            )
+
+    with server.client(timeout=300) as client:
+        instances = [{"b64": base64.b64encode(body).decode()} for body in bodies]
+        together = {"instances": instances, "parameters": options}
+        yield "together", _predict(client, spec.name, together)["predictions"]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        yield "at once", list(pool.map(ask, bodies))
+
+
+def agreement(server: TorchServe, spec: ModelSpec, weights: Path) -> Agreement:
+    """Compare what ``server`` answers with torchvision's model made of the file ``weights``."""
+    model = torchvision_model(spec, torch.load(weights, weights_only=True))
+    name = spec.architecture.partition(":")[2]
+    entry = torchvision.models.get_model_weights(name)[str(spec.weights.torchvision)]
+    preset, labels = entry.transforms(), entry.meta["categories"]
+    images = pictures(spec.task)
+    with torch.inference_mode():
+        if spec.task == "object-detection":
+            expected = [model([preset(image)])[0] for image in images]
+        else:
+            expected = [model(preset(image)[None]) for image in images]
+    compare = _COMPARE[spec.task]
+    count, scores, overlaps = 0, [0.0], [1.0]
+    try:
+        for way, answers in served_answers(server, spec, images):
+            for number, (theirs, answer) in enumerate(zip(expected, answers, strict=True)):
+                found, score, overlap = compare(theirs, answer, labels, images[number].size)
+                count += found
+                scores.append(score)
+                overlaps.append(overlap)
+                assert found, f"{way}, picture {number}: nothing was compared"
+    except AssertionError as error:
+        return Agreement(count, max(scores), min(overlaps), str(error) or "answers differ")
+    return Agreement(count, max(scores), min(overlaps))
+
+
+def _classes(
+    theirs: Any, answer: Any, labels: list[str], size: tuple[int, int]
+) -> tuple[int, float, float]:
+    scores = theirs[0].softmax(0).numpy()
+    order = np.argsort(-scores)
+    assert len(answer) == len(labels)
+    # Labels are not unique in ImageNet, so ranks are compared, where eager itself is decided.
+    moves = np.abs(scores[order] - [each["score"] for each in answer])
+    gaps = np.minimum(-np.diff(scores[order], append=0), -np.diff(scores[order], prepend=1))
+    decided = [rank for rank in range(len(order)) if gaps[rank] > 2 * SCORE]
+    for rank in decided:
+        assert answer[rank]["label"] == labels[order[rank]], f"rank {rank} has another label"
+    assert decided[:1] == [0], "the best label is not decided"
+    assert moves.max() <= SCORE, f"scores differ by {moves.max():.2g}"
+    return len(decided), float(moves.max()), 1.0
+
+
+def _boxes(
+    theirs: Any, answer: Any, labels: list[str], size: tuple[int, int]
+) -> tuple[int, float, float]:
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    rest = [
+        (each["label"], each["score"], torch.tensor([[each["box"][side] for side in sides]]))
+        for each in answer
+    ]
+    worst, least, count = 0.0, 1.0, 0
+    for box, score, label in zip(theirs["boxes"], theirs["scores"], theirs["labels"], strict=True):
+        overlaps = [
+            float(box_iou(box[None], other)) if name == labels[label] else 0.0
+            for name, _, other in rest
+        ]
+        best = int(np.argmax(overlaps)) if overlaps else -1
+        if best < 0 or overlaps[best] < IOU:
+            assert score <= _FLOOR + SCORE, f"no {labels[label]} with score {score:.3f} at {box}"
+            continue
+        move = abs(float(score) - rest.pop(best)[1])
+        assert move <= SCORE, f"scores differ by {move:.2g}"
+        worst, least, count = max(worst, move), min(least, overlaps[best]), count + 1
+    left = [each for each in rest if each[1] > _FLOOR + SCORE]
+    assert not left, f"boxes that torchvision does not have: {left[:2]}"
+    return count, worst, least
+
+
+def _masks(
+    theirs: Any, answer: Any, labels: list[str], size: tuple[int, int]
+) -> tuple[int, float, float]:
+    ids = theirs["out"][0].argmax(0).to(torch.uint8).numpy()
+    ids = np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["mask"]["data"]))))
+    assert mask.shape == ids.shape
+    equal = float((mask == ids).mean())
+    assert equal >= PIXELS, f"{1 - equal:.3%} of the mask's pixels differ"
+    shares = {each["label"]: each["share"] for each in answer["classes"]}
+    moves = [abs(float((ids == i).mean()) - shares.get(labels[i], 0)) for i in range(len(labels))]
+    assert max(moves) <= SCORE, f"shares differ by {max(moves):.2g}"
+    return len(shares), max(moves), equal
+
+
+_COMPARE = {
+    "image-classification": _classes,
+    "object-detection": _boxes,
+    "semantic-segmentation": _masks,
+}
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _predict(client: Client, model: str, body: dict[str, Any]) -> Any:
+    reply = client.predict(model, body)
+    assert reply.ok, reply.problem()
+    return reply.json()
