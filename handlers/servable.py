@@ -93,7 +93,7 @@ class Servable(nn.Module):
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
         """Copy a state_dict of the bare network, of any float dtype; raises WeightsError."""
-        _freeze_batch_norms(self.bare(), state)
+        freeze_batch_norms(self.bare(), state)
         try:
             self.bare().load_state_dict(state, strict=True)
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -165,7 +165,7 @@ def _unloaded(builder: Callable[..., Any], weights: Any, arguments: dict[str, An
         return builder(weights=weights, **arguments)
 
 
-def _freeze_batch_norms(module: nn.Module, state: dict[str, Tensor]) -> None:
+def freeze_batch_norms(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Use frozen batch norms where the weights were saved from such: they count no batches.
 
     torchvision's detectors have them when they come with weights, and plain ones otherwise.

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from handlers import device, drawing, golden, pictures, requests
+from handlers import device, drawing, golden, pictures, requests, split
 from handlers.accept import JSON
 from handlers.bundle import Bundle
 from handlers.errors import BadRequest, InferenceError, RequestError
@@ -160,6 +160,8 @@ class TaskHandler(BaseHandler):
         place = device.choose(bundle.limits.device, gpu_id)
         model = runtime(folder / bundle.artifact, place, options)
         self.model = model
+        if (folder / split.FILE).exists():
+            self.model = split.Halves(model, split.load(folder, bundle.input))
         if bundle.foreign is not None:
             meaning = meaning_of(bundle.foreign.outputs, self.meanings)
             count = len(bundle.labels)

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
-from handlers import plugins
+from handlers import plugins, split
 from handlers.bundle import Bundle, Limits
 from handlers.errors import ArchiveError, BadRequest, ExportError, SpecError, WeightsError
 from handlers.integrity import sha256
@@ -153,7 +154,7 @@ def _bundle(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bun
     """What the archive will say of its model; ``files`` are what it was made of."""
     task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
     options = {**runtime.options, **spec.runtime_options}
-    single = spec.artifact is None and task.loops and runtime.traces(options)
+    single = task.loops and (runtime.traces(options) or not runtime.dynamic_shapes)
     return Bundle(
         name=spec.name,
         version=spec.version,
@@ -167,7 +168,7 @@ def _bundle(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bun
         defaults=spec.defaults,
         runtime_options=options,
         limits=_limits(spec),
-        artifact_batch=1 if single else spec.serving.batch_size,
+        artifact_batch=1 if single and spec.artifact is None else spec.serving.batch_size,
         foreign=resolve.contract(spec),
         provenance=_provenance(spec, notes, **files),
     )
@@ -234,27 +235,39 @@ def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
 def _export(bundle: Bundle, module: Servable, example: Array, path: Path) -> None:
     runtime = plugins.load_runtime(bundle.runtime)
     check_requirements(runtime, bundle.runtime, export=True)
-    if not runtime.dynamic_shapes and plugins.load_task(bundle.task).loops:
-        raise ExportError(
-            f"runtime {bundle.runtime} takes no shapes that depend on data, as {bundle.task} has"
-        )
     export = getattr(runtime, "export", None)
     if export is None:
         raise ExportError(f"runtime {bundle.runtime} only serves artifacts that others exported")
+    loops = plugins.load_task(bundle.task).loops
+    part: nn.Module = module
+    if loops and not runtime.dynamic_shapes:
+        part, loops = _trunk(bundle, module, path.parent), False
     export(
         ExportRequest(
-            module=module,
+            module=part,
             # Two pictures: some exporters take an axis of length 1 for a constant.
             example=np.stack([example, example[:, ::-1]][: bundle.artifact_batch]),
             dynamic=_dynamic(bundle),
             path=path,
             precision=bundle.precision,
-            loops=plugins.load_task(bundle.task).loops,
+            loops=loops,
             options=bundle.runtime_options,
         )
     )
     if not path.is_file():
         raise ExportError(f"runtime {bundle.runtime} did not write {path.name}")
+
+
+def _trunk(bundle: Bundle, module: Servable, folder: Path) -> nn.Module:
+    """The part of a module that has no shapes that depend on data; the other is saved beside it."""
+    if not bundle.input.fixed:
+        raise ExportError(
+            f"runtime {bundle.runtime} takes no shapes that depend on data: give the input a fixed "
+            "size, such as resize: [320, 320] with letterbox: 0"
+        )
+    network, rest = split.halves(module, bundle.input)
+    split.save(rest, module.recipe, folder)
+    return network
 
 
 def _dynamic(bundle: Bundle) -> dict[int, tuple[str, int, int]]:

@@ -153,7 +153,7 @@ def _classifier(model: nn.Module, preset: Any) -> None:
     batch = torch.stack([preset(picture) for picture in _pictures("shapes") + _pictures("scenes")])
     _warm(model, batch)
     last = [each for each in model.modules() if isinstance(each, (nn.Linear, nn.Conv2d))][-1]
-    _spread(model, batch, [last], 4.0)
+    _spread(model, batch, [last], 5.0)
 
 
 def _segmenter(model: Any, preset: Any) -> None:

@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from handlers.errors import RuntimeUnavailable
-
-if TYPE_CHECKING:
-    from handlers.servable import Servable
 
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
@@ -86,7 +84,7 @@ class ExportRequest:
     module goes through the pictures of a batch one by one and that its shapes depend on data.
     """
 
-    module: Servable
+    module: nn.Module
     example: Array
     dynamic: dict[int, tuple[str, int, int]]
     path: Path

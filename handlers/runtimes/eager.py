@@ -41,4 +41,5 @@ class Eager(Runtime):
     @staticmethod
     def export(request: ExportRequest) -> None:
         module = request.module
+        assert isinstance(module, Servable), "eager takes every shape, and so the whole module"
         torch.save({"recipe": module.recipe, "state": module.bare().state_dict()}, request.path)
