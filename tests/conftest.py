@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+import marsmith  # noqa: F401  # first of all: it says how the threads of torch wait
+
 PROJECT = Path(__file__).parents[1]
 
 # The machine is shared: a slow moment is no defect.

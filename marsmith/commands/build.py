@@ -151,7 +151,8 @@ def _build(spec: ModelSpec, store: Path, force: bool) -> None:
         f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}"
         f"{', unchanged' if built.unchanged else ''})\n"
         f"  parity on {built.parity.pictures} pictures at batches {built.parity.batch_sizes}: "
-        f"outputs within {built.parity.largest_difference:.1e} of {reference} "
+        f"outputs within {built.parity.largest_difference:.1e} and scores within "
+        f"{built.parity.largest_score_difference:.1e} of {reference} "
         f"(allowed {built.parity.tolerance:.0e})\n  sha256 {built.sha256}",
         soft_wrap=True,
     )
