@@ -97,7 +97,9 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> tuple[parit
         report = foreign.check(artifact, images, tolerance)
     bundle = artifact.bundle
     golden_tolerance = spec.parity.golden or parity.GOLDEN_TOLERANCE[spec.precision]
-    goldens.write(artifact, images, golden_tolerance, folder)
+    fresh = plugins.load_task(spec.task)()
+    fresh.bind(bundle, folder)
+    goldens.write(artifact, fresh, images, golden_tolerance, folder)
     (folder / "parity.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
     (folder / "model-config.yaml").write_text(spec.serving.model_config_yaml(), "utf-8")
     bundle.write(folder)

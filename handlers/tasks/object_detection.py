@@ -179,7 +179,7 @@ class ObjectDetection(TaskHandler):
 
     @staticmethod
     def summary(answer: Any) -> str:
-        return ", ".join(f"{each['label']} {each['score']:.2f}" for each in answer[:4]) or "nothing"
+        return ", ".join(f"{each['label']} {each['score']:.2f}" for each in answer[:3]) or "nothing"
 
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")

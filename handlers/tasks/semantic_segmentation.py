@@ -109,14 +109,15 @@ class SemanticSegmentation(TaskHandler):
             return Difference(False, 1.0, f"size {answer['size']}, expected {expected['size']}")
         changed = float((self.mask(expected) != self.mask(answer)).mean())
         first, second = ({each["label"]: each for each in a["classes"]} for a in (expected, answer))
-        moves = [
-            abs(first[label][key] - second[label][key])
-            for label in first.keys() & second.keys()
-            if first[label]["share"] > 10 * _CHANGED
-            for key in ("share", "score")
-        ]
+        absent = {"share": 0.0, "score": 0.0}
+        moves = [0.0]
+        for label in first.keys() | second.keys():
+            one, other = first.get(label, absent), second.get(label, absent)
+            moves.append(abs(one["share"] - other["share"]))
+            if min(one["share"], other["share"]) > 10 * _CHANGED:
+                moves.append(abs(one["score"] - other["score"]))
         detail = f"{changed:.3%} of the mask's pixels differ"
-        return Difference(changed <= _CHANGED, max(moves, default=0.0), detail)
+        return Difference(changed <= _CHANGED, max(moves), detail)
 
     def margin(self, answer: Any, **given: Any) -> float:
         """The mean confidence of the whole mask, less what a coin has."""
@@ -147,7 +148,7 @@ class SemanticSegmentation(TaskHandler):
 
     @staticmethod
     def summary(answer: Any) -> str:
-        return ", ".join(f"{each['label']} {each['share']:.0%}" for each in answer["classes"][:4])
+        return ", ".join(f"{each['label']} {each['share']:.0%}" for each in answer["classes"][:3])
 
 
 def _resized(plane: NDArray[Any], size: tuple[int, int]) -> Mask:

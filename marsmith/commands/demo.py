@@ -32,7 +32,8 @@ PICTURES = 3
 )
 def command(out: Path) -> None:
     """Build the archives of this repository's own weights, serve them, ask them, stop."""
-    console = Console(highlight=False)
+    # A table does not fit the 80 columns that a pipe is taken for.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     specs = defaults(Path.cwd())
     console.rule("1. Build: each archive is compared with its PyTorch model")
     HOME.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def command(out: Path) -> None:
             console.print(_predictions(specs, client, grpc, out))
             console.rule("4. A request that cannot be answered fails alone, and says why")
             bad = client.predict(specs[0].name, b"<html>not a picture</html>")
-            console.print(f"{bad.status} {bad.body.decode()}", markup=False)
+            console.print(f"{bad.status} {bad.body.decode()}", markup=False, soft_wrap=True)
             console.rule("5. Scale over the management API")
             console.print(client.scale(specs[0].name, 2), markup=False)
     console.rule("6. Stopped")
@@ -69,6 +70,7 @@ def command(out: Path) -> None:
 
 def _predictions(specs: list[ModelSpec], client: Client, grpc: GrpcClient, out: Path) -> Table:
     table = Table("model", "picture", "answer over REST", "ms", "over gRPC", "ms")
+    table.columns[0].no_wrap = True
     for spec in specs:
         task = load_task(spec.task)
         found = sorted(p for p in Path(spec.samples).iterdir() if p.suffix in (".jpg", ".png"))

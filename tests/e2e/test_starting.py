@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import PROJECT, kill, marsmith, pack, write_config
 
-from handlers.errors import ServerError
+from handlers.errors import ArchiveError, ServerError
 from marsmith.client import Client
 from marsmith.environment import temp_folder
 from marsmith.processes import find_running, find_workers, is_alive
@@ -51,7 +51,7 @@ def test_a_taken_port_is_named(served: TorchServe, home: Path) -> None:
 def test_an_empty_store_says_what_to_do(home: Path) -> None:
     with pytest.raises(ServerError, match=r"no archives in .*: build a model first"):
         TorchServe(home).start()
-    with pytest.raises(ServerError, match=r"none.mar is not a model archive"):
+    with pytest.raises(ArchiveError, match=r"none.mar is not a readable model archive"):
         TorchServe(home, archives=["none.mar"]).start()
 
 
