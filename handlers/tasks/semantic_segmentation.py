@@ -136,15 +136,13 @@ class SemanticSegmentation(TaskHandler):
 
         A truth is a map of class ids (H, W) of the picture's size; 255 is not counted.
         """
-        classes = len(self.bundle.labels)
-        pairs = np.zeros(classes * classes, dtype=np.int64)
+        from torchmetrics.classification import MulticlassJaccardIndex
+
+        metric = MulticlassJaccardIndex(len(self.bundle.labels), ignore_index=255)
         for answer, truth in zip(answers, truths, strict=True):
-            counted = truth < classes
-            found = self.mask(answer)[counted].astype(np.int64)
-            pairs += np.bincount(found * classes + truth[counted], minlength=classes * classes)
-        table = pairs.reshape(classes, classes)
-        union = table.sum(0) + table.sum(1) - table.diagonal()
-        return float((table.diagonal()[union > 0] / union[union > 0]).mean())
+            found = torch.from_numpy(self.mask(answer).astype(np.int64))
+            metric.update(found.flatten(), torch.from_numpy(truth.astype(np.int64)).flatten())
+        return float(metric.compute())
 
     @staticmethod
     def summary(answer: Any) -> str:
