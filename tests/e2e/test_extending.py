@@ -160,8 +160,6 @@ def test_the_archive_answers(unpacked: Path) -> None:
 
 
 def test_the_contract_tests_find_both_plugins_and_pass(extended: Path) -> None:
-    if not any((extended / "tests/contract").glob("test_*.py")):
-        pytest.skip("there are no contract tests yet")
     names = ("image-tagging", "exported-program")
     chosen = ("-v", "-p", "no:cacheprovider", "-k", " or ".join(names), "tests/contract")
     output = _run("-m", "pytest", *chosen, folder=extended)
