@@ -9,8 +9,6 @@ import torch
 from handlers.bundle import Limits
 from handlers.errors import RuntimeUnavailable
 
-DEVICES = ("auto", "cpu", "gpu")
-
 
 def choose(wanted: str, gpu_id: int | None) -> str:
     """The torch device of this worker: TorchServe gives each worker its ``gpu_id``.

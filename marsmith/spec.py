@@ -243,6 +243,8 @@ class ModelSpec(_Strict):
         _check_keys(
             "runtime_options", self.runtime_options, plugins.load_runtime(self.runtime).options
         )
+        if self.precision not in plugins.load_runtime(self.runtime).precisions:
+            raise ValueError(f"runtime {self.runtime} does not compute in {self.precision}")
         _check_keys("decode", self.decode, plugins.load_task(self.task).decode_settings)
         return self
 
