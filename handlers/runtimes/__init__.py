@@ -8,7 +8,7 @@ only serves artifacts that others exported.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,6 +82,11 @@ class ExportRequest:
     ``dynamic`` the input axes that vary at serving time with their (name, minimum, maximum),
     ``path`` where the artifact goes, ``options`` the runtime's options. ``loops`` tells that the
     module goes through the pictures of a batch one by one and that its shapes depend on data.
+
+    ``precision`` is one of the runtime's. For int8 ``calibration`` holds batches of pixels as
+    ``example`` is one, from whose activations the ranges come, and ``float_layers`` the names of
+    the submodules of ``module`` (``network.network.features.0.0``) that stay in floating point, as
+    do the normalisation in front of the network and ``decode`` behind it.
     """
 
     module: nn.Module
@@ -90,6 +95,8 @@ class ExportRequest:
     path: Path
     precision: str = "fp32"
     loops: bool = False
+    calibration: Sequence[Array] = ()
+    float_layers: frozenset[str] = frozenset()
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
