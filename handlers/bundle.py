@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from handlers.closeness import Closeness
 from handlers.errors import LoadError
 from handlers.foreign import Contract
 from handlers.inputs import ImageInput
@@ -38,8 +39,8 @@ class Bundle:
     ``decode`` holds the task's settings that are fixed in the exported module, ``defaults`` the
     values of request options that a client leaves out, ``runtime_options`` what the runtime needs
     to load ``artifact`` (a path relative to the archive), which takes at most ``artifact_batch``
-    pictures per call. ``foreign`` is None, or says what an artifact that others exported takes and
-    gives.
+    pictures per call. ``closeness`` says when two answers are the same. ``foreign`` is None, or
+    says what an artifact that others exported takes and gives.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Bundle:
     runtime_options: dict[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     artifact_batch: int = 1
+    closeness: Closeness = field(default_factory=Closeness)
     foreign: Contract | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -73,6 +75,7 @@ class Bundle:
             fields = json.loads(text)
             fields["input"] = ImageInput(**fields["input"])
             fields["limits"] = Limits(**fields["limits"])
+            fields["closeness"] = Closeness(**fields["closeness"])
             if fields.get("foreign") is not None:
                 fields["foreign"] = Contract(**fields["foreign"])
             return cls(**fields)

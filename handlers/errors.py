@@ -18,6 +18,7 @@
     |   |-- WeightsError             weights are missing, damaged or do not fit the network
     |   |-- ExportError              a runtime cannot export this model
     |   |-- ParityError              the artifact does not answer like the eager model
+    |   |-- AccuracyError            the artifact loses more of the metric than is allowed
     |   |-- ArchiveError             the archive cannot be written or read
     |   `-- SmokeError               TorchServe's own loader does not accept the archive
     `-- ServerError                  TorchServe does not start, answer or stop as asked
@@ -120,6 +121,10 @@ class ExportError(BuildError):
 
 class ParityError(BuildError):
     """The artifact does not answer like the eager model."""
+
+
+class AccuracyError(BuildError):
+    """The artifact loses more of the metric than is allowed."""
 
 
 class ArchiveError(BuildError):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,7 +29,7 @@ def export(request: ExportRequest, path: Path) -> None:
     depend on data, which torch.export refuses: it is traced, with one picture per call.
     """
     try:
-        with _quiet():
+        with quiet():
             if request.loops:
                 _traced(request, path)
             else:
@@ -86,10 +86,39 @@ def _strip(path: Path) -> None:
     onnx.save(model, path)
 
 
+def inner_nodes(model: Any, without: frozenset[str], loops: bool) -> set[str]:
+    """Names of the nodes of an exported model that int8 may compute.
+
+    They are the layers, which are named as the network's modules are, but those of ``without``, and
+    what lies on a way from a layer to another. The normalisation in front and the task's head
+    behind lie on none. Where the module ``loops`` over pictures, boxes are decoded between layers,
+    so that only the layers themselves are.
+    """
+    layers = {node.name for node in model.graph.node if node.name.startswith("network.")}
+    if loops:
+        return layers - without
+    maker = {output: node for node in model.graph.node for output in node.output}
+    behind: set[str] = set()
+    before: set[str] = set()
+    for node in model.graph.node:
+        sources = {maker[name].name for name in node.input if name in maker}
+        if sources & (behind | layers):
+            behind.add(node.name)
+    for node in reversed(model.graph.node):
+        if node.name in before | layers:
+            before |= {maker[name].name for name in node.input if name in maker}
+    return (layers | (behind & before)) - without
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporters print progress and warn of every shape they read; parity tells what matters."""
-    names = ("torch.onnx", "onnxscript", "torch.onnx._internal.exporter")
+    names = (
+        "torch.onnx",
+        "onnxscript",
+        "torch.onnx._internal.exporter",
+        "torch.utils.cpp_extension",
+    )
     levels = {name: logging.getLogger(name).level for name in names}
     try:
         for name in names:

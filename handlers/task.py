@@ -127,6 +127,17 @@ class TaskHandler(BaseHandler):
     def metric(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
         """``metric_name`` of answers (with ``widest`` options), 0 to 1; truths as the task says."""
 
+    def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
+        """Pictures of a folder and their truths for ``metric``; empty where it has no labels.
+
+        Raises SpecError for labels that cannot be read or that the model does not know.
+        """
+        return []
+
+    @abstractmethod
+    def as_truth(self, answer: Any) -> Any:
+        """An answer as the truth of ``metric``, to measure how far others agree with it."""
+
     @staticmethod
     @abstractmethod
     def summary(answer: Any) -> str:

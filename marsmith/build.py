@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
-from handlers import plugins, split
+from handlers import plugins
 from handlers.bundle import Bundle, Limits
-from handlers.errors import ArchiveError, BadRequest, ExportError, SpecError, WeightsError
+from handlers.errors import ArchiveError, BadRequest, SpecError, WeightsError
 from handlers.integrity import sha256
-from handlers.runtimes import Array, ExportRequest, as_arrays, check_requirements
+from handlers.runtimes import as_arrays
 from handlers.servable import SOURCE, Servable
 from handlers.task import TaskHandler
 from marsmith import (
     archive,
     catalogue,
+    exporting,
     fitting,
     foreign,
     goldens,
@@ -37,6 +37,7 @@ from marsmith import (
     sources,
     weights,
 )
+from marsmith.accuracy import Accuracy
 from marsmith.spec import ModelSpec
 
 SAMPLES = 8
@@ -45,11 +46,13 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build: where the archive is, its sha256, what parity found, and what to know."""
+    """A finished build: where the archive is, its sha256, what parity and the gate of accuracy
+    found, and what to know."""
 
     path: Path
     sha256: str
     parity: parity.Report
+    accuracy: Accuracy | None
     unchanged: bool
     notes: list[str] = field(default_factory=list)
 
@@ -68,7 +71,8 @@ def build(
     with tempfile.TemporaryDirectory(prefix=".build-", dir=store) as temporary:
         folder = Path(temporary) / "archive"
         folder.mkdir()
-        report, bundle = _stage(spec, root, folder, tell)
+        proof = _stage(spec, root, folder, tell)
+        bundle = proof.artifact.bundle
         path = Path(temporary) / archive.file_name(spec.name, spec.version)
         tell("archive")
         archive.pack(folder, bundle, path)
@@ -78,57 +82,47 @@ def build(
         target = store / path.name
         unchanged = _check_target(target, digest, force)
         path.replace(target)
-    return Built(target, digest, report, unchanged, bundle.provenance.get("notes", []))
+    notes = bundle.provenance.get("notes", [])
+    return Built(target, digest, proof.parity, proof.accuracy, unchanged, notes)
 
 
-def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> tuple[parity.Report, Bundle]:
+def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.Proven:
     """Fill ``folder`` with everything that the archive holds, proven against eager."""
     tell("weights")
     images = samples.load(root / spec.samples, SAMPLES, spec.serving.max_pixels)
-    tolerance = spec.parity.tolerance or parity.TOLERANCE[spec.precision]
     if spec.artifact is None:
-        artifact, report = _export_proven(spec, root, folder, images, tolerance, tell)
+        proof = _exported(spec, root, folder, images, tell)
     else:
         bundle = _bundle(spec, root, [], artifact=foreign.copy(spec, root, folder))
         artifact = foreign.bind(bundle, folder, images[0])
         _check_defaults(artifact)
         _check_labels(artifact, images[0])
         tell("parity")
-        report = foreign.check(artifact, images, tolerance)
-    bundle = artifact.bundle
-    golden_tolerance = spec.parity.golden or parity.GOLDEN_TOLERANCE[spec.precision]
+        proof = exporting.Proven(artifact, foreign.check(artifact, images), None)
+    bundle = proof.artifact.bundle
     fresh = plugins.load_task(spec.task)()
     fresh.bind(bundle, folder)
-    goldens.write(artifact, fresh, images, golden_tolerance, folder)
-    (folder / "parity.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
+    goldens.write(proof.artifact, fresh, images, folder)
+    report = proof.to_json()
+    (folder / "parity.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     (folder / "model-config.yaml").write_text(spec.serving.model_config_yaml(), "utf-8")
     bundle.write(folder)
     archive.stage_handlers(folder)
     # Python writes these where it imports the network's source.
     for cache in list(folder.rglob("__pycache__")):
         shutil.rmtree(cache)
-    return report, bundle
+    return proof
 
 
-def _export_proven(
-    spec: ModelSpec,
-    root: Path,
-    folder: Path,
-    images: list[Image.Image],
-    tolerance: float,
-    tell: Tell,
-) -> tuple[TaskHandler, parity.Report]:
-    """Export the network; a handler with the artifact, and how far its answers are from eager's."""
+def _exported(
+    spec: ModelSpec, root: Path, folder: Path, images: list[Image.Image], tell: Tell
+) -> exporting.Proven:
+    """Export the network, proven against the eager module."""
     module, bundle = _prepare(spec, root, folder)
     reference = _reference(bundle, module)
     _check_defaults(reference)
     _check_labels(reference, images[0])
-    tell(f"export {spec.runtime}")
-    _export(bundle, module, reference.preprocess(images[0]), folder / bundle.artifact)
-    tell("parity")
-    artifact = plugins.load_task(spec.task)()
-    artifact.bind(bundle, folder)
-    return artifact, parity.check(reference, artifact, images, tolerance)
+    return exporting.proven(spec, root, folder, module, reference, images, tell)
 
 
 def _prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle]:
@@ -170,6 +164,7 @@ def _bundle(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bun
         defaults=spec.defaults,
         runtime_options=options,
         limits=_limits(spec),
+        closeness=spec.parity.closeness(spec.precision),
         artifact_batch=1 if single and spec.artifact is None else spec.serving.batch_size,
         foreign=resolve.contract(spec),
         provenance=_provenance(spec, notes, **files),
@@ -232,54 +227,6 @@ def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
             f"{len(reference.bundle.labels)} labels for a network with {classes} outputs: list "
             f"exactly {classes} labels in the order of its classes"
         )
-
-
-def _export(bundle: Bundle, module: Servable, example: Array, path: Path) -> None:
-    runtime = plugins.load_runtime(bundle.runtime)
-    check_requirements(runtime, bundle.runtime, export=True)
-    export = getattr(runtime, "export", None)
-    if export is None:
-        raise ExportError(f"runtime {bundle.runtime} only serves artifacts that others exported")
-    loops = plugins.load_task(bundle.task).loops
-    part: nn.Module = module
-    if loops and not runtime.dynamic_shapes:
-        part, loops = _trunk(bundle, module, path.parent), False
-    export(
-        ExportRequest(
-            module=part,
-            # Two pictures: some exporters take an axis of length 1 for a constant.
-            example=np.stack([example, example[:, ::-1]][: bundle.artifact_batch]),
-            dynamic=_dynamic(bundle),
-            path=path,
-            precision=bundle.precision,
-            loops=loops,
-            options=bundle.runtime_options,
-        )
-    )
-    if not path.is_file():
-        raise ExportError(f"runtime {bundle.runtime} did not write {path.name}")
-
-
-def _trunk(bundle: Bundle, module: Servable, folder: Path) -> nn.Module:
-    """The part of a module that has no shapes that depend on data; the other is saved beside it."""
-    if not bundle.input.fixed:
-        raise ExportError(
-            f"runtime {bundle.runtime} takes no shapes that depend on data: give the input a fixed "
-            "size, such as resize: [320, 320] with letterbox: 0"
-        )
-    network, rest = split.halves(module, bundle.input)
-    split.save(rest, module.recipe, folder)
-    return network
-
-
-def _dynamic(bundle: Bundle) -> dict[int, tuple[str, int, int]]:
-    """The axes of the input (N, H, W, C) that vary from call to call."""
-    axes = {}
-    if bundle.artifact_batch > 1:
-        axes[0] = ("batch", 1, bundle.artifact_batch)
-    if not bundle.input.fixed:
-        axes |= {1: ("height", 1, 16384), 2: ("width", 1, 16384)}
-    return axes
 
 
 def _provenance(spec: ModelSpec, notes: list[str], **files: Path) -> dict[str, Any]:

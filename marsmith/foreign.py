@@ -73,8 +73,9 @@ def bind(bundle: Bundle, folder: Path, image: Image.Image) -> TaskHandler:
     return handler
 
 
-def check(artifact: TaskHandler, images: list[Image.Image], tolerance: float) -> Report:
+def check(artifact: TaskHandler, images: list[Image.Image]) -> Report:
     """Compare an artifact with itself, alone and in batches; raises ParityError."""
+    tolerance = artifact.bundle.closeness.outputs
     most = artifact.bundle.artifact_batch
     sizes = sorted({1, min(2, most), most})
     arrays = [artifact.preprocess(image) for image in images]

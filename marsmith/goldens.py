@@ -21,7 +21,6 @@ def write(
     artifact: TaskHandler,
     fresh: TaskHandler,
     images: list[Image.Image],
-    tolerance: float,
     folder: Path,
 ) -> None:
     """Write ``golden/`` below ``folder``; raises ParityError when no sample is decided clearly.
@@ -29,6 +28,7 @@ def write(
     ``fresh`` has the same artifact, loaded anew, and is asked one by one, as a worker is: an answer
     that moves by itself is no proof.
     """
+    tolerance = artifact.bundle.closeness.golden
     small = [_shrunk(image) for image in images]
     answers = json.loads(json.dumps(artifact.answer(small)))
     margins = [artifact.margin(answer) for answer in answers]

@@ -12,14 +12,6 @@ from handlers.errors import ParityError
 from handlers.runtimes import Array, Arrays
 from handlers.task import TaskHandler
 
-# Largest absolute difference of an output from eager's fp32, and of a golden score from the build
-# host's: kernels of other processors round in another order.
-TOLERANCE = {"fp32": 1e-4}
-GOLDEN_TOLERANCE = {"fp32": 1e-3}
-
-# How much further than the tolerance scores may move where outputs cannot be compared one by one.
-SCORES = 10
-
 
 @dataclass(frozen=True)
 class Report:
@@ -38,10 +30,12 @@ class Report:
         return {k: _short(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-def check(
-    reference: TaskHandler, artifact: TaskHandler, images: list[Image.Image], tolerance: float
-) -> Report:
-    """Compare ``artifact`` with the eager ``reference``; raises ParityError at the first miss."""
+def check(reference: TaskHandler, artifact: TaskHandler, images: list[Image.Image]) -> Report:
+    """Compare ``artifact`` with the eager ``reference``; raises ParityError at the first miss.
+
+    How close they must be says the artifact's bundle.
+    """
+    tolerance = artifact.bundle.closeness.outputs
     sizes = sorted({1, min(2, artifact.bundle.artifact_batch), artifact.bundle.artifact_batch})
     arrays = [reference.preprocess(image) for image in images]
     expected = [_alone(reference, array) for array in arrays]
@@ -66,7 +60,7 @@ def check(
                 where = f"sample {index}, batch of {len(indices)}"
                 worst = max(worst, _compare(reference, expected[index], got, tolerance, where))
     # Box decoding and thresholds magnify what rounding does; the scores' own limit is wider.
-    limit = tolerance if reference.continuous else SCORES * tolerance
+    limit = tolerance if reference.continuous else artifact.bundle.closeness.answers
     score = _compare_answers(reference, artifact, images, limit)
     return Report(len(images), sizes, tolerance, worst, score, spread)
 

@@ -10,7 +10,8 @@ from handlers import plugins
 from handlers.errors import SpecError, WeightsError
 from handlers.foreign import Contract
 from handlers.inputs import ImageInput
-from marsmith.spec import InputSpec, ModelSpec
+from marsmith.spec import ModelSpec
+from marsmith.spec_parts import InputSpec
 from marsmith.weights import torchvision_weights
 
 

@@ -12,9 +12,12 @@ from handlers.errors import RequestError, SpecError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def files(folder: Path) -> list[Path]:
-    """The picture files of a folder, sorted by name; raises SpecError when there is none."""
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+def files(folder: Path, deep: bool = False) -> list[Path]:
+    """The picture files of a folder, sorted; with ``deep`` those of folders in it, too.
+
+    Raises SpecError when there is none.
+    """
+    found = sorted(p for p in folder.glob("**/*" if deep else "*") if p.suffix.lower() in SUFFIXES)
     if not found:
         raise SpecError(
             f"no sample pictures in {folder}: give a folder of {', '.join(SUFFIXES)} with --samples"

@@ -6,7 +6,6 @@ so unknown keys, wrong types and impossible values are refused here.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,9 +15,6 @@ from model_archiver.model_archiver_error import ModelArchiverError
 from model_archiver.model_packaging_utils import ModelExportUtils
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
     ValidationError,
     field_validator,
     model_validator,
@@ -27,140 +23,22 @@ from pydantic import (
 from handlers import plugins
 from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
-from handlers.inputs import INTERPOLATIONS
+from marsmith.spec_parts import (
+    AccuracySpec,
+    ArtifactSpec,
+    CalibrationSpec,
+    InputSpec,
+    ParitySpec,
+    ServingSpec,
+    Strict,
+    WeightsSpec,
+)
 
 MODELS = Path("models")
-Side = Annotated[int, Field(ge=1, le=8192)]
-Size = Side | tuple[Side, Side] | None
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-
-
-class InputSpec(_Strict):
-    """Geometry and colour of the input; see ``handlers.inputs.ImageInput``.
-
-    ``layout``, ``dtype`` and ``scale``, by which pixels are divided, are those of an artifact that
-    others exported; see ``handlers.foreign.Contract``.
-    """
-
-    color: Literal["rgb", "bgr", "gray"] = "rgb"
-    resize: Size = None
-    crop: Size = None
-    interpolation: str = "bilinear"
-    mean: Annotated[list[float], Field(strict=False)] = [0.485, 0.456, 0.406]
-    std: Annotated[list[float], Field(strict=False)] = [0.229, 0.224, 0.225]
-    antialias: bool = True
-    letterbox: Annotated[int, Field(ge=0, le=255)] | None = None
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    dtype: Literal["float32", "uint8"] = "float32"
-    scale: Annotated[float, Field(ge=1, le=65535)] = 255.0
-
-    @field_validator("resize", "crop", mode="before")
-    @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> InputSpec:
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"interpolation {self.interpolation!r}: accepted are {', '.join(INTERPOLATIONS)}"
-            )
-        channels = 1 if self.color == "gray" else 3
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels:
-                raise ValueError(f"{name} has {len(values)} values, {self.color} has {channels}")
-        if min(self.std) <= 0:
-            raise ValueError("std must be above 0")
-        if not self.antialias and self.interpolation != "bilinear":
-            raise ValueError("antialias: false is there for interpolation bilinear alone")
-        if self.letterbox is not None and not (isinstance(self.resize, tuple) and not self.crop):
-            raise ValueError("letterbox needs resize: [height, width] and no crop")
-        return self
-
-
-class WeightsSpec(_Strict):
-    """Where the state_dict is: a ``file``, or the name of ``torchvision``'s own weights.
-
-    Both: a local file in the place of torchvision's, whose builder, preset and labels are used.
-    """
-
-    file: str | None = None
-    torchvision: str | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-
-    @model_validator(mode="after")
-    def _any(self) -> WeightsSpec:
-        if self.file is None and self.torchvision is None:
-            raise ValueError("name a 'file', or the entry of 'torchvision'")
-        return self
-
-
-class ArtifactSpec(_Strict):
-    """A ``file`` that somebody else exported, which is packed as it is."""
-
-    file: str
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-
-
-class ParitySpec(_Strict):
-    """How far the artifact may be from eager: ``tolerance`` on outputs, ``golden`` on scores.
-
-    None takes the default of the precision.
-    """
-
-    tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
-    golden: Annotated[float, Field(gt=0, lt=0.5)] | None = None
-
-
-class ServingSpec(_Strict):
-    """What becomes ``model-config.yaml``. Delays in milliseconds, timeouts in seconds.
-
-    ``cores`` are those of the host that will serve (default: this machine's); ``threads`` 0 shares
-    them among the workers.
-    """
-
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
-    threads: Annotated[int, Field(ge=0, le=256)] = 0
-    cores: Annotated[int, Field(ge=1)] | None = None
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
-    # TorchServe turns 0 into 100 ms.
-    max_batch_delay: Annotated[int, Field(ge=1, le=60_000)] = 5
-    response_timeout: Annotated[int, Field(ge=1)] = 60
-    startup_timeout: Annotated[int, Field(ge=1)] = 300
-    queue_size: Annotated[int, Field(ge=1)] = 200
-    max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
-    max_pictures: Annotated[int, Field(ge=1)] = 32
-
-    @model_validator(mode="after")
-    def _fits(self) -> ServingSpec:
-        cores = self.cores or len(os.sched_getaffinity(0))
-        if self.threads and self.workers * self.threads > cores:
-            raise ValueError(
-                f"{self.workers} workers x {self.threads} threads fight for {cores} cores: lower "
-                "one, leave threads 0, or say the serving host's 'cores'"
-            )
-        if self.queue_size < self.batch_size:
-            raise ValueError("queue_size is smaller than batch_size: no batch would ever be full")
-        return self
-
-    def model_config_yaml(self) -> str:
-        """TorchServe's ``model-config.yaml``; both worker counts, or it takes one per core."""
-        fields: dict[str, int | str] = {
-            "minWorkers": self.workers,
-            "maxWorkers": self.workers,
-            "batchSize": self.batch_size,
-            "maxBatchDelay": self.max_batch_delay,
-            "responseTimeout": self.response_timeout,
-            "startupTimeout": self.startup_timeout,
-            "jobQueueSize": self.queue_size,
-        }
-        if self.device != "auto":
-            fields["deviceType"] = self.device
-        return yaml.safe_dump(fields, sort_keys=True)
+_INT8 = (
+    "int8 needs calibration.folder, pictures to take its ranges from (--calibrate DIR), and "
+    "accuracy.folder, other or the same pictures to measure the loss on (--evaluate DIR)"
+)
 
 
 def _model_name(name: str) -> str:
@@ -172,15 +50,16 @@ def _model_name(name: str) -> str:
     return name
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """One servable model. ``labels`` is a list, a file, or None for those of torchvision's weights.
 
     The model is an ``architecture`` with ``weights``, or an ``artifact`` whose ``outputs`` say what
     it gives (see ``handlers.foreign.Contract``). ``input`` None takes the preset of torchvision's
     weights. ``decode`` are the task's settings
     fixed in the exported module, ``defaults`` the request options' defaults, ``samples`` a folder
-    of pictures for parity and the golden requests. ``default`` marks what a plain
-    ``./build_mar.sh`` builds.
+    of pictures for parity and the golden requests. ``calibration`` is what precision int8 takes its
+    ranges from, ``accuracy`` what the artifact is measured on beside fp32. ``default`` marks what a
+    plain ``./build_mar.sh`` builds.
     """
 
     name: Annotated[str, AfterValidator(_model_name)]
@@ -195,7 +74,9 @@ class ModelSpec(_Strict):
     input: InputSpec | None = None
     runtime: str = "torchscript"
     runtime_options: dict[str, Any] = {}
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    calibration: CalibrationSpec | None = None
+    accuracy: AccuracySpec | None = None
     decode: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     parity: ParitySpec = ParitySpec()
@@ -244,7 +125,12 @@ class ModelSpec(_Strict):
             "runtime_options", self.runtime_options, plugins.load_runtime(self.runtime).options
         )
         if self.precision not in plugins.load_runtime(self.runtime).precisions:
-            raise ValueError(f"runtime {self.runtime} does not compute in {self.precision}")
+            known = ", ".join(plugins.load_runtime(self.runtime).precisions)
+            raise ValueError(
+                f"runtime {self.runtime} does not compute in {self.precision}: accepted are {known}"
+            )
+        if self.precision == "int8" and not (self.calibration and self.accuracy):
+            raise ValueError(_INT8)
         _check_keys("decode", self.decode, plugins.load_task(self.task).decode_settings)
         return self
 
@@ -319,6 +205,10 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
     given = {**fields, **(overrides or {})}
+    for key in ("calibration", "accuracy"):
+        # Each option on the command line changes one of their values.
+        if isinstance(fields.get(key), dict) and isinstance(given[key], dict):
+            given[key] = {**fields[key], **given[key]}
     ours, theirs = fields.get("weights"), given.get("weights")
     same = given.get("architecture") == fields.get("architecture")
     if same and isinstance(ours, dict) and isinstance(theirs, dict) and "torchvision" in ours:

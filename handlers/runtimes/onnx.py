@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ class Onnx(Runtime):
     suffix = ".onnx"
     requires = ("onnxruntime",)
     export_requires = onnx_export.REQUIRES
+    precisions = ("fp32", "int8")
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         import onnxruntime as ort
@@ -47,7 +48,15 @@ class Onnx(Runtime):
 
     @staticmethod
     def export(request: ExportRequest) -> None:
-        onnx_export.export(request, request.path)
+        if request.precision != "int8":
+            onnx_export.export(request, request.path)
+            return
+        plain = request.path.with_suffix(".float.onnx")
+        onnx_export.export(request, plain)
+        try:
+            _quantise(request, plain)
+        finally:
+            plain.unlink()
 
 
 def _providers(device: str) -> list[Any]:
@@ -62,3 +71,43 @@ def _providers(device: str) -> list[Any]:
             "build the model with serving.device: cpu"
         )
     return [("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)})]
+
+
+class _Pictures:
+    """Calibration batches as ONNX Runtime reads them."""
+
+    def __init__(self, name: str, batches: Sequence[Array]) -> None:
+        self._feeds = iter([{name: batch} for batch in batches])
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._feeds, None)
+
+
+def _quantise(request: ExportRequest, plain: Path) -> None:
+    """QDQ nodes around what lies between the network's first layer and its last one.
+
+    Unsigned activations and signed weights, per channel: what VNNI multiplies.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = plain.with_suffix(".prepared.onnx")
+    try:
+        with onnx_export.quiet():
+            quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+            model = onnx.load(prepared)
+            quantize_static(
+                model,
+                request.path,
+                _Pictures(model.graph.input[0].name, request.calibration),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=sorted(
+                    onnx_export.inner_nodes(model, request.float_layers, request.loops)
+                ),
+            )
+    finally:
+        prepared.unlink(missing_ok=True)

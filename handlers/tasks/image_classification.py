@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from handlers import drawing
+from handlers import drawing, truths
 from handlers.foreign import Meaning, probabilities, through
 from handlers.options import Option
 from handlers.runtimes import Arrays
@@ -75,6 +76,12 @@ class ImageClassification(TaskHandler):
             for answer, truth in zip(answers, truths, strict=True)
         ]
         return float(np.mean(right))
+
+    def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
+        return list(truths.classes(folder, self.bundle.labels))
+
+    def as_truth(self, answer: Any) -> int:
+        return self.bundle.labels.index(answer[0]["label"])
 
     @staticmethod
     def summary(answer: Any) -> str:

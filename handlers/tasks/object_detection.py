@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from handlers import drawing
+from handlers import drawing, truths
 from handlers.errors import PluginError
 from handlers.foreign import Meaning, detections
 from handlers.inputs import ImageInput
@@ -20,10 +21,10 @@ from handlers.runtimes import Arrays
 from handlers.servable import Adapter
 from handlers.task import Difference, TaskHandler
 
-# Boxes of one object in two answers overlap at least so much.
-_SAME_BOX = 0.99
 # A box whose score is nearer than this to the threshold may come and go.
 _BORDERLINE = 0.05
+# A box with such a score counts where an answer stands for the truth.
+_SURE = 0.5
 
 
 class Detector(Adapter):
@@ -124,19 +125,21 @@ class ObjectDetection(TaskHandler):
         return drawing.draw_boxes(picture, _boxes(answer), labels, scores, classes)
 
     def compare(self, expected: Any, answer: Any, **given: Any) -> Difference:
-        """Boxes matched by label at an IoU of 0.99; one without a partner counts by its score."""
+        """Boxes matched by label where they overlap; one without a partner counts by its score."""
         threshold = (self.defaults() | given)["min_score"]
+        closeness = self.bundle.closeness
         moves, lost, rest = [0.0], [], list(answer)
         for each in expected:
             overlaps = _overlaps(each, rest)
             best = int(overlaps.argmax()) if len(rest) else -1
-            if best >= 0 and overlaps[best] >= _SAME_BOX:
+            if best >= 0 and overlaps[best] >= closeness.overlap:
                 moves.append(abs(each["score"] - rest.pop(best)["score"]))
             else:
                 lost.append(each)
         lone = [*lost, *rest]
         moves += [each["score"] - threshold for each in lone]
-        clear = [each for each in lone if each["score"] - threshold > _BORDERLINE]
+        border = threshold + max(_BORDERLINE, closeness.answers)
+        clear = [each for each in lone if each["score"] > border]
         detail = f"{len(clear)} of {len(expected)} boxes lost or added"
         return Difference(not clear, max(moves), detail)
 
@@ -176,6 +179,15 @@ class ObjectDetection(TaskHandler):
                 [{"boxes": torch.as_tensor(boxes), "labels": torch.as_tensor(classes)}],
             )
         return float(metric.compute()["map"])
+
+    def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
+        return list(truths.boxes(folder, self.bundle.labels))
+
+    def as_truth(self, answer: Any) -> Any:
+        """The boxes that are more likely there than not."""
+        sure = [each for each in answer if each["score"] >= _SURE]
+        ids = [self.bundle.labels.index(each["label"]) for each in sure]
+        return _boxes(sure).astype(np.float32), np.array(ids, np.int64)
 
     @staticmethod
     def summary(answer: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from handlers import drawing
+from handlers import drawing, truths
 from handlers.foreign import Meaning, class_ids, through
 from handlers.options import Option
 from handlers.runtimes import Arrays
@@ -23,8 +24,8 @@ from handlers.task import Difference, TaskHandler
 Mask = NDArray[np.uint8]
 
 MASKS = ("png", "rle", "none")
-# Share of a picture's pixels that rounding may give to another class without a change of decision.
-_CHANGED = 0.001
+# A class with less of a picture is a speck, whose score a few pixels move.
+_SPECK = 0.01
 
 
 class Out(Adapter):
@@ -114,10 +115,10 @@ class SemanticSegmentation(TaskHandler):
         for label in first.keys() | second.keys():
             one, other = first.get(label, absent), second.get(label, absent)
             moves.append(abs(one["share"] - other["share"]))
-            if min(one["share"], other["share"]) > 10 * _CHANGED:
+            if min(one["share"], other["share"]) > _SPECK:
                 moves.append(abs(one["score"] - other["score"]))
         detail = f"{changed:.3%} of the mask's pixels differ"
-        return Difference(changed <= _CHANGED, max(moves), detail)
+        return Difference(changed <= self.bundle.closeness.changed, max(moves), detail)
 
     def margin(self, answer: Any, **given: Any) -> float:
         """The mean confidence of the whole mask, less what a coin has."""
@@ -143,6 +144,12 @@ class SemanticSegmentation(TaskHandler):
             found = torch.from_numpy(self.mask(answer).astype(np.int64))
             metric.update(found.flatten(), torch.from_numpy(truth.astype(np.int64)).flatten())
         return float(metric.compute())
+
+    def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
+        return list(truths.masks(folder))
+
+    def as_truth(self, answer: Any) -> Mask:
+        return self.mask(answer)
 
     @staticmethod
     def summary(answer: Any) -> str:

@@ -41,6 +41,15 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.argument("names", nargs=-1)
 @click.option("--version", help="Version of the archive, such as 2.0.")
 @click.option("--runtime", help="Runtime that serves the model, such as torchscript.")
+@click.option("--precision", help="fp32, bf16, fp16 or int8, as the runtime can.")
+@click.option(
+    "--calibrate", type=click.Path(path_type=Path), help="Pictures to take int8's ranges from."
+)
+@click.option(
+    "--evaluate", type=click.Path(path_type=Path), help="Pictures to measure accuracy on."
+)
+@click.option("--max-drop", type=float, help="Largest loss of the metric: 0.01 is one point.")
+@click.option("--keep-fp32", help="How many of the worst layers int8 leaves in fp32, or auto.")
 @click.option("--method", help="How TorchScript is made: trace or script.")
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="A state_dict instead of the spec's."
@@ -111,7 +120,7 @@ def command(
             if done.returncode:
                 sys.exit(done.returncode)
         return
-    _build(load(paths[0], _overrides(given, here)), _store(given, here), force)
+    _build(_checked(load(paths[0], _overrides(given, here)), given), _store(given, here), force)
 
 
 def _is_built(spec: ModelSpec, store: Path) -> bool:
@@ -130,7 +139,7 @@ def _own(given: dict[str, Any], here: Path, force: bool) -> None:
     spec = parse({**keys, **changes}, "command line")
     for note in notes:
         print(note)
-    _build(spec, _store(given, here), force)
+    _build(_checked(spec, given), _store(given, here), force)
     if given["save_yaml"]:
         own.save(spec, here / given["save_yaml"], force)
         print(f"  model file {given['save_yaml']}")
@@ -156,6 +165,8 @@ def _build(spec: ModelSpec, store: Path, force: bool) -> None:
         f"(allowed {built.parity.tolerance:.0e})\n  sha256 {built.sha256}",
         soft_wrap=True,
     )
+    if built.accuracy is not None:
+        console.print(f"  {built.accuracy}", soft_wrap=True)
     for note in built.notes:
         console.print(f"  note: {note}", markup=False, soft_wrap=True)
 
@@ -168,7 +179,10 @@ def _overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
     """Command line options as keys of a model file."""
     from marsmith.own import place
 
-    keys = {key: given[key] for key in ("version", "runtime") if given[key] is not None}
+    keys = {
+        key: given[key] for key in ("version", "runtime", "precision") if given[key] is not None
+    }
+    keys |= _measured(given, here)
     if given["samples"]:
         keys["samples"] = place(here / given["samples"], Path.cwd())
     if given["method"]:
@@ -176,6 +190,34 @@ def _overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
     if given["weights"]:
         keys["weights"] = {"file": place(here / given["weights"], Path.cwd())}
     return keys
+
+
+def _measured(given: dict[str, Any], here: Path) -> dict[str, Any]:
+    """The keys ``calibration`` and ``accuracy``, where options speak of them."""
+    from marsmith.own import place
+
+    keys: dict[str, Any] = {"calibration": {}, "accuracy": {}}
+    if given["calibrate"]:
+        keys["calibration"]["folder"] = place(here / given["calibrate"], Path.cwd())
+    if given["keep_fp32"]:
+        kept = given["keep_fp32"]
+        keys["calibration"]["keep_fp32"] = int(kept) if kept.isdecimal() else kept
+    if given["evaluate"]:
+        keys["accuracy"]["folder"] = place(here / given["evaluate"], Path.cwd())
+    if given["max_drop"] is not None:
+        keys["accuracy"]["drop"] = given["max_drop"]
+    return {key: value for key, value in keys.items() if value}
+
+
+def _checked(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
+    """The spec, unless options were given that it has no use for."""
+    if spec.precision != "int8" and (given["calibrate"] or given["keep_fp32"]):
+        raise SpecError(
+            f"--calibrate and --keep-fp32 are for --precision int8, and this is {spec.precision}"
+        )
+    if spec.accuracy is None and given["max_drop"] is not None:
+        raise SpecError("--max-drop needs --evaluate DIR, the pictures to measure on")
+    return spec
 
 
 def _path(name: str, here: Path) -> Path:

@@ -50,7 +50,7 @@ def handler(model: Callable[[Array], Arrays] = means, batch: int = 4) -> ImageCl
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    goldens.write(handler(), handler(), COLORS, 0.001, tmp_path)
+    goldens.write(handler(), handler(), COLORS, tmp_path)
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def test_pictures_are_lossless(folder: Path) -> None:
 
 def test_the_clearest_samples_are_chosen(tmp_path: Path) -> None:
     unclear = Image.new("RGB", (8, 8), (100, 99, 0))
-    goldens.write(handler(), handler(), [unclear, COLORS[1], unclear, COLORS[2]], 0.001, tmp_path)
+    goldens.write(handler(), handler(), [unclear, COLORS[1], unclear, COLORS[2]], tmp_path)
     found = golden.read(tmp_path)
     assert [request.answer[0]["label"] for request in found] == ["green", "blue"]
     assert len(found) == goldens.COUNT
@@ -89,13 +89,13 @@ def test_the_clearest_samples_are_chosen(tmp_path: Path) -> None:
 def test_without_a_clear_sample_nothing_is_written(tmp_path: Path) -> None:
     tie = Image.new("RGB", (8, 8), (100, 100, 0))
     with pytest.raises(ParityError, match="no sample is decided clearly"):
-        goldens.write(handler(), handler(), [tie], 0.001, tmp_path)
+        goldens.write(handler(), handler(), [tie], tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_large_samples_are_shrunk_and_left_as_they_are(tmp_path: Path) -> None:
     large = Image.new("RGB", (2000, 1000), "red")
-    goldens.write(handler(), handler(), [large], 0.001, tmp_path)
+    goldens.write(handler(), handler(), [large], tmp_path)
     with Image.open(tmp_path / "golden/0.png") as small:
         assert small.size == (320, 160)
     assert large.size == (2000, 1000)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from handlers.bundle import Bundle, Limits
+from handlers.closeness import Closeness
 from handlers.errors import ParityError
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, as_arrays
@@ -22,7 +23,7 @@ from handlers.tasks.image_classification import ImageClassification, Softmax
 from marsmith import parity, samples
 
 Model = Callable[[Array], Arrays]
-TOLERANCE = parity.TOLERANCE["fp32"]
+TOLERANCE = Closeness().outputs
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -98,7 +99,7 @@ def nan_in_one(scores: Array) -> Array:
 
 
 def test_a_faithful_artifact_passes(images: list[Image.Image]) -> None:
-    report = parity.check(handler(EAGER), handler(servable()), images, TOLERANCE)
+    report = parity.check(handler(EAGER), handler(servable()), images)
     assert (report.pictures, report.batch_sizes) == (8, [1, 2, 4])
     assert 0 <= report.largest_difference < 1e-5
     assert report.spread > TOLERANCE
@@ -143,7 +144,7 @@ def test_a_faithful_artifact_passes(images: list[Image.Image]) -> None:
 )
 def test_a_wrong_artifact_is_caught(images: list[Image.Image], artifact: Model, words: str) -> None:
     with pytest.raises(ParityError, match=words):
-        parity.check(handler(EAGER), handler(artifact), images, TOLERANCE)
+        parity.check(handler(EAGER), handler(artifact), images)
 
 
 def test_a_batch_of_another_size_is_tried_too(images: list[Image.Image]) -> None:
@@ -152,10 +153,10 @@ def test_a_batch_of_another_size_is_tried_too(images: list[Image.Image]) -> None
         return (scores if len(images) < 4 else scores[::-1],)
 
     with pytest.raises(ParityError, match="batch of 4"):
-        parity.check(handler(EAGER), handler(wrong_when_full), images, TOLERANCE)
+        parity.check(handler(EAGER), handler(wrong_when_full), images)
     wrong_in_three = handler(lambda i: EAGER(i if len(i) < 3 else i[::-1]), batch=3)
     with pytest.raises(ParityError, match="batch of 3"):
-        parity.check(handler(EAGER, batch=3), wrong_in_three, images, TOLERANCE)
+        parity.check(handler(EAGER, batch=3), wrong_in_three, images)
 
 
 def test_a_constant_model_proves_nothing(images: list[Image.Image]) -> None:
@@ -163,12 +164,12 @@ def test_a_constant_model_proves_nothing(images: list[Image.Image]) -> None:
         return (np.full((len(images), 10), 0.1, np.float32),)
 
     with pytest.raises(ParityError, match="agreement would prove nothing"):
-        parity.check(handler(constant), handler(constant), images, TOLERANCE)
+        parity.check(handler(constant), handler(constant), images)
 
 
 def test_one_sample_proves_nothing(images: list[Image.Image]) -> None:
     with pytest.raises(ParityError, match="agreement would prove nothing"):
-        parity.check(handler(EAGER), handler(EAGER), images[:1], TOLERANCE)
+        parity.check(handler(EAGER), handler(EAGER), images[:1])
 
 
 def test_weights_that_make_no_numbers_are_not_the_artifacts_fault(
@@ -176,23 +177,23 @@ def test_weights_that_make_no_numbers_are_not_the_artifacts_fault(
 ) -> None:
     broken = handler(changed(nan_in_one))
     with pytest.raises(ParityError, match="eager's own outputs are not finite"):
-        parity.check(broken, broken, images, TOLERANCE)
+        parity.check(broken, broken, images)
 
 
 def test_samples_of_many_sizes_are_compared(images: list[Image.Image]) -> None:
     mixed = [*images[:3], *(image.crop((0, 0, 30, 45)) for image in images[:3])]
     reference, artifact = (handler(servable(), resize=40) for _ in range(2))
-    assert parity.check(reference, artifact, mixed, TOLERANCE).pictures == 6
+    assert parity.check(reference, artifact, mixed).pictures == 6
     artifact.model = lambda pixels: EAGER(pixels[..., ::-1])
     with pytest.raises(ParityError):
-        parity.check(reference, artifact, mixed, TOLERANCE)
+        parity.check(reference, artifact, mixed)
 
 
 def test_answers_are_compared_beside_outputs(images: list[Image.Image]) -> None:
     relabelled = handler(EAGER)
     relabelled.bundle = replace(relabelled.bundle, labels=list("bacdefghij"))
     with pytest.raises(ParityError, match="^sample "):
-        parity.check(handler(EAGER), relabelled, images, TOLERANCE)
+        parity.check(handler(EAGER), relabelled, images)
 
 
 def test_the_report_holds_what_repeats() -> None:

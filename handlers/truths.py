@@ -1,0 +1,102 @@
+"""Labelled pictures as people keep them: a table or folders of classes, masks, COCO's boxes.
+
+Used where accuracy is measured, never by a worker. Raises SpecError for labels that cannot be read.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from handlers.errors import SpecError
+
+TABLE, MASKS, BOXES = "labels.csv", "masks", "annotations.json"
+
+
+def classes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
+    """Pictures with the index of their label: ``labels.csv``, or a folder for each label.
+
+    The table has the columns file and label, which is a label's name or its index.
+    """
+    if (folder / TABLE).is_file():
+        with (folder / TABLE).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"file", "label"} <= rows[0].keys():
+            raise SpecError(f"{folder / TABLE}: needs the columns file and label, and rows")
+        return [(_picture(folder, row["file"]), _index(row["label"], labels)) for row in rows]
+    found = []
+    for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+        if name not in labels:
+            return []
+        found += [(path, labels.index(name)) for path in sorted((folder / name).iterdir())]
+    return found
+
+
+def masks(folder: Path) -> list[tuple[Path, np.ndarray]]:
+    """Pictures with their map of class ids, uint8 (H, W): ``NAME.jpg`` and ``masks/NAME.png``."""
+    found = []
+    for path in sorted((folder / MASKS).glob("*.png")):
+        pictures = [each for each in folder.glob(f"{path.stem}.*") if each.is_file()]
+        if len(pictures) != 1:
+            raise SpecError(f"{path}: {len(pictures)} pictures {path.stem}.* beside {MASKS}/")
+        try:
+            ids = np.asarray(Image.open(path))
+        except OSError as error:
+            raise SpecError(f"{path} cannot be read: {error}") from error
+        if ids.ndim != 2:
+            raise SpecError(f"{path}: pixel values must be class ids (modes P or L)")
+        found.append((pictures[0], ids))
+    return found
+
+
+def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, tuple[np.ndarray, np.ndarray]]]:
+    """Pictures with their boxes, float32 (M, 4) xyxy, and class ids, int64 (M,).
+
+    ``annotations.json`` is COCO's: images, annotations with [x, y, width, height], categories.
+    """
+    path = folder / BOXES
+    if not path.is_file():
+        return []
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        names = {each["id"]: each["name"] for each in document["categories"]}
+        files = {each["id"]: each["file_name"] for each in document["images"]}
+        given: dict[Any, list[Any]] = {key: [] for key in files}
+        for each in document["annotations"]:
+            x, y, width, height = each["bbox"]
+            corners = (x, y, x + width, y + height)
+            given[each["image_id"]].append((corners, _index(names[each["category_id"]], labels)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpecError(f"{path} is not as COCO's annotations are: {error!r}") from error
+    return [
+        (
+            _picture(folder, files[key]),
+            (
+                np.array([corners for corners, _ in found], np.float32).reshape(-1, 4),
+                np.array([index for _, index in found], np.int64),
+            ),
+        )
+        for key, found in given.items()
+    ]
+
+
+def _picture(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise SpecError(f"{path}: the labels name it, and it is not there")
+    return path
+
+
+def _index(label: str, labels: Sequence[str]) -> int:
+    if label in labels:
+        return list(labels).index(label)
+    if label.isdecimal() and int(label) < len(labels):
+        return int(label)
+    known = ", ".join(labels[:5])
+    raise SpecError(f"label {label!r} is none of the model's {len(labels)}: {known}...")

@@ -1,0 +1,190 @@
+"""From the eager module to an artifact that is proven to answer like it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from handlers import pictures, plugins, split
+from handlers.bundle import Bundle
+from handlers.errors import AccuracyError, ExportError, ParityError
+from handlers.runtimes import Array, ExportRequest, check_requirements
+from handlers.servable import Servable
+from handlers.task import TaskHandler
+from marsmith import accuracy, parity, quantise
+from marsmith.accuracy import Accuracy, Evaluation
+from marsmith.spec import ModelSpec
+
+Tell = Callable[[str], None]
+# How many of the worst layers an error names.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A handler with the artifact, how far its answers are from eager's, and its accuracy."""
+
+    artifact: TaskHandler
+    parity: parity.Report
+    accuracy: Accuracy | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report for the archive."""
+        measured = {} if self.accuracy is None else {"accuracy": self.accuracy.to_json()}
+        return {**self.parity.to_json(), **measured}
+
+
+class _Gate:
+    """What every attempt at one artifact must pass, with the pictures that it takes."""
+
+    def __init__(
+        self, spec: ModelSpec, root: Path, reference: TaskHandler, images: list[Image.Image]
+    ) -> None:
+        self._spec, self._reference, self._images = spec, reference, images
+        self.calibration: list[Array] = []
+        self.recorded: dict[str, Any] = {}
+        files: Sequence[Path] = ()
+        if spec.precision == "int8" and spec.calibration is not None:
+            files = quantise.calibration_files(spec.calibration, root)
+            limit = reference.bundle.limits.max_pixels
+            opened = (pictures.decode(path.read_bytes(), limit) for path in files)
+            self.calibration = [reference.preprocess(picture)[None] for picture in opened]
+            self.recorded = {"pictures": len(files), "data": quantise.digest(files)}
+        if spec.accuracy is not None:
+            self._evaluation = Evaluation.of(spec.accuracy, root, reference, without=files)
+            self._expected = self._evaluation.answers(reference)
+
+    def check(self, artifact: TaskHandler) -> Proven:
+        """Raises ParityError or AccuracyError."""
+        report = parity.check(self._reference, artifact, self._images)
+        if self._spec.accuracy is None:
+            return Proven(artifact, report, None)
+        allowed = self._spec.accuracy.drop
+        found = accuracy.compare(
+            self._reference, self._expected, artifact, self._evaluation, allowed
+        )
+        if not found.passed:
+            raise AccuracyError(f"the artifact loses too much: {found}")
+        return Proven(artifact, report, found)
+
+
+def proven(
+    spec: ModelSpec,
+    root: Path,
+    folder: Path,
+    module: Servable,
+    reference: TaskHandler,
+    images: list[Image.Image],
+    tell: Tell,
+) -> Proven:
+    """Export ``module`` into ``folder``; raises ExportError, ParityError or AccuracyError.
+
+    int8 leaves as many of its worst layers in floating point as the spec says, or, with "auto",
+    twice as many at every attempt until the gate passes, up to half of all.
+    """
+    tell("reference")
+    gate = _Gate(spec, root, reference, images)
+    wanted = spec.calibration.keep_fp32 if spec.calibration and gate.calibration else 0
+    ranked: list[tuple[str, float]] = []
+    count = 0 if wanted == "auto" else wanted
+    while True:
+        if count and not ranked:
+            ranked = quantise.rank(module, gate.calibration)
+        kept = [name for name, _ in ranked[:count]]
+        tell(f"export {spec.runtime} {spec.precision}" + (f", {count} layers fp32" * bool(count)))
+        bundle = _recorded(reference.bundle, gate.recorded, kept)
+        example = reference.preprocess(images[0])
+        path = folder / bundle.artifact
+        export(bundle, module, example, path, gate.calibration, frozenset(kept))
+        artifact = plugins.load_task(spec.task)()
+        artifact.bind(bundle, folder)
+        tell("parity")
+        try:
+            return gate.check(artifact)
+        except (ParityError, AccuracyError) as error:
+            if spec.precision != "int8":
+                raise
+            ranked = ranked or quantise.rank(module, gate.calibration)
+            if wanted != "auto" or 2 * count > len(ranked) // 2:
+                raise type(error)(f"{error}; {_advice(ranked, count, wanted)}") from error
+            count = max(1, 2 * count)
+
+
+def _recorded(bundle: Bundle, calibration: dict[str, Any], kept: list[str]) -> Bundle:
+    """The bundle with what int8 was made with."""
+    if not calibration:
+        return bundle
+    record = {**calibration, "float_layers": kept}
+    return replace(bundle, provenance={**bundle.provenance, "calibration": record})
+
+
+def _advice(ranked: list[tuple[str, float]], kept: int, wanted: int | str) -> str:
+    worst = ", ".join(f"{name} ({error:.1%})" for name, error in ranked[:_NAMED])
+    words = f"the layers with the largest error in int8 are {worst} (noise / signal)"
+    if wanted == "auto":
+        return f"{words}; with {kept} of {len(ranked)} in fp32 it still fails"
+    return f"{words}: leave more than {kept} of {len(ranked)} in fp32 with --keep-fp32 N or auto"
+
+
+def export(
+    bundle: Bundle,
+    module: Servable,
+    example: Array,
+    path: Path,
+    calibration: Sequence[Array] = (),
+    float_layers: frozenset[str] = frozenset(),
+) -> None:
+    """Write the artifact of ``module`` to ``path``; ``example`` is one picture's pixels."""
+    runtime = plugins.load_runtime(bundle.runtime)
+    check_requirements(runtime, bundle.runtime, export=True)
+    write = getattr(runtime, "export", None)
+    if write is None:
+        raise ExportError(f"runtime {bundle.runtime} only serves artifacts that others exported")
+    loops = plugins.load_task(bundle.task).loops
+    part: nn.Module = module
+    if loops and not runtime.dynamic_shapes:
+        part, loops = _trunk(bundle, module, path.parent), False
+    write(
+        ExportRequest(
+            module=part,
+            # Two pictures: some exporters take an axis of length 1 for a constant.
+            example=np.stack([example, example[:, ::-1]][: bundle.artifact_batch]),
+            dynamic=_dynamic(bundle),
+            path=path,
+            precision=bundle.precision,
+            loops=loops,
+            calibration=calibration,
+            float_layers=float_layers,
+            options=bundle.runtime_options,
+        )
+    )
+    if not path.is_file():
+        raise ExportError(f"runtime {bundle.runtime} did not write {path.name}")
+
+
+def _trunk(bundle: Bundle, module: Servable, folder: Path) -> nn.Module:
+    """The part of a module that has no shapes that depend on data; the other is saved beside it."""
+    if not bundle.input.fixed:
+        raise ExportError(
+            f"runtime {bundle.runtime} takes no shapes that depend on data: give the input a fixed "
+            "size, such as resize: [320, 320] with letterbox: 0"
+        )
+    network, rest = split.halves(module, bundle.input)
+    split.save(rest, module.recipe, folder)
+    return network
+
+
+def _dynamic(bundle: Bundle) -> dict[int, tuple[str, int, int]]:
+    """The axes of the input (N, H, W, C) that vary from call to call."""
+    axes = {}
+    if bundle.artifact_batch > 1:
+        axes[0] = ("batch", 1, bundle.artifact_batch)
+    if not bundle.input.fixed:
+        axes |= {1: ("height", 1, 16384), 2: ("width", 1, 16384)}
+    return axes

@@ -1,0 +1,96 @@
+"""What int8 needs of a model: pictures to calibrate with, and which layers suffer most."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handlers.errors import SpecError
+from handlers.integrity import sha256
+from handlers.runtimes import Array
+from handlers.servable import Servable
+from marsmith import samples
+from marsmith.spec_parts import CalibrationSpec
+
+# Pictures on which layers are ranked: the order needs fewer than the ranges.
+RANKED = 8
+LAYERS = (nn.Conv2d, nn.Linear)
+
+
+def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:
+    """The pictures to calibrate with, drawn by the spec's seed from its folder and those below."""
+    found = samples.files(root / spec.folder, deep=True)
+    if spec.count >= len(found):
+        return found
+    return sorted(random.Random(spec.seed).sample(found, spec.count))
+
+
+def digest(files: Sequence[Path]) -> str:
+    """One sha256 of the pictures' bytes."""
+    return hashlib.sha256(b"".join(bytes.fromhex(sha256(path)) for path in files)).hexdigest()
+
+
+def layers(module: Servable) -> list[str]:
+    """Names of the network's convolutions and linear layers, which int8 computes."""
+    return [
+        name
+        for name, child in module.named_modules()
+        if isinstance(child, LAYERS) and name.startswith("network.")
+    ]
+
+
+def rank(module: Servable, batches: Sequence[Array]) -> list[tuple[str, float]]:
+    """Layers by what int8 does to them alone, the worst first.
+
+    The error is that of a layer's output, with its input as 8 bits per tensor between the extremes
+    of one batch and its weights as 8 bits per output channel, given the exact input: the share of
+    the output's energy, sum((q - y)^2) / sum(y^2), which is the inverse of the SQNR.
+    """
+    names = {module.get_submodule(name): name for name in layers(module)}
+    noise, signal = dict.fromkeys(names.values(), 0.0), dict.fromkeys(names.values(), 0.0)
+    busy = False
+
+    def measure(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal busy
+        if busy:
+            return
+        busy = True
+        weights = {"weight": _by_channel(layer.get_parameter("weight"))}
+        coarse = torch.func.functional_call(layer, weights, (_by_tensor(inputs[0]),))
+        busy = False
+        noise[names[layer]] += float((coarse - output).square().sum())
+        signal[names[layer]] += float(output.square().sum())
+
+    hooks = [layer.register_forward_hook(measure) for layer in names]
+    try:
+        with torch.no_grad():
+            for batch in batches[:RANKED]:
+                module(torch.from_numpy(batch))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not any(signal.values()):
+        raise SpecError("int8: no convolution or linear layer of this network was called")
+    errors = {name: noise[name] / signal[name] for name in signal if signal[name] > 0}
+    return sorted(errors.items(), key=lambda each: (-each[1], each[0]))
+
+
+def _by_channel(weight: Tensor) -> Tensor:
+    """Symmetric signed 8 bits, with a scale for each output channel (axis 0)."""
+    scale = weight.abs().flatten(1).amax(1).clamp(min=1e-12) / 127
+    scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return (weight / scale).round().clamp(-127, 127) * scale
+
+
+def _by_tensor(values: Tensor) -> Tensor:
+    """Unsigned 8 bits between the least and the largest value, zero among them."""
+    low, high = values.amin().clamp(max=0), values.amax().clamp(min=0)
+    scale = ((high - low) / 255).clamp(min=1e-12)
+    zero = (-low / scale).round()
+    return ((values / scale + zero).round().clamp(0, 255) - zero) * scale

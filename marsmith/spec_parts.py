@@ -1,0 +1,182 @@
+"""The parts of a model's YAML file; see ``marsmith.spec``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from handlers.closeness import DEFAULTS, Closeness
+from handlers.inputs import INTERPOLATIONS
+
+Side = Annotated[int, Field(ge=1, le=8192)]
+Size = Side | tuple[Side, Side] | None
+
+
+class Strict(BaseModel):
+    """Knows its keys and types, and refuses others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class InputSpec(Strict):
+    """Geometry and colour of the input; see ``handlers.inputs.ImageInput``.
+
+    ``layout``, ``dtype`` and ``scale``, by which pixels are divided, are those of an artifact that
+    others exported; see ``handlers.foreign.Contract``.
+    """
+
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
+    resize: Size = None
+    crop: Size = None
+    interpolation: str = "bilinear"
+    mean: Annotated[list[float], Field(strict=False)] = [0.485, 0.456, 0.406]
+    std: Annotated[list[float], Field(strict=False)] = [0.229, 0.224, 0.225]
+    antialias: bool = True
+    letterbox: Annotated[int, Field(ge=0, le=255)] | None = None
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    dtype: Literal["float32", "uint8"] = "float32"
+    scale: Annotated[float, Field(ge=1, le=65535)] = 255.0
+
+    @field_validator("resize", "crop", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InputSpec:
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation {self.interpolation!r}: accepted are {', '.join(INTERPOLATIONS)}"
+            )
+        channels = 1 if self.color == "gray" else 3
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise ValueError(f"{name} has {len(values)} values, {self.color} has {channels}")
+        if min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        if not self.antialias and self.interpolation != "bilinear":
+            raise ValueError("antialias: false is there for interpolation bilinear alone")
+        if self.letterbox is not None and not (isinstance(self.resize, tuple) and not self.crop):
+            raise ValueError("letterbox needs resize: [height, width] and no crop")
+        return self
+
+
+class WeightsSpec(Strict):
+    """Where the state_dict is: a ``file``, or the name of ``torchvision``'s own weights.
+
+    Both: a local file in the place of torchvision's, whose builder, preset and labels are used.
+    """
+
+    file: str | None = None
+    torchvision: str | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _any(self) -> WeightsSpec:
+        if self.file is None and self.torchvision is None:
+            raise ValueError("name a 'file', or the entry of 'torchvision'")
+        return self
+
+
+class ArtifactSpec(Strict):
+    """A ``file`` that somebody else exported, which is packed as it is."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+class ParitySpec(Strict):
+    """How close the artifact must be; None takes the default of the precision.
+
+    See ``handlers.closeness.Closeness``; ``tolerance`` is its ``outputs``.
+    """
+
+    tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
+    answers: Annotated[float, Field(gt=0, lt=1)] | None = None
+    golden: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    overlap: Annotated[float, Field(gt=0, lt=1)] | None = None
+    changed: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    def closeness(self, precision: str) -> Closeness:
+        """What was said, over the precision's defaults."""
+        said = self.model_dump(exclude_none=True)
+        if "tolerance" in said:
+            said["outputs"] = said.pop("tolerance")
+        return replace(DEFAULTS[precision], **said)
+
+
+class CalibrationSpec(Strict):
+    """Pictures whose activations give int8 its ranges: ``count`` of ``folder``, drawn by ``seed``.
+
+    ``keep_fp32`` layers with the largest error stay in floating point; "auto" as many as it takes
+    to pass the gate of ``accuracy``.
+    """
+
+    folder: str
+    count: Annotated[int, Field(ge=1, le=10_000)] = 100
+    seed: Annotated[int, Field(ge=0)] = 0
+    keep_fp32: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
+
+
+class AccuracySpec(Strict):
+    """The metric that the artifact must keep on ``folder``: at most ``drop`` below eager's fp32.
+
+    Without labels in the folder (see ``docs/precision.md``) eager's own answers are the truth.
+    """
+
+    folder: str
+    drop: Annotated[float, Field(ge=0, le=1)] = 0.01
+    count: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ServingSpec(Strict):
+    """What becomes ``model-config.yaml``. Delays in milliseconds, timeouts in seconds.
+
+    ``cores`` are those of the host that will serve (default: this machine's); ``threads`` 0 shares
+    them among the workers.
+    """
+
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    cores: Annotated[int, Field(ge=1)] | None = None
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    # TorchServe turns 0 into 100 ms.
+    max_batch_delay: Annotated[int, Field(ge=1, le=60_000)] = 5
+    response_timeout: Annotated[int, Field(ge=1)] = 60
+    startup_timeout: Annotated[int, Field(ge=1)] = 300
+    queue_size: Annotated[int, Field(ge=1)] = 200
+    max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
+    max_pictures: Annotated[int, Field(ge=1)] = 32
+
+    @model_validator(mode="after")
+    def _fits(self) -> ServingSpec:
+        cores = self.cores or len(os.sched_getaffinity(0))
+        if self.threads and self.workers * self.threads > cores:
+            raise ValueError(
+                f"{self.workers} workers x {self.threads} threads fight for {cores} cores: lower "
+                "one, leave threads 0, or say the serving host's 'cores'"
+            )
+        if self.queue_size < self.batch_size:
+            raise ValueError("queue_size is smaller than batch_size: no batch would ever be full")
+        return self
+
+    def model_config_yaml(self) -> str:
+        """TorchServe's ``model-config.yaml``; both worker counts, or it takes one per core."""
+        fields: dict[str, int | str] = {
+            "minWorkers": self.workers,
+            "maxWorkers": self.workers,
+            "batchSize": self.batch_size,
+            "maxBatchDelay": self.max_batch_delay,
+            "responseTimeout": self.response_timeout,
+            "startupTimeout": self.startup_timeout,
+            "jobQueueSize": self.queue_size,
+        }
+        if self.device != "auto":
+            fields["deviceType"] = self.device
+        return yaml.safe_dump(fields, sort_keys=True)
