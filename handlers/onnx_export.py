@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from handlers import onnx_names
 from handlers.errors import ExportError
 
 if TYPE_CHECKING:
@@ -26,19 +27,21 @@ def export(request: ExportRequest, path: Path) -> None:
     """Write ``request.module`` to ``path``; raises ExportError.
 
     Modules without loops go through torch.export. One that loops over pictures has shapes that
-    depend on data, which torch.export refuses: it is traced, with one picture per call.
+    depend on data, which torch.export refuses: it is traced, with one picture per call. Nodes and
+    values are named after the modules that they come from; see ``onnx_names``.
     """
     try:
         with quiet():
+            calls = onnx_names.watch(request.module, torch.from_numpy(request.example))
             if request.loops:
-                _traced(request, path)
+                _traced(request, path, calls.outputs)
             else:
                 _exported(request, path)
     # The exporters raise errors of many kinds, all of which mean the same to a user.
     except Exception as error:
         line = " ".join(str(error).split())[:400]
         raise ExportError(f"this model has no ONNX form: {type(error).__name__}: {line}") from error
-    _strip(path)
+    _finish(path, calls)
 
 
 def _exported(request: ExportRequest, path: Path) -> None:
@@ -49,28 +52,28 @@ def _exported(request: ExportRequest, path: Path) -> None:
     )
 
 
-def _traced(request: ExportRequest, path: Path) -> None:
+def _traced(request: ExportRequest, path: Path, count: int) -> None:
     axes = {axis: name for axis, (name, _, _) in request.dynamic.items()}
-    with torch.no_grad():
-        count = len(request.module(torch.from_numpy(request.example)))
     outputs = [f"output_{number}" for number in range(count)]
-    torch.onnx.export(
-        request.module,
-        (torch.from_numpy(request.example),),
-        str(path),
-        dynamo=False,
-        opset_version=OPSET,
-        input_names=["images"],
-        output_names=outputs,
-        dynamic_axes={"images": axes, **{name: {1: "detections"} for name in outputs}},
-    )
+    with onnx_names.marked(request.module):
+        torch.onnx.export(
+            request.module,
+            (torch.from_numpy(request.example),),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=outputs,
+            dynamic_axes={"images": axes, **{name: {1: "detections"} for name in outputs}},
+        )
 
 
-def _strip(path: Path) -> None:
-    """Remove what tells of the machine that built the file: stack traces with its paths."""
+def _finish(path: Path, calls: onnx_names.Calls) -> None:
+    """Name nodes and values after modules; remove stack traces with paths of the build machine."""
     import onnx
 
     model = onnx.load(path)
+    onnx_names.apply(model, calls)
     graphs = [model.graph, *model.functions]
     while graphs:
         graph = graphs.pop()
@@ -86,28 +89,30 @@ def _strip(path: Path) -> None:
     onnx.save(model, path)
 
 
-def inner_nodes(model: Any, without: frozenset[str], loops: bool) -> set[str]:
+def inner_nodes(model: Any, without: frozenset[str], loops: bool) -> list[str]:
     """Names of the nodes of an exported model that int8 may compute.
 
-    They are the layers, which are named as the network's modules are, but those of ``without``, and
-    what lies on a way from a layer to another. The normalisation in front and the task's head
-    behind lie on none. Where the module ``loops`` over pictures, boxes are decoded between layers,
-    so that only the layers themselves are.
+    They are the network's layers but those of ``without``, and what lies on a way from one to
+    another. The normalisation in front and the head behind lie on none. Where the module ``loops``
+    over pictures, boxes are decoded between layers, so that only the layers themselves are.
     """
-    layers = {node.name for node in model.graph.node if node.name.startswith("network.")}
+    layers = {
+        node.name
+        for node in model.graph.node
+        if node.op_type in onnx_names.WEIGHTED and node.name.startswith("network.")
+    }
+    kept = {name for name in layers if onnx_names.module_of(name) in without}
     if loops:
-        return layers - without
-    maker = {output: node for node in model.graph.node for output in node.output}
-    behind: set[str] = set()
-    before: set[str] = set()
+        return sorted(layers - kept)
+    maker = {output: node.name for node in model.graph.node for output in node.output}
+    behind, before = set(layers), set(layers)
     for node in model.graph.node:
-        sources = {maker[name].name for name in node.input if name in maker}
-        if sources & (behind | layers):
+        if any(maker.get(name) in behind for name in node.input):
             behind.add(node.name)
     for node in reversed(model.graph.node):
-        if node.name in before | layers:
-            before |= {maker[name].name for name in node.input if name in maker}
-    return (layers | (behind & before)) - without
+        if node.name in before:
+            before |= {maker[name] for name in node.input if name in maker}
+    return sorted((behind & before) - kept)
 
 
 @contextmanager

@@ -105,8 +105,8 @@ def _quantise(request: ExportRequest, plain: Path) -> None:
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_quantize=sorted(
-                    onnx_export.inner_nodes(model, request.float_layers, request.loops)
+                nodes_to_quantize=onnx_export.inner_nodes(
+                    model, request.float_layers, request.loops
                 ),
             )
     finally:

@@ -9,10 +9,10 @@ from typing import Any
 
 from handlers import onnx_export
 from handlers.errors import IntegrityError, RuntimeUnavailable
+from handlers.onnx_names import module_of
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
 # Left alone, OpenVINO computes in bf16 on processors that have it, whatever the model is.
-_BARE = "/WithoutBiases"
 _LAYERS = {"Convolution", "GroupConvolution", "MatMul"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
@@ -87,9 +87,8 @@ def _quantised(model: Any, request: ExportRequest) -> Any:
 
     nncf.set_log_level(logging.ERROR)
     operations = model.get_ordered_ops()
-    # An ONNX layer with a bias becomes an operation of its own and an Add.
     layers = [each.get_friendly_name() for each in operations if each.get_type_name() in _LAYERS]
-    ignored = [name for name in layers if name.removesuffix(_BARE) in request.float_layers]
+    ignored = [name for name in layers if module_of(name) in request.float_layers]
     kinds = {each.get_type_name() for each in operations} - _LAYERS if request.loops else set()
     with onnx_export.quiet():
         return nncf.quantize(

@@ -51,8 +51,8 @@ for number, (runtime, options) in enumerate(json.loads(sys.argv[3])):
     model = spec.load(project / "models/lenet5_digits.yaml", overrides)
     folder = place / str(number)
     folder.mkdir(parents=True)
-    _, bundle = build._stage(model, project, folder, lambda stage: None)
-    archive.pack(folder, bundle, place / f"{number}.mar")
+    proof = build._stage(model, project, folder, lambda stage: None)
+    archive.pack(folder, proof.artifact.bundle, place / f"{number}.mar")
     print(sha256(place / f"{number}.mar"))
 """
 
