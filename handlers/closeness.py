@@ -28,5 +28,5 @@ DEFAULTS = {
     "fp32": Closeness(),
     "fp16": Closeness(0.01, 0.02, 0.02, 0.95, 0.005),
     "bf16": Closeness(0.1, 0.1, 0.1, 0.9, 0.02),
-    "int8": Closeness(0.4, 0.3, 0.3, 0.6, 0.1),
+    "int8": Closeness(0.4, 0.3, 0.2, 0.6, 0.1),
 }

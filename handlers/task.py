@@ -124,8 +124,13 @@ class TaskHandler(BaseHandler):
     metric_name: ClassVar[str]
 
     @abstractmethod
-    def metric(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
-        """``metric_name`` of answers (with ``widest`` options), 0 to 1; truths as the task says."""
+    def evidence(self, answer: Any, truth: Any) -> Any:
+        """What one answer (with ``widest`` options) adds to the metric; truths as the task says."""
+
+    @staticmethod
+    @abstractmethod
+    def metric(evidence: Sequence[Any]) -> float:
+        """``metric_name``, 0 to 1, of what all pictures add to it."""
 
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
         """Pictures of a folder and their truths for ``metric``; empty where it has no labels.

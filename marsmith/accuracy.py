@@ -20,7 +20,7 @@ from marsmith import samples
 from marsmith.spec_parts import AccuracySpec
 
 # Enough for the two digits of an interval that are worth reading.
-RESAMPLES = 200
+RESAMPLES = 100
 CONFIDENCE = 0.95
 # Answered at a time, so that a thousand decoded pictures need not fit into memory.
 _CHUNK = 16
@@ -32,7 +32,7 @@ class Accuracy:
 
     ``truth`` is "labels" or, for pictures without, "eager": then the metric says how far the two
     agree. ``drop`` is ``reference`` less ``artifact``, ``interval`` its 95 % bootstrap confidence
-    interval (percentiles of 200 resamples of the pictures, seeded), ``data`` the sha256 of all
+    interval (percentiles of 100 resamples of the pictures, seeded), ``data`` the sha256 of all
     pictures and truths.
     """
 
@@ -136,33 +136,32 @@ def compare(
     if truths is None:
         truths = [reference.as_truth(answer) for answer in expected]
     answers = evaluation.answers(artifact)
-    ours, theirs = reference.metric(answers, truths), reference.metric(expected, truths)
+    ours, theirs = (
+        [reference.evidence(*each) for each in zip(given, truths, strict=True)]
+        for given in (answers, expected)
+    )
+    reached, best = reference.metric(ours), reference.metric(theirs)
     return Accuracy(
         metric=reference.metric_name,
         truth="labels" if known else "eager",
         pictures=len(answers),
-        reference=theirs,
-        artifact=ours,
-        drop=theirs - ours,
-        interval=_interval(reference, expected, answers, truths),
+        reference=best,
+        artifact=reached,
+        drop=best - reached,
+        interval=_interval(reference, theirs, ours),
         allowed=allowed,
         data=evaluation.digest(),
     )
 
 
-def _interval(
-    task: TaskHandler, expected: list[Any], answers: list[Any], truths: list[Any]
-) -> tuple[float, float]:
+def _interval(task: TaskHandler, theirs: list[Any], ours: list[Any]) -> tuple[float, float]:
     """Percentile bootstrap of the paired difference (Efron and Tibshirani 1993, chapter 13)."""
     generator = np.random.default_rng(0)
     drops = []
     for _ in range(RESAMPLES):
-        chosen = generator.integers(len(truths), size=len(truths))
-        drawn = [truths[i] for i in chosen]
-        drops.append(
-            task.metric([expected[i] for i in chosen], drawn)
-            - task.metric([answers[i] for i in chosen], drawn)
-        )
+        drawn = generator.integers(len(ours), size=len(ours))
+        best, reached = ([each[i] for i in drawn] for each in (theirs, ours))
+        drops.append(task.metric(best) - task.metric(reached))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drops, [tail, 1 - tail])
     return float(low), float(high)

@@ -56,6 +56,17 @@ class Built:
     unchanged: bool
     notes: list[str] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "unchanged": self.unchanged,
+            "parity": self.parity.to_json(),
+            "accuracy": self.accuracy and self.accuracy.to_json(),
+            "notes": self.notes,
+        }
+
 
 def build(
     spec: ModelSpec, root: Path, store: Path, force: bool = False, tell: Tell = print

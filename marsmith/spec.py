@@ -58,8 +58,8 @@ class ModelSpec(Strict):
     weights. ``decode`` are the task's settings
     fixed in the exported module, ``defaults`` the request options' defaults, ``samples`` a folder
     of pictures for parity and the golden requests. ``calibration`` is what precision int8 takes its
-    ranges from, ``accuracy`` what the artifact is measured on beside fp32. ``default`` marks what a
-    plain ``./build_mar.sh`` builds.
+    ranges from, ``accuracy`` what the artifact is measured on beside fp32. ``chosen`` is what
+    ``--runtime auto`` found. ``default`` marks what a plain ``./build_mar.sh`` builds.
     """
 
     name: Annotated[str, AfterValidator(_model_name)]
@@ -82,6 +82,7 @@ class ModelSpec(Strict):
     parity: ParitySpec = ParitySpec()
     samples: str = "samples/shapes"
     serving: ServingSpec = ServingSpec()
+    chosen: dict[str, Any] = {}
     licence: str = "unknown"
     description: str = ""
     default: bool = False

@@ -69,13 +69,14 @@ class ImageClassification(TaskHandler):
 
     metric_name = "top-1"
 
-    def metric(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
-        """Share of answers whose best label is the true one; a truth is an index in the labels."""
-        right = [
-            answer[0]["label"] == self.bundle.labels[truth]
-            for answer, truth in zip(answers, truths, strict=True)
-        ]
-        return float(np.mean(right))
+    def evidence(self, answer: Any, truth: Any) -> bool:
+        """Whether the best label is the true one; a truth is an index in the labels."""
+        return bool(answer[0]["label"] == self.bundle.labels[truth])
+
+    @staticmethod
+    def metric(evidence: Sequence[Any]) -> float:
+        """Share of answers whose best label is the true one."""
+        return float(np.mean(evidence))
 
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
         return list(truths.classes(folder, self.bundle.labels))

@@ -156,28 +156,28 @@ class ObjectDetection(TaskHandler):
 
     metric_name = "mAP"
 
-    def metric(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
-        """COCO's mean average precision over IoU 0.50 to 0.95.
+    def evidence(self, answer: Any, truth: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Boxes, scores and class ids found, and those wanted.
 
         A truth is (boxes (M, 4) xyxy in pixels, class ids (M,)).
         """
+        ids = [self.bundle.labels.index(each["label"]) for each in answer]
+        scores = torch.tensor([float(each["score"]) for each in answer])
+        found = torch.from_numpy(_boxes(answer)).float()
+        labels = torch.tensor(ids, dtype=torch.int64)
+        boxes, classes = (torch.as_tensor(each) for each in truth)
+        return (
+            {"boxes": found, "scores": scores, "labels": labels},
+            {"boxes": boxes, "labels": classes},
+        )
+
+    @staticmethod
+    def metric(evidence: Sequence[Any]) -> float:
+        """COCO's mean average precision over IoU 0.50 to 0.95."""
         from torchmetrics.detection import MeanAveragePrecision
 
         metric = MeanAveragePrecision()
-        for answer, (boxes, classes) in zip(answers, truths, strict=True):
-            ids = [self.bundle.labels.index(each["label"]) for each in answer]
-            scores = torch.tensor([float(each["score"]) for each in answer])
-            found = torch.from_numpy(_boxes(answer)).float()
-            metric.update(
-                [
-                    {
-                        "boxes": found,
-                        "scores": scores,
-                        "labels": torch.tensor(ids, dtype=torch.int64),
-                    }
-                ],
-                [{"boxes": torch.as_tensor(boxes), "labels": torch.as_tensor(classes)}],
-            )
+        metric.update([found for found, _ in evidence], [wanted for _, wanted in evidence])
         return float(metric.compute()["map"])
 
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:

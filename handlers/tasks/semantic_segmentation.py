@@ -132,18 +132,28 @@ class SemanticSegmentation(TaskHandler):
 
     metric_name = "mIoU"
 
-    def metric(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
-        """Mean over the classes of intersection over union of all pictures' pixels.
+    def evidence(self, answer: Any, truth: Any) -> Tensor:
+        """The confusion matrix (truth, answer) of the pixels, int64 (classes, classes).
 
         A truth is a map of class ids (H, W) of the picture's size; 255 is not counted.
         """
-        from torchmetrics.classification import MulticlassJaccardIndex
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-        metric = MulticlassJaccardIndex(len(self.bundle.labels), ignore_index=255)
-        for answer, truth in zip(answers, truths, strict=True):
-            found = torch.from_numpy(self.mask(answer).astype(np.int64))
-            metric.update(found.flatten(), torch.from_numpy(truth.astype(np.int64)).flatten())
-        return float(metric.compute())
+        found, wanted = (
+            torch.from_numpy(np.asarray(ids).astype(np.int64)).flatten()
+            for ids in (self.mask(answer), truth)
+        )
+        classes = len(self.bundle.labels)
+        return Tensor(multiclass_confusion_matrix(found, wanted, classes, ignore_index=255))
+
+    @staticmethod
+    def metric(evidence: Sequence[Any]) -> float:
+        """Mean over the classes of intersection over union (Jaccard 1912) of all pixels."""
+        total = torch.stack(list(evidence)).sum(0)
+        common = total.diagonal()
+        union = total.sum(0) + total.sum(1) - common
+        # A class in no truth and no answer has no union to share.
+        return float((common[union > 0] / union[union > 0]).mean())
 
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
         return list(truths.masks(folder))

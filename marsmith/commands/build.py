@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,18 @@ import click
 from rich.console import Console
 
 from handlers.errors import SpecError
+from marsmith.model_options import (
+    AUTO,
+    MODELS,
+    caller,
+    checked,
+    model_options,
+    model_path,
+    overrides,
+)
 
 if TYPE_CHECKING:
     from marsmith.spec import ModelSpec
-
-MODELS = Path("models")
-# build_mar.sh says here where its caller stands: paths on the command line are relative to that.
-CALLER = "MARSMITH_CALLER"
 
 
 def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
@@ -40,23 +46,10 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--version", help="Version of the archive, such as 2.0.")
-@click.option("--runtime", help="Runtime that serves the model, such as torchscript.")
+@click.option("--runtime", help="Such as torchscript; auto: the fastest here that passes parity.")
 @click.option("--precision", help="fp32, bf16, fp16 or int8, as the runtime can.")
-@click.option(
-    "--calibrate", type=click.Path(path_type=Path), help="Pictures to take int8's ranges from."
-)
-@click.option(
-    "--evaluate", type=click.Path(path_type=Path), help="Pictures to measure accuracy on."
-)
-@click.option("--max-drop", type=float, help="Largest loss of the metric: 0.01 is one point.")
-@click.option("--keep-fp32", help="How many of the worst layers int8 leaves in fp32, or auto.")
 @click.option("--method", help="How TorchScript is made: trace or script.")
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="A state_dict instead of the spec's."
-)
-@click.option(
-    "--samples", type=click.Path(path_type=Path), help="Folder of pictures to compare on."
-)
+@model_options
 @click.option("--store", type=click.Path(path_type=Path), help="Default: model-store.")
 @click.option("--force", is_flag=True, help="Replace an archive of the same name and version.")
 @click.option("--missing", is_flag=True, help="Leave out what is in the store already.")
@@ -80,9 +73,15 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.option("--dtype", help="float32 or uint8, of an artifact.")
 @click.option("--scale", type=float, help="By which an artifact wants pixels divided, such as 255.")
 @click.option("--save-yaml", type=click.Path(path_type=Path), help="Write a model file of it, too.")
+@click.option("--json", "as_json", is_flag=True, help="Report as one line of JSON.")
 @click.option("--list", "listing", is_flag=True, help="List the models that can be built.")
 def command(
-    names: tuple[str, ...], force: bool, missing: bool, listing: bool, **given: Any
+    names: tuple[str, ...],
+    force: bool,
+    missing: bool,
+    listing: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Build archives of the named models (default: those whose weights are in this project).
 
@@ -95,18 +94,18 @@ def command(
     from marsmith import own
     from marsmith.spec import defaults, load
 
-    here = Path(os.environ.get(CALLER, ""))
+    here = caller()
     mine = [key for key in own.KEYS if given[key] not in (None, ())]
     if mine or given["save_yaml"]:
         if names:
             option = (mine or ["save_yaml"])[0].replace("_", "-")
             raise SpecError(f"--{option} makes a model without a file: leave out {names[0]}")
-        _own(given, here, force)
+        _own(given, here, force, as_json)
         return
-    paths = [_path(name, here) for name in names]
-    paths = paths or [_path(spec.name, here) for spec in defaults(Path.cwd())]
+    paths = [model_path(name, here) for name in names]
+    paths = paths or [model_path(spec.name, here) for spec in defaults(Path.cwd())]
     if missing:
-        store, changes = _store(given, here), _overrides(given, here)
+        store, changes = _store(given, here), overrides(given, here)
         paths = [path for path in paths if not _is_built(load(path, changes), store)]
     if not paths:
         return
@@ -120,7 +119,8 @@ def command(
             if done.returncode:
                 sys.exit(done.returncode)
         return
-    _build(_checked(load(paths[0], _overrides(given, here)), given), _store(given, here), force)
+    spec = load(paths[0], overrides(given, here))
+    _build(_chosen(checked(spec, given), given), _store(given, here), force, as_json)
 
 
 def _is_built(spec: ModelSpec, store: Path) -> bool:
@@ -129,31 +129,62 @@ def _is_built(spec: ModelSpec, store: Path) -> bool:
     return (store / file_name(spec.name, spec.version)).is_file()
 
 
-def _own(given: dict[str, Any], here: Path, force: bool) -> None:
+def _own(given: dict[str, Any], here: Path, force: bool, as_json: bool) -> None:
     """Build a model that the options describe."""
     from marsmith import own
     from marsmith.spec import parse
 
-    keys, notes = own.fields(given, here, Path.cwd())
-    changes = _overrides({**given, "weights": None}, here)
+    automatic = given["runtime"] == AUTO
+    keys, notes = own.fields({**given, "runtime": None} if automatic else given, here, Path.cwd())
+    changes = overrides({**given, "weights": None}, here)
     spec = parse({**keys, **changes}, "command line")
     for note in notes:
-        print(note)
-    _build(_checked(spec, given), _store(given, here), force)
+        print(note, file=sys.stderr)
+    spec = _chosen(checked(spec, given), given)
+    _build(spec, _store(given, here), force, as_json)
     if given["save_yaml"]:
         own.save(spec, here / given["save_yaml"], force)
-        print(f"  model file {given['save_yaml']}")
+        print(f"  model file {given['save_yaml']}", file=sys.stderr)
 
 
-def _build(spec: ModelSpec, store: Path, force: bool) -> None:
+def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
+    """The spec, with the fastest runtime of this host where ``--runtime auto`` asks for it."""
+    if given["runtime"] != AUTO:
+        return spec
+    from marsmith import trials
+    from marsmith.comparison import print_table
+
+    if spec.artifact is not None:
+        raise SpecError("--runtime auto: an artifact of others runs in the runtime of its format")
+    console = Console(stderr=True, highlight=False)
+    pairs = list(trials.pairs(spec, [spec.precision]))
+    with tempfile.TemporaryDirectory() as store, console.status(spec.name) as status:
+        run = trials.run(spec, Path.cwd(), Path(store), pairs, status.update)
+        tried = list(run)
+    print_table(console, spec, tried)
+    best = trials.best(tried)
+    console.print(f"--runtime auto: {best.runtime}, {best.throughput:.0f} pictures/s at batch 8")
+    options = spec.runtime_options if best.runtime == spec.runtime else {}
+    record = {
+        trial.runtime: trial.problem or f"{trial.throughput:.0f} pictures/s" for trial in tried
+    }
+    return spec.model_copy(
+        update={"runtime": best.runtime, "runtime_options": options, "chosen": record}
+    )
+
+
+def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
     from marsmith.build import build
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=as_json)
     title = f"{spec.name} {spec.version}"
     with console.status(title) as status:
         built = build(
             spec, Path.cwd(), store, force, lambda stage: status.update(f"{title}: {stage}")
         )
+    if as_json:
+        print(json.dumps(built.to_json()))
+        return
     size = built.path.stat().st_size / 1e6
     reference = "itself, alone (there is no eager model)" if spec.artifact else "eager"
     console.print(
@@ -173,59 +204,6 @@ def _build(spec: ModelSpec, store: Path, force: bool) -> None:
 
 def _store(given: dict[str, Any], here: Path) -> Path:
     return here / given["store"] if given["store"] else Path("model-store")
-
-
-def _overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
-    """Command line options as keys of a model file."""
-    from marsmith.own import place
-
-    keys = {
-        key: given[key] for key in ("version", "runtime", "precision") if given[key] is not None
-    }
-    keys |= _measured(given, here)
-    if given["samples"]:
-        keys["samples"] = place(here / given["samples"], Path.cwd())
-    if given["method"]:
-        keys["runtime_options"] = {"method": given["method"]}
-    if given["weights"]:
-        keys["weights"] = {"file": place(here / given["weights"], Path.cwd())}
-    return keys
-
-
-def _measured(given: dict[str, Any], here: Path) -> dict[str, Any]:
-    """The keys ``calibration`` and ``accuracy``, where options speak of them."""
-    from marsmith.own import place
-
-    keys: dict[str, Any] = {"calibration": {}, "accuracy": {}}
-    if given["calibrate"]:
-        keys["calibration"]["folder"] = place(here / given["calibrate"], Path.cwd())
-    if given["keep_fp32"]:
-        kept = given["keep_fp32"]
-        keys["calibration"]["keep_fp32"] = int(kept) if kept.isdecimal() else kept
-    if given["evaluate"]:
-        keys["accuracy"]["folder"] = place(here / given["evaluate"], Path.cwd())
-    if given["max_drop"] is not None:
-        keys["accuracy"]["drop"] = given["max_drop"]
-    return {key: value for key, value in keys.items() if value}
-
-
-def _checked(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
-    """The spec, unless options were given that it has no use for."""
-    if spec.precision != "int8" and (given["calibrate"] or given["keep_fp32"]):
-        raise SpecError(
-            f"--calibrate and --keep-fp32 are for --precision int8, and this is {spec.precision}"
-        )
-    if spec.accuracy is None and given["max_drop"] is not None:
-        raise SpecError("--max-drop needs --evaluate DIR, the pictures to measure on")
-    return spec
-
-
-def _path(name: str, here: Path) -> Path:
-    path = here / name if name.endswith((".yaml", ".yml")) else MODELS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in MODELS.glob("*.yaml")))
-        raise SpecError(f"no model {name}: there is no {path}; known are {known}")
-    return path
 
 
 def _list() -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from handlers import plugins
 from handlers.task import Difference, TaskHandler
-from marsmith import build, samples, spec
+from marsmith import build, samples, spec, spec_parts
 
 TASKS = plugins.names("tasks")
 EXPORTING = [
@@ -176,12 +176,12 @@ def test_a_model_of_the_task_goes_through_every_runtime_that_exports(
     changes: dict[str, Any] = {"runtime": runtime, "runtime_options": {}}
     if plugins.load_task(task).loops and not plugins.load_runtime(runtime).dynamic_shapes:
         fixed = {"resize": [320, 320], "letterbox": 0, "mean": [0.0] * 3, "std": [1.0] * 3}
-        changes["input"] = spec.InputSpec.model_validate(fixed)
+        changes["input"] = spec_parts.InputSpec.model_validate(fixed)
     model = model_of(task).model_copy(update=changes)
-    report, bundle = build._stage(model, PROJECT, tmp_path, lambda stage: None)
-    assert report.pictures > 1
+    proof = build._stage(model, PROJECT, tmp_path, lambda stage: None)
+    assert proof.parity.pictures > 1
     worker = plugins.load_task(task)()
-    worker.bind(bundle, tmp_path)
+    worker.bind(proof.artifact.bundle, tmp_path)
     images = samples.load(PROJECT / model.samples, 3, model.serving.max_pixels)
     assert all(each is not None for each in worker.answer(images))
 

@@ -337,7 +337,7 @@ def eager(project: Path, tmp_path: Path) -> Path:
     """An unpacked archive of the eager runtime."""
     model, folder = lenet5(project, runtime="eager"), tmp_path / "staged"
     folder.mkdir()
-    _, bundle = build._stage(model, project, folder, quiet)
+    bundle = build._stage(model, project, folder, quiet).artifact.bundle
     archive.pack(folder, bundle, tmp_path / "lenet5_digits-1.0.mar")
     archive.unpack(tmp_path / "lenet5_digits-1.0.mar", tmp_path / "eager")
     return tmp_path / "eager"

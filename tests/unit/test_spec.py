@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from handlers.errors import BuildError, SpecError
 from marsmith import spec
-from marsmith.spec import ModelSpec, ServingSpec, load, parse
+from marsmith.spec import ModelSpec, load, parse
+from marsmith.spec_parts import ServingSpec
 
 MODEL: dict[str, Any] = {
     "name": "m",

@@ -15,7 +15,7 @@ from handlers.inputs import ImageInput
 from handlers.plugins import load_task
 from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable
-from marsmith import build
+from marsmith import build, exporting
 
 SIZE = 192
 
@@ -68,7 +68,7 @@ def test_the_two_halves_answer_like_the_whole(name: str, tmp_path: Path) -> None
     given = ImageInput(resize=[SIZE, SIZE], letterbox=0, mean=(0.0,) * 3, std=(1.0,) * 3)
     bundle = _bundle(module, given)
     pixels = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
-    build._export(bundle, module, pixels, tmp_path / "model.pt")
+    exporting.export(bundle, module, pixels, tmp_path / "model.pt")
     assert (tmp_path / "decode.pth").exists()
     artifact = load_task(bundle.task)()
     artifact.bind(bundle, tmp_path)
@@ -84,7 +84,7 @@ def test_the_exported_half_has_no_second_copy_of_its_weights(tmp_path: Path) -> 
     module = _module("ssdlite320_mobilenet_v3_large")
     given = ImageInput(resize=[SIZE, SIZE], mean=(0.0,) * 3, std=(1.0,) * 3)
     pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
-    build._export(_bundle(module, given), module, pixels, tmp_path / "model.pt")
+    exporting.export(_bundle(module, given), module, pixels, tmp_path / "model.pt")
     saved = torch.load(tmp_path / "decode.pth", weights_only=True)["state"]
     assert saved
     assert not [name for name in saved if "backbone" in name]
@@ -99,4 +99,4 @@ def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
     given = ImageInput(mean=(0.0,) * 3, std=(1.0,) * 3)
     pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
     with pytest.raises(ExportError, match=r"give the input a fixed size, .*letterbox"):
-        build._export(_bundle(module, given), module, pixels, tmp_path / "model.pt")
+        exporting.export(_bundle(module, given), module, pixels, tmp_path / "model.pt")

@@ -1,0 +1,57 @@
+"""Compare a model's runtimes and precisions on this host."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from marsmith.model_options import caller, model_options, model_path, overrides
+
+
+@click.command()
+@click.argument("model")
+@click.option("--runtime", "runtimes", multiple=True, help="Only these; repeatable.")
+@click.option("--precision", "precisions", multiple=True, help="Only these; repeatable.")
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Save speed against accuracy as PNG.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Folder to keep the archives in.")
+def command(
+    model: str,
+    runtimes: tuple[str, ...],
+    precisions: tuple[str, ...],
+    as_json: bool,
+    plot: Path | None,
+    keep: Path | None,
+    **given: Any,
+) -> None:
+    """Compare a model's runtimes and precisions on this host.
+
+    Every pair is built, proven, loaded in a clean process and timed, one after the other. A pair
+    that does not work says why. int8 needs --calibrate and --evaluate, or the model file's own.
+    """
+    from marsmith import comparison, trials
+    from marsmith.spec import load
+
+    here = caller()
+    spec = load(model_path(model, here), overrides(given, here))
+    chosen = [
+        pair
+        for pair in trials.pairs(spec, precisions or None)
+        if not runtimes or pair[0] in runtimes
+    ]
+    console = Console(stderr=True, highlight=False)
+    with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:
+        tried = list(trials.run(spec, Path.cwd(), keep or Path(temporary), chosen, status.update))
+    if as_json:
+        print(json.dumps(comparison.to_json(spec, tried), indent=1))
+    else:
+        comparison.print_table(Console(highlight=False), spec, tried)
+    if plot is not None:
+        comparison.plot(spec, tried, plot)
+        console.print(f"plot {plot}")

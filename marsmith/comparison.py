@@ -1,0 +1,109 @@
+"""Trials of one model side by side: as a table for a person, as JSON, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from handlers.errors import RuntimeUnavailable
+from marsmith.spec import ModelSpec
+from marsmith.trials import BATCH, REFERENCE, Trial
+
+_COLUMNS = (
+    "runtime",
+    "precision",
+    "MB",
+    "load s",
+    "worker MB",
+    "ms at 1",
+    f"pictures/s at {BATCH}",
+    "x eager",
+)
+
+
+def print_table(console: Console, spec: ModelSpec, trials: Sequence[Trial]) -> None:
+    """One row for each trial, the fastest first; those that failed last, with the reason."""
+    table = Table(title=f"{spec.name} {spec.version} on this host", title_justify="left")
+    metric = next((each.metric_name for each in trials if each.metric is not None), "")
+    extra = (metric, "from fp32") if metric else ("largest score move",)
+    for name in (*_COLUMNS, *extra, "status"):
+        text = name in ("runtime", "precision", "status")
+        table.add_column(name, justify="left" if text else "right", no_wrap=name != "status")
+    eager = next((t for t in trials if (t.runtime, t.precision) == REFERENCE), None)
+    for trial in sorted(trials, key=lambda each: (each.problem is not None, -each.throughput)):
+        table.add_row(*_row(trial, eager, bool(metric)))
+    console.print(table)
+
+
+def _row(trial: Trial, eager: Trial | None, measured: bool) -> list[str]:
+    name = [trial.runtime, trial.precision]
+    if trial.problem is not None:
+        return [*name, *[""] * (8 if measured else 7), trial.problem]
+    ratio = f"{trial.throughput / eager.throughput:.1f}" if eager and eager.throughput else ""
+    figures = [
+        f"{trial.archive_bytes / 1e6:.1f}",
+        f"{trial.load_seconds:.1f}",
+        f"{trial.megabytes:.0f}",
+        f"{trial.latency_seconds * 1e3:.1f}",
+        f"{trial.throughput:.0f}",
+        ratio,
+    ]
+    if not measured:
+        return [*name, *figures, f"{trial.largest_difference:.1e}", "ok"]
+    if trial.metric is None or trial.reference is None:
+        return [*name, *figures, "", "", "ok"]
+    return [
+        *name,
+        *figures,
+        f"{trial.metric:.4f}",
+        f"{trial.metric - trial.reference:+.4f}",
+        "ok",
+    ]
+
+
+def to_json(spec: ModelSpec, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The trials as JSON values."""
+    return {
+        "model": spec.name,
+        "version": spec.version,
+        "batch": BATCH,
+        "trials": [trial.to_json() for trial in trials],
+    }
+
+
+def plot(spec: ModelSpec, trials: Sequence[Trial], path: Path) -> None:
+    """Speed against accuracy (or the largest move of a score) as a PNG."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RuntimeUnavailable(
+            "a plot needs the Python package matplotlib: install it with `make extra-plots`"
+        ) from error
+    good = [trial for trial in trials if trial.problem is None]
+    measured = any(trial.metric is not None for trial in good)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for trial in good:
+        across = trial.metric if measured else trial.largest_difference
+        if across is None:
+            continue
+        axes.scatter(trial.throughput, across, s=60)
+        axes.annotate(
+            f"{trial.runtime} {trial.precision}",
+            (trial.throughput, across),
+            xytext=(6, 4),
+            textcoords="offset points",
+        )
+    name = next((trial.metric_name for trial in good if trial.metric_name), "")
+    axes.set(
+        title=f"{spec.name} {spec.version}",
+        xlabel=f"pictures per second at batch {BATCH}",
+        ylabel=name or "largest move of a score from eager",
+    )
+    axes.margins(x=0.2, y=0.15)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,103 @@
+"""Command line options that change a model file's keys, for all commands that build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from handlers.errors import SpecError
+
+if TYPE_CHECKING:
+    from marsmith.spec import ModelSpec
+
+MODELS = Path("models")
+AUTO = "auto"
+# build_mar.sh says here where its caller stands: paths on the command line are relative to that.
+CALLER = "MARSMITH_CALLER"
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = [
+    click.option(
+        "--weights", type=click.Path(path_type=Path), help="A state_dict instead of the spec's."
+    ),
+    click.option(
+        "--samples", type=click.Path(path_type=Path), help="Folder of pictures to compare on."
+    ),
+    click.option(
+        "--calibrate", type=click.Path(path_type=Path), help="Pictures to take int8's ranges from."
+    ),
+    click.option(
+        "--evaluate", type=click.Path(path_type=Path), help="Pictures to measure accuracy on."
+    ),
+    click.option("--max-drop", type=float, help="Largest loss of the metric: 0.01 is one point."),
+    click.option("--keep-fp32", help="How many of the worst layers int8 leaves in fp32, or auto."),
+]
+
+
+def model_options(command: Command) -> Command:
+    """Add the options to a click command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def caller() -> Path:
+    """The folder that paths on the command line are relative to."""
+    return Path(os.environ.get(CALLER, ""))
+
+
+def model_path(name: str, here: Path) -> Path:
+    """The model file of a name or a path; raises SpecError."""
+    path = here / name if name.endswith((".yaml", ".yml")) else MODELS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in MODELS.glob("*.yaml")))
+        raise SpecError(f"no model {name}: there is no {path}; known are {known}")
+    return path
+
+
+def overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
+    """Command line options as keys of a model file."""
+    from marsmith.own import place
+
+    said = {key: given.get(key) for key in ("version", "runtime", "precision")}
+    keys = {key: value for key, value in said.items() if value not in (None, AUTO)}
+    keys |= _measured(given, here)
+    if given["samples"]:
+        keys["samples"] = place(here / given["samples"], Path.cwd())
+    if given.get("method"):
+        keys["runtime_options"] = {"method": given["method"]}
+    if given["weights"]:
+        keys["weights"] = {"file": place(here / given["weights"], Path.cwd())}
+    return keys
+
+
+def _measured(given: dict[str, Any], here: Path) -> dict[str, Any]:
+    """The keys ``calibration`` and ``accuracy``, where options speak of them."""
+    from marsmith.own import place
+
+    keys: dict[str, Any] = {"calibration": {}, "accuracy": {}}
+    if given["calibrate"]:
+        keys["calibration"]["folder"] = place(here / given["calibrate"], Path.cwd())
+    if given["keep_fp32"]:
+        kept = given["keep_fp32"]
+        keys["calibration"]["keep_fp32"] = int(kept) if kept.isdecimal() else kept
+    if given["evaluate"]:
+        keys["accuracy"]["folder"] = place(here / given["evaluate"], Path.cwd())
+    if given["max_drop"] is not None:
+        keys["accuracy"]["drop"] = given["max_drop"]
+    return {key: value for key, value in keys.items() if value}
+
+
+def checked(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
+    """The spec, unless options were given that it has no use for."""
+    if spec.precision != "int8" and (given["calibrate"] or given["keep_fp32"]):
+        raise SpecError(
+            f"--calibrate and --keep-fp32 are for --precision int8, and this is {spec.precision}"
+        )
+    if spec.accuracy is None and given["max_drop"] is not None:
+        raise SpecError("--max-drop needs --evaluate DIR, the pictures to measure on")
+    return spec
