@@ -129,14 +129,14 @@ def _exported(
     spec: ModelSpec, root: Path, folder: Path, images: list[Image.Image], tell: Tell
 ) -> exporting.Proven:
     """Export the network, proven against the eager module."""
-    module, bundle = _prepare(spec, root, folder)
-    reference = _reference(bundle, module)
-    _check_defaults(reference)
-    _check_labels(reference, images[0])
-    return exporting.proven(spec, root, folder, module, reference, images, tell)
+    module, bundle = prepare(spec, root, folder)
+    eager = reference(bundle, module)
+    _check_defaults(eager)
+    _check_labels(eager, images[0])
+    return exporting.proven(spec, root, folder, module, eager, images, tell)
 
 
-def _prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle]:
+def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle]:
     """The eager module with its weights, and what the archive will say of it."""
     file = weights.locate(spec, root)
     given = resolve.image_input(spec)
@@ -194,7 +194,7 @@ def _limits(spec: ModelSpec) -> Limits:
     )
 
 
-def _reference(bundle: Bundle, module: Servable) -> TaskHandler:
+def reference(bundle: Bundle, module: Servable) -> TaskHandler:
     """A handler whose model is the eager module in memory."""
 
     def run(*arrays: Any) -> Any:

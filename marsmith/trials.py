@@ -1,4 +1,4 @@
-"""One model in several runtimes and precisions: built, proven and timed on this host, one by one."""
+"""One model in several runtimes and precisions: built, proven and timed here, one by one."""
 
 from __future__ import annotations
 

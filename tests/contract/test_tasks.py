@@ -39,8 +39,8 @@ class Material:
 
     def __init__(self, task: str, folder: Path) -> None:
         self.model = model_of(task).model_copy(update={"runtime": "eager", "runtime_options": {}})
-        module, bundle = build._prepare(self.model, PROJECT, folder)
-        self.handler: TaskHandler = build._reference(bundle, module)
+        module, bundle = build.prepare(self.model, PROJECT, folder)
+        self.handler: TaskHandler = build.reference(bundle, module)
         limit = self.model.serving.max_pixels
         self.images = samples.load(PROJECT / self.model.samples, 3, limit)
         self.answers = self.handler.answer(self.images)

@@ -73,7 +73,7 @@ def test_the_two_halves_answer_like_the_whole(name: str, tmp_path: Path) -> None
     artifact = load_task(bundle.task)()
     artifact.bind(bundle, tmp_path)
     batch = np.stack([pixels])
-    expected, found = build._reference(bundle, module).model(batch), artifact.model(batch)
+    expected, found = build.reference(bundle, module).model(batch), artifact.model(batch)
     assert [output.shape for output in expected] == [output.shape for output in found]
     assert len(expected[1][0]) > 3
     # Untrained, many boxes tie, and which of them comes first is a matter of rounding.

@@ -1,0 +1,103 @@
+"""Prove an archive again: its files, its golden requests, its answers against eager's."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from marsmith.model_options import caller
+from marsmith.processes import find_running
+
+
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), help="Default: the model's samples.")
+@click.option("--against", default="eager", show_default=True, help="eager, or another archive.")
+@click.option("--served", is_flag=True, help="Ask this project's running server, as well.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Those the archive was made of.")
+@click.option("--max-drop", default=0.01, show_default=True, help="Largest loss of the metric.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    archive: Path,
+    images: Path | None,
+    against: str,
+    served: bool,
+    weights: Path | None,
+    max_drop: float,
+    as_json: bool,
+) -> None:
+    """Prove an archive again, on this host: its files, its golden requests and its answers.
+
+    With --images the metric is measured, too: against the folder's labels, or where it has none
+    against the answers of the reference. Exits with 1 where anything is wrong.
+    """
+    from marsmith import samples, verification
+    from marsmith.archive import unpack
+    from marsmith.own import place
+
+    here, root = caller(), Path.cwd()
+    changes: dict[str, Any] = {}
+    if weights is not None:
+        changes["weights"] = {"file": place(here / weights, root)}
+    with tempfile.TemporaryDirectory(prefix="marsmith-verify-") as temporary:
+        folder, other = Path(temporary) / "archive", Path(temporary) / "other"
+        unpack(here / archive, folder)
+        task = verification.opened(folder)
+        if against == "eager":
+            other.mkdir()
+            reference = verification.eager(task, root, other, changes)
+        else:
+            unpack(here / against, other)
+            reference = verification.opened(other)
+        files = (
+            verification.sample_files(task, root, folder)
+            if images is None
+            else samples.files(here / images, deep=True)
+        )
+        verdicts = [verification.compare(task, reference, files, against)]
+        if images is not None:
+            verdicts[0] = verification.measured(
+                verdicts[0], task, reference, here / images, max_drop
+            )
+        if served:
+            verdicts.append(verification.served(task, _client(), files))
+    if as_json:
+        print(json.dumps([verdict.to_json() for verdict in verdicts], indent=1))
+    else:
+        _show(archive.name, verdicts)
+    sys.exit(0 if all(verdict.passed for verdict in verdicts) else 1)
+
+
+def _client() -> Any:
+    from handlers.errors import ServerError
+    from marsmith.client import Client
+    from marsmith.environment import temp_folder
+
+    running = find_running(temp_folder(Path.cwd()))
+    if running is None:
+        raise ServerError("no TorchServe runs for this folder: start it with `marsmith serve`")
+    return Client.of(running, timeout=60)
+
+
+def _show(name: str, verdicts: list[Any]) -> None:
+    console = Console(highlight=False)
+    console.print(f"{name}: files and golden requests are as built")
+    for verdict in verdicts:
+        color, word = ("green", "agrees") if verdict.passed else ("red", "DIFFERS")
+        console.print(
+            f"[{color}]{word}[/] with {verdict.against}: {verdict.same} of {verdict.pictures} "
+            f"decisions the same, scores within {verdict.largest_move:.1e}",
+            soft_wrap=True,
+        )
+        if verdict.accuracy is not None:
+            console.print(f"  {verdict.accuracy}", soft_wrap=True)
+        for line in verdict.wrong[:10]:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+        if len(verdict.wrong) > 10:
+            console.print(f"  and {len(verdict.wrong) - 10} more")
