@@ -14,12 +14,20 @@ import pytest
 import torch
 
 from handlers import plugins
+from handlers.closeness import DEFAULTS
 from handlers.errors import LoadError, RuntimeUnavailable
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays, check_requirements
 from handlers.servable import Servable
 
 NAMES = plugins.names("runtimes")
 EXPORTING = [name for name in NAMES if hasattr(plugins.load_runtime(name), "export")]
+# bf16 and fp16 of a processor that has no such instructions are computed as well.
+REDUCED = [
+    (name, precision)
+    for name in EXPORTING
+    for precision in plugins.load_runtime(name).precisions
+    if precision != "fp32"
+]
 MOST = 5
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NETWORK = """
@@ -70,9 +78,12 @@ def options(runtime: type[Runtime]) -> dict[str, Any]:
 class Exported:
     """One runtime's artifact of the tiny network, and eager's answers."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(
+        self, name: str, folder: Path, precision: str = "fp32", kept: frozenset[str] = frozenset()
+    ) -> None:
         module = servable(folder)
         self.runtime = plugins.load_runtime(name)
+        self.precision = precision
         self.path = folder / f"model{self.runtime.suffix}"
         self.runtime.export(  # type: ignore[attr-defined]
             ExportRequest(
@@ -80,13 +91,17 @@ class Exported:
                 example=PIXELS[:2],
                 dynamic={0: ("batch", 1, MOST)},
                 path=self.path,
+                precision=precision,
+                calibration=[PIXELS[i : i + 1] for i in range(MOST)] if precision == "int8" else (),
+                float_layers=kept,
                 options=dict(self.runtime.options),
             )
         )
         self.eager = module
 
     def load(self) -> Runtime:
-        return self.runtime(self.path, "cpu", options(self.runtime))
+        given = {**options(self.runtime), "precision": self.precision}
+        return self.runtime(self.path, "cpu", given)
 
     def expected(self, pixels: Array) -> Arrays:
         with torch.inference_mode():
@@ -135,6 +150,31 @@ def test_it_answers_like_eager_at_every_batch_size(
         assert isinstance(theirs, np.ndarray)
         assert (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "precision"), REDUCED)
+def test_a_reduced_precision_is_close_and_is_reduced(
+    name: str, precision: str, tmp_path: Path
+) -> None:
+    given = Exported(name, tmp_path, precision)
+    (expected,), (scores,) = given.expected(PIXELS), given.load()(PIXELS)
+    assert scores.dtype == expected.dtype
+    difference = np.abs(scores - expected).max()
+    # Closer than its tolerance, for this network is small; not as close as fp32 is.
+    assert 1e-7 < difference < DEFAULTS[precision].outputs / 4
+
+
+@pytest.mark.parametrize("name", [name for name, precision in REDUCED if precision == "int8"])
+def test_layers_that_are_to_stay_in_float_do(
+    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    layers = frozenset({"network.network.conv", "network.network.linear"})
+    other = tmp_path_factory.mktemp(name)
+    given, all_int8 = Exported(name, tmp_path, "int8", layers), Exported(name, other, "int8")
+    expected = given.expected(PIXELS)[0]
+    error, whole = (np.abs(each.load()(PIXELS)[0] - expected).max() for each in (given, all_int8))
+    # What lies between layers may be of 8 bits all the same.
+    assert error < whole / 2
 
 
 @each_exporting

@@ -1,0 +1,208 @@
+"""The gate of accuracy: labelled folders, the paired bootstrap, int8's worst layers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from handlers import truths
+from handlers.bundle import Bundle, Limits
+from handlers.errors import SpecError
+from handlers.inputs import ImageInput
+from handlers.servable import Network, Servable
+from handlers.tasks.image_classification import ImageClassification, Softmax
+from handlers.tasks.object_detection import ObjectDetection
+from handlers.tasks.semantic_segmentation import SemanticSegmentation
+from marsmith import accuracy, quantise
+from marsmith.accuracy import Evaluation
+from marsmith.spec_parts import AccuracySpec, CalibrationSpec
+
+LABELS = ["dark", "light"]
+
+
+def classifier(threshold: float) -> ImageClassification:
+    """Calls a picture light whose mean is above ``threshold``."""
+    task = ImageClassification()
+    given = ImageInput(resize=(8, 8))
+    task.bundle = Bundle("m", "1.0", "image-classification", "eager", "m.pth", LABELS, given)
+
+    def run(images: Any) -> Any:
+        light = (images.mean((1, 2, 3)) > threshold).astype(np.float32)
+        return (np.stack([1 - light, light], axis=1),)
+
+    task.model = run
+    return task
+
+
+def grey(folder: Path, levels: list[int]) -> Path:
+    """One grey PNG of each level, 16x16 pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, level in enumerate(levels):
+        Image.new("L", (16, 16), level).save(folder / f"{index:02}.png")
+    return folder
+
+
+def evaluation(folder: Path, task: Any, **changes: Any) -> Evaluation:
+    return Evaluation.of(AccuracySpec(folder=str(folder), **changes), Path(), task)
+
+
+def test_a_table_and_folders_of_labels_say_the_same(tmp_path: Path) -> None:
+    for name, levels in (("dark", [1, 2]), ("light", [200])):
+        grey(tmp_path / "folders" / name, levels)
+    table = grey(tmp_path / "table", [1, 2, 200])
+    (table / "labels.csv").write_text("file,label\n00.png,dark\n01.png,0\n02.png,light\n")
+    by_folder = [truth for _, truth in truths.classes(tmp_path / "folders", LABELS)]
+    by_table = [truth for _, truth in truths.classes(table, LABELS)]
+    assert by_folder == by_table == [0, 0, 1]
+
+
+def test_folders_that_are_no_labels_are_pictures_without_labels(tmp_path: Path) -> None:
+    grey(tmp_path / "holiday", [1, 2])
+    assert truths.classes(tmp_path, LABELS) == []
+    assert evaluation(tmp_path, classifier(100)).truths is None
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("name,label\n00.png,dark\n", "needs the columns file and label"),
+        ("file,label\n", "needs the columns file and label"),
+        ("file,label\n00.png,grey\n", "label 'grey' is none of the model's 2"),
+        ("file,label\n00.png,2\n", "label '2' is none"),
+        ("file,label\n99.png,dark\n", "99.png: the labels name it"),
+    ],
+)
+def test_a_wrong_table_is_named(table: str, words: str, tmp_path: Path) -> None:
+    (grey(tmp_path, [1]) / "labels.csv").write_text(table)
+    with pytest.raises(SpecError, match=words):
+        truths.classes(tmp_path, LABELS)
+
+
+def test_coco_boxes_become_corners_of_the_models_classes(tmp_path: Path) -> None:
+    grey(tmp_path, [1, 2])
+    document = {
+        "images": [{"id": 7, "file_name": "00.png"}, {"id": 9, "file_name": "01.png"}],
+        "categories": [{"id": 3, "name": "light"}],
+        "annotations": [{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    (_, (boxes, classes)), (_, (none, _)) = truths.boxes(tmp_path, LABELS)
+    assert boxes.tolist() == [[1, 2, 4, 6]]
+    assert classes.tolist() == [1]
+    assert none.shape == (0, 4)
+
+
+def test_masks_lie_beside_their_pictures(tmp_path: Path) -> None:
+    grey(tmp_path, [5])
+    grey(tmp_path / "masks", [1])
+    [(path, ids)] = truths.masks(tmp_path)
+    assert path.name == "00.png"
+    assert (ids == 1).all()
+    (tmp_path / "00.png").unlink()
+    with pytest.raises(SpecError, match="0 pictures 00"):
+        truths.masks(tmp_path)
+
+
+def test_the_drop_is_that_of_the_metric_and_lies_in_its_interval(tmp_path: Path) -> None:
+    levels = list(range(10, 250, 12))
+    folder = grey(tmp_path, levels)
+    rows = [f"{i:02}.png,{int(level > 120)}" for i, level in enumerate(levels)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    reference, artifact = classifier(120), classifier(150)
+    measured = evaluation(folder, reference)
+    found = accuracy.compare(reference, measured.answers(reference), artifact, measured, 0.01)
+    wrong = sum(120 < level <= 150 for level in levels) / len(levels)
+    assert (found.reference, found.truth) == (1.0, "labels")
+    assert found.drop == pytest.approx(wrong)
+    assert found.interval[0] <= wrong <= found.interval[1]
+    assert found.interval[0] < found.interval[1]
+    assert not found.passed
+
+
+def test_without_labels_the_truth_is_eagers_answer(tmp_path: Path) -> None:
+    folder = grey(tmp_path, [10, 100, 140, 240])
+    reference = classifier(120)
+    measured = evaluation(folder, reference)
+    expected = measured.answers(reference)
+    same = accuracy.compare(reference, expected, classifier(120), measured, 0.0)
+    other = accuracy.compare(reference, expected, classifier(150), measured, 0.5)
+    assert (same.truth, same.artifact, same.drop) == ("eager", 1.0, 0.0)
+    assert (other.artifact, other.passed) == (0.75, True)
+
+
+def test_calibration_and_evaluation_pictures_never_overlap(tmp_path: Path) -> None:
+    folder = grey(tmp_path, list(range(20, 220, 10)))
+    drawn = quantise.calibration_files(CalibrationSpec(folder=str(folder), count=8), Path())
+    assert drawn == quantise.calibration_files(CalibrationSpec(folder=str(folder), count=8), Path())
+    # The same picture under another name is the same picture.
+    (folder / "copy.png").write_bytes(drawn[0].read_bytes())
+    left = Evaluation.of(AccuracySpec(folder=str(folder)), Path(), classifier(100), without=drawn)
+    taken = {path.read_bytes() for path in drawn}
+    assert len(left.files) == 12
+    assert not any(path.read_bytes() in taken for path in left.files)
+    everything = list(folder.glob("*.png"))
+    with pytest.raises(SpecError, match="were taken to calibrate with"):
+        Evaluation.of(AccuracySpec(folder=str(folder)), Path(), classifier(1), without=everything)
+
+
+def test_the_layer_that_int8_hurts_most_comes_first() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
+    network.append(nn.Linear(8 * 12 * 12, 4))
+    with torch.no_grad():
+        # One input channel a thousand times the others leaves these few of its 256 levels.
+        network[0].weight[0] *= 1000
+        network[2].weight[:, 0] *= 0.001
+    module = Servable(Network(network, [0.5] * 3, [0.2] * 3), Softmax(), {}).eval()
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3)).astype(np.uint8)
+    ranked = quantise.rank(module, [pixels])
+    assert ranked[0][0] == "network.network.2"
+    assert sorted(quantise.layers(module)) == sorted(name for name, _ in ranked)
+    assert all(0 < error < 1 for _, error in ranked)
+    assert ranked[0][1] > 10 * ranked[1][1]
+
+
+def test_the_mean_of_ious_is_torchmetrics() -> None:
+    from torchmetrics.classification import MulticlassJaccardIndex
+
+    generator = np.random.default_rng(0)
+    task = SemanticSegmentation()
+    labels = list("abcde")
+    task.bundle = Bundle("m", "1", "t", "r", "a", labels, ImageInput(), limits=Limits())
+    ours, metric = [], MulticlassJaccardIndex(5, ignore_index=255)
+    for _ in range(4):
+        # Class 4 is in no picture, 255 is not counted.
+        found, truth = (generator.choice([0, 1, 2, 3], (9, 7)).astype(np.uint8) for _ in range(2))
+        truth[0, 0] = 255
+        ours.append(task.evidence({"mask": {"data": _png(found)}}, truth))
+        metric.update(torch.from_numpy(found).long(), torch.from_numpy(truth).long())
+    assert task.metric(ours) == pytest.approx(float(metric.compute()), abs=1e-6)
+
+
+def _png(ids: Any) -> str:
+    import base64
+    import io
+
+    file = io.BytesIO()
+    Image.fromarray(ids).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_detectors_own_sure_boxes_are_a_perfect_truth() -> None:
+    task = ObjectDetection()
+    task.bundle = Bundle("m", "1", "t", "r", "a", ["background", "car"], ImageInput())
+    box = {"xmin": 1.0, "ymin": 2.0, "xmax": 30.0, "ymax": 40.0}
+    answer = [
+        {"label": "car", "score": 0.9, "box": box},
+        {"label": "car", "score": 0.1, "box": {**box, "xmax": 90.0}},
+    ]
+    truth = task.as_truth(answer)
+    assert truth[0].shape == (1, 4)
+    assert task.metric([task.evidence(answer, truth)]) == pytest.approx(1.0)
