@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cached_property
 from io import BytesIO
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from handlers import formats
+from handlers import formats, jpeg
 from handlers.errors import BrokenPicture, RequestError, TooLarge, UnsupportedPicture
 from handlers.formats import FORMATS
 
@@ -32,7 +34,76 @@ _UPRIGHT = {  # what turns a picture of this EXIF orientation upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+Pixels = jpeg.Pixels
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
+
+
+class Picture:
+    """An upright RGB picture of ``size`` (width, height).
+
+    ``pixels`` (H, W, 3), uint8, may be of a smaller scale; ``image`` is always the whole.
+    """
+
+    def __init__(
+        self, pixels: Pixels, size: tuple[int, int], load: Callable[[], Image.Image]
+    ) -> None:
+        self.pixels, self.size, self._load = pixels, size, load
+
+    @property
+    def width(self) -> int:
+        return self.size[0]
+
+    @property
+    def height(self) -> int:
+        return self.size[1]
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The whole picture for drawing on, mode ``RGB``."""
+        return self._load()
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Picture:
+        """A picture that is decoded already."""
+        return cls(np.array(image.convert("RGB")), image.size, lambda: image)
+
+
+def read(
+    data: bytes | bytearray | memoryview,
+    max_pixels: int,
+    wanted: Callable[[tuple[int, int]], tuple[int, int] | None],
+) -> Picture:
+    """The picture in ``data``, with pixels enough for what it will be resized to.
+
+    ``wanted`` says that size (width, height) for a picture's own, or None: then no pixel may be
+    left out. Raises what ``decode`` raises.
+    """
+    data = bytes(data)
+    if formats.sniff(data) == "JPEG" and (found := _read_jpeg(data, max_pixels, wanted)):
+        return found
+    return Picture.of(decode(data, max_pixels))
+
+
+def _read_jpeg(
+    data: bytes, max_pixels: int, wanted: Callable[[tuple[int, int]], tuple[int, int] | None]
+) -> Picture | None:
+    trimmed, exif, scans = formats.trim_jpeg(data)
+    size = jpeg.size(trimmed)
+    if size is None or scans > MAX_SCANS:
+        return None
+    _check_size(size, max_pixels)
+    orientation = formats.exif_orientation(exif)
+    turned = orientation >= 5
+    shown = size[::-1] if turned else size
+    target = wanted(shown)
+    pixels = jpeg.decode(trimmed, target[::-1] if target and turned else target)
+    if pixels is None:
+        return None
+    return Picture(
+        jpeg.upright(pixels, orientation) if orientation > 1 else pixels,
+        shown,
+        lambda: decode(data, max_pixels),
+    )
 
 
 def describe_accepted() -> str:

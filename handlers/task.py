@@ -12,11 +12,13 @@ import json
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import nn
 
@@ -28,10 +30,12 @@ from handlers.foreign import Foreign, Meaning, meaning_of
 from handlers.formats import FORMATS
 from handlers.inputs import ImageInput
 from handlers.options import Option
+from handlers.pictures import Picture
 from handlers.plugins import load_runtime
 from handlers.runtimes import Array, Arrays, check_requirements
 from handlers.torchserve import BaseHandler
 
+S = TypeVar("S")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ class Difference:
 class Item:
     """One picture on its way through ``predict``, with its request's options."""
 
-    picture: Image.Image
+    picture: Picture
     options: dict[str, Any]
 
 
@@ -73,6 +77,8 @@ class TaskHandler(BaseHandler):
 
     bundle: Bundle
     model: Callable[..., Arrays]
+    # Decodes and prepares pictures of a batch side by side where a worker has several cores.
+    pool: ThreadPoolExecutor | None = None
 
     # What a task says ------------------------------------------------------------------------
 
@@ -93,12 +99,12 @@ class TaskHandler(BaseHandler):
         """Options of a request, with defaults from the archive."""
         return []
 
-    def preprocess(self, picture: Image.Image) -> Array:
+    def preprocess(self, picture: Picture | Image.Image) -> Array:
         """Pixels (H, W, C), uint8, of an RGB picture."""
         return self.bundle.input.prepare(picture)
 
     @abstractmethod
-    def postprocess(self, outputs: Arrays, picture: Image.Image, options: dict[str, Any]) -> Any:
+    def postprocess(self, outputs: Arrays, picture: Picture, options: dict[str, Any]) -> Any:
         """The answer, as JSON values, from the outputs (without batch axis) of one picture."""
 
     @abstractmethod
@@ -173,6 +179,12 @@ class TaskHandler(BaseHandler):
         check_requirements(runtime, bundle.runtime)
         options = {**bundle.runtime_options, "threads": device.threads(bundle.limits)}
         options["precision"] = bundle.precision
+        if options["threads"] > 1:
+            # Each has one core: torch would take all of them for each picture.
+            self.pool = ThreadPoolExecutor(
+                options["threads"], "pictures", initializer=torch.set_num_threads, initargs=(1,)
+            )
+        torch.set_num_threads(options["threads"])
         place = device.choose(bundle.limits.device, gpu_id)
         model = runtime(folder / bundle.artifact, place, options)
         self.model = model
@@ -185,7 +197,7 @@ class TaskHandler(BaseHandler):
 
     def predict(self, items: list[Item]) -> list[Any]:
         """Answers, or RequestErrors, of pictures of any sizes."""
-        arrays = [_guarded(self.preprocess, item.picture) for item in items]
+        arrays = self._each(lambda item: _guarded(self.preprocess, item.picture), items)
         outputs = self.inference(arrays)
         return [self._finish(*each) for each in zip(outputs, items, strict=True)]
 
@@ -205,7 +217,7 @@ class TaskHandler(BaseHandler):
     def answer(self, images: Iterable[Image.Image], **given: Any) -> list[Any]:
         """Answers outside a request, with default options but ``given``; raises RequestError."""
         options = self.defaults() | given
-        answers = self.predict([Item(image, options) for image in images])
+        answers = self.predict([Item(Picture.of(image), options) for image in images])
         for answer in answers:
             if isinstance(answer, RequestError):
                 raise answer
@@ -217,7 +229,7 @@ class TaskHandler(BaseHandler):
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch of requests; one that fails gets its own status and error body."""
-        asked = [self._receive(row, context, index) for index, row in enumerate(rows)]
+        asked = self._each(lambda each: self._receive(each[1], context, each[0]), enumerate(rows))
         items = [item for request in asked if isinstance(request, _Asked) for item in request.items]
         answers = iter(self.predict(items) if items else [])
         return [self._reply(request, answers, context, i) for i, request in enumerate(asked)]
@@ -242,6 +254,10 @@ class TaskHandler(BaseHandler):
             "provenance": bundle.provenance,
         }
 
+    def _each(self, step: Callable[[S], T], things: Iterable[S]) -> list[T]:
+        """``step`` of each thing, in their order; side by side where there is a pool."""
+        return list(map(step, things) if self.pool is None else self.pool.map(step, things))
+
     def _receive(
         self, row: dict[str, Any], context: Any, index: int
     ) -> _Asked | RequestError | None:
@@ -254,7 +270,8 @@ class TaskHandler(BaseHandler):
             if headers.get("explain") == "True":
                 raise BadRequest("explanations are not offered: ask /predictions/MODEL")
             request = requests.read(row, headers, self.options(), limits.max_pictures)
-            images = [pictures.decode(data, limits.max_pixels) for data in request.pictures]
+            wanted = self.bundle.input.wanted
+            images = [pictures.read(data, limits.max_pixels, wanted) for data in request.pictures]
         except RequestError as error:
             return error
         forced = {} if request.media_type == JSON else self.drawing_options()
@@ -308,7 +325,7 @@ class TaskHandler(BaseHandler):
             if isinstance(answer, RequestError):
                 raise answer
         if asked.request.media_type != JSON:
-            drawn = self.draw(answers[0], asked.items[0].picture)
+            drawn = self.draw(answers[0], asked.items[0].picture.image)
             return drawing.encode(drawn, asked.request.media_type)
         return _json({"predictions": answers} if asked.request.many else answers[0])
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from handlers import drawing, truths
 from handlers.foreign import Meaning, probabilities, through
 from handlers.options import Option
+from handlers.pictures import Picture
 from handlers.runtimes import Arrays
 from handlers.task import Difference, TaskHandler
 
@@ -41,7 +42,7 @@ class ImageClassification(TaskHandler):
         default = min(self.bundle.defaults.get("top_k", 5), len(self.bundle.labels))
         return [Option("top_k", int, default, "how many labels to answer with", minimum=1)]
 
-    def postprocess(self, outputs: Arrays, picture: Image.Image, options: dict[str, Any]) -> Any:
+    def postprocess(self, outputs: Arrays, picture: Picture, options: dict[str, Any]) -> Any:
         scores = outputs[0]
         best = np.argsort(-scores, kind="stable")[: options["top_k"]]
         return [

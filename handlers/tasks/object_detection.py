@@ -17,6 +17,7 @@ from handlers.errors import PluginError
 from handlers.foreign import Meaning, detections
 from handlers.inputs import ImageInput
 from handlers.options import Option
+from handlers.pictures import Picture
 from handlers.runtimes import Arrays
 from handlers.servable import Adapter
 from handlers.task import Difference, TaskHandler
@@ -104,7 +105,7 @@ class ObjectDetection(TaskHandler):
         words = "least score of an answered box; the lowest possible is fixed in the archive"
         return [Option("min_score", float, default, words, minimum=floor, maximum=1.0)]
 
-    def postprocess(self, outputs: Arrays, picture: Image.Image, options: dict[str, Any]) -> Any:
+    def postprocess(self, outputs: Arrays, picture: Picture, options: dict[str, Any]) -> Any:
         boxes, scores, classes = outputs
         boxes = self.bundle.input.boxes_in_picture(boxes, picture.size)
         kept = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= options["min_score"]]

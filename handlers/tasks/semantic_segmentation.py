@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from handlers import drawing, truths
 from handlers.foreign import Meaning, class_ids, through
 from handlers.options import Option
+from handlers.pictures import Picture
 from handlers.runtimes import Arrays
 from handlers.servable import Adapter
 from handlers.task import Difference, TaskHandler
@@ -74,7 +75,7 @@ class SemanticSegmentation(TaskHandler):
         default = self.bundle.defaults.get("mask", "png")
         return [Option("mask", str, default, "how the mask is encoded", choices=MASKS)]
 
-    def postprocess(self, outputs: Arrays, picture: Image.Image, options: dict[str, Any]) -> Any:
+    def postprocess(self, outputs: Arrays, picture: Picture, options: dict[str, Any]) -> Any:
         shown = (self.bundle.input.plane_in_picture(each, picture.size) for each in outputs)
         ids, confidence = (_resized(each, picture.size) for each in shown)
         counts = np.bincount(ids.ravel(), minlength=256)
