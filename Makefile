@@ -35,7 +35,9 @@ $(VENV)/%.runtime.stamp: requirements-%.txt $(VENV)/java.stamp
 runtime-%: $(VENV)/%.runtime.stamp  ## Install what a runtime needs: runtime-onnx, runtime-openvino
 	@echo "runtime $* is installed"
 
-env: $(VENV)/java.stamp  ## Install the base environment, and Java where there is none
+# The runtime that the models of the repository are built for: the fastest on most CPUs.
+FAST := openvino
+env: $(VENV)/$(FAST).runtime.stamp  ## Install the environment: base, the fast runtime, Java where there is none
 dev: $(VENV)/dev.stamp  ## Install what tests, checks and training need as well
 
 archives: env  ## Build the archives that are missing, of the weights in the repository

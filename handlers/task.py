@@ -33,6 +33,7 @@ from handlers.options import Option
 from handlers.pictures import Picture
 from handlers.plugins import load_runtime
 from handlers.runtimes import Array, Arrays, check_requirements
+from handlers.stages import Stages
 from handlers.torchserve import BaseHandler
 
 S = TypeVar("S")
@@ -195,11 +196,15 @@ class TaskHandler(BaseHandler):
             count = len(bundle.labels)
             self.model = Foreign(model, bundle.foreign, bundle.input, meaning, count)
 
-    def predict(self, items: list[Item]) -> list[Any]:
+    def predict(self, items: list[Item], clock: Stages | None = None) -> list[Any]:
         """Answers, or RequestErrors, of pictures of any sizes."""
-        arrays = self._each(lambda item: _guarded(self.preprocess, item.picture), items)
-        outputs = self.inference(arrays)
-        return [self._finish(*each) for each in zip(outputs, items, strict=True)]
+        clock = clock or Stages()
+        with clock("preprocess"):
+            arrays = self._each(lambda item: _guarded(self.preprocess, item.picture), items)
+        with clock("inference"):
+            outputs = self.inference(arrays)
+        with clock("postprocess"):
+            return [self._finish(*each) for each in zip(outputs, items, strict=True)]
 
     def inference(self, arrays: Sequence[Array | RequestError]) -> list[Arrays | RequestError]:
         """Run the model once per group of equal shapes; outputs in the order of ``arrays``.
@@ -229,10 +234,18 @@ class TaskHandler(BaseHandler):
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch of requests; one that fails gets its own status and error body."""
-        asked = self._each(lambda each: self._receive(each[1], context, each[0]), enumerate(rows))
+        clock = Stages()
+        with clock("decode"):
+            asked = self._each(
+                lambda each: self._receive(each[1], context, each[0]), enumerate(rows)
+            )
         items = [item for request in asked if isinstance(request, _Asked) for item in request.items]
-        answers = iter(self.predict(items) if items else [])
-        return [self._reply(request, answers, context, i) for i, request in enumerate(asked)]
+        answers = iter(self.predict(items, clock) if items else [])
+        with clock("encode"):
+            replies = [self._reply(each, answers, context, i) for i, each in enumerate(asked)]
+        if items and context.metrics is not None:
+            clock.publish(context.metrics, self.bundle.version, len(items))
+        return replies
 
     def describe(self) -> dict[str, Any]:
         """What this model is, as JSON values (``GET /models/NAME?customized=true``)."""

@@ -1,0 +1,126 @@
+"""Which model of the catalogue works on which runtime, and why another does not.
+
+``python -m benchmarks.matrix [NAME...] [--runtime R]...`` builds, proves and times each pair with
+prepared weights, and writes ``docs/matrix.md`` from this and earlier runs, whose results are in
+``build/matrix.json``; ``--page`` only writes the page. Pairs that are known are not run again,
+unless they are named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).parents[1]
+# What prepares weights is with the tests.
+sys.path.insert(0, str(PROJECT / "tests"))
+
+from prepared import prepare  # noqa: E402
+
+from handlers import plugins  # noqa: E402
+from marsmith import trials  # noqa: E402
+from marsmith.spec import ModelSpec, load, parse  # noqa: E402
+
+RESULTS = PROJECT / "build/matrix.json"
+PAGE = PROJECT / "docs/matrix.md"
+# For detectors on runtimes whose shapes may not depend on data.
+FIXED = {"resize": [320, 320], "letterbox": 0, "mean": [0.0] * 3, "std": [1.0] * 3}
+
+_HEAD = """# Models and runtimes
+
+`python -m benchmarks.matrix` made this table: each model of the catalogue, with prepared weights
+(see `docs/catalogue.md`), in fp32 on each runtime: exported, compared with eager on tensors and
+answers, loaded in a clean process and timed on two cores. A cell says pictures per second at batch
+8, and the factor over eager; a number refers to the reason why a pair does not work. Detectors on
+runtimes marked with * have a fixed input of 320x320 with letterboxing, and run their second half in
+the handler.
+
+"""
+
+
+def main(words: list[str]) -> int:
+    """Run what is asked for and write the page."""
+    runtimes = [words[i + 1] for i, word in enumerate(words) if word == "--runtime"]
+    names = [word for word in words if not word.startswith("--") and word not in runtimes]
+    specs = [load(path) for path in sorted((PROJECT / "models").glob("*.yaml"))]
+    known = {spec.name: spec for spec in specs if spec.weights.torchvision is not None}
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    if "--page" not in words:
+        for name in names or known:
+            _run(known[name], runtimes, results, again=bool(names))
+    PAGE.write_text(_HEAD + _table(results, known), encoding="utf-8")
+    return 0
+
+
+def _run(spec: ModelSpec, runtimes: list[str], results: dict[str, Any], again: bool) -> None:
+    found = results.setdefault(spec.name, {})
+    pairs = [
+        (runtime, precision)
+        for runtime, precision in trials.pairs(spec, ["fp32"])
+        if (not runtimes or runtime in runtimes) and (again or runtime not in found)
+    ]
+    if not pairs:
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        weights = prepare(spec, home)
+        for runtime, precision in pairs:
+            changed = _changed(spec, runtime, weights)
+            run = trials.run(changed, PROJECT, home / "store", [(runtime, precision)], print)
+            found[runtime] = next(run).to_json()
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(results, indent=1))
+
+
+def _changed(spec: ModelSpec, runtime: str, weights: Path) -> ModelSpec:
+    """The spec with prepared weights, and for a runtime with fixed shapes a fixed input."""
+    fields = spec.model_dump(mode="json", exclude_unset=True)
+    fields["weights"] = {**fields["weights"], "file": str(weights)}
+    if _needs_fixed(spec, runtime):
+        fields["input"] = FIXED
+    return parse(fields, spec.name)
+
+
+def _needs_fixed(spec: ModelSpec, runtime: str) -> bool:
+    return plugins.load_task(spec.task).loops and not plugins.load_runtime(runtime).dynamic_shapes
+
+
+def _table(results: dict[str, Any], known: dict[str, ModelSpec]) -> str:
+    runtimes = sorted({runtime for found in results.values() for runtime in found})
+    reasons: list[str] = []
+    rows = [
+        f"| model | {' | '.join(runtimes)} |",
+        f"|---|{'---|' * len(runtimes)}",
+    ]
+    for name in sorted(results):
+        eager = results[name].get("eager", {}).get("throughput")
+        cells = [
+            _cell(known[name], runtime, results[name].get(runtime), eager, reasons)
+            for runtime in runtimes
+        ]
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*rows, "", *notes]).strip() + "\n"
+
+
+def _cell(
+    spec: ModelSpec, runtime: str, trial: Any, eager: float | None, reasons: list[str]
+) -> str:
+    if trial is None:
+        return "not run"
+    if trial["problem"]:
+        reason = re.sub(r"[|\s]+", " ", trial["problem"])
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"no ({reasons.index(reason) + 1})"
+    factor = f", {trial['throughput'] / eager:.1f}x" if eager else ""
+    star = "*" if _needs_fixed(spec, runtime) else ""
+    return f"{trial['throughput']:.1f}{factor}{star}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
