@@ -55,7 +55,7 @@ class Accuracy:
         low, high = self.interval
         truth = "" if self.truth == "labels" else " (agreement with eager: no labels)"
         return (
-            f"{self.metric} {self.artifact:.4f}, fp32 {self.reference:.4f} on {self.pictures} "
+            f"{self.metric} {self.artifact:.4f}, reference {self.reference:.4f} on {self.pictures} "
             f"pictures{truth}: drop {self.drop:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, "
             f"allowed {self.allowed:g}"
         )

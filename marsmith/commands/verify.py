@@ -14,6 +14,8 @@ from rich.console import Console
 from marsmith.model_options import caller
 from marsmith.processes import find_running
 
+_LISTED = 10
+
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
@@ -97,7 +99,8 @@ def _show(name: str, verdicts: list[Any]) -> None:
         )
         if verdict.accuracy is not None:
             console.print(f"  {verdict.accuracy}", soft_wrap=True)
-        for line in verdict.wrong[:10]:
-            console.print(f"  {line}", markup=False, soft_wrap=True)
-        if len(verdict.wrong) > 10:
-            console.print(f"  and {len(verdict.wrong) - 10} more")
+        for lines, word in ((verdict.wrong, "wrong"), (verdict.moved, "moved far")):
+            for line in lines[:_LISTED]:
+                console.print(f"  {word}: {line}", markup=False, soft_wrap=True)
+            if len(lines) > _LISTED:
+                console.print(f"  and {len(lines) - _LISTED} more")

@@ -1,0 +1,84 @@
+"""Trials of runtimes side by side: what is tried, what failed, which is best, what is shown."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from rich.console import Console
+
+from handlers.errors import ExportError
+from marsmith import comparison, spec, trials
+from marsmith.commands import formats
+from marsmith.trials import Trial
+
+EAGER = Trial("eager", "fp32", archive_bytes=10**7, throughput=20.0, latency_seconds=0.05)
+FAST = Trial("fast", "int8", archive_bytes=10**6, throughput=90.0, latency_seconds=0.01)
+BROKEN = Trial("broken", "fp32", problem="it needs the Python package nothing")
+
+
+def lenet5(project: Path, **changes: Any) -> spec.ModelSpec:
+    return spec.load(project / "models/lenet5_digits.yaml", changes)
+
+
+def test_int8_is_tried_where_there_are_pictures_for_it(project: Path) -> None:
+    plain = list(trials.pairs(lenet5(project)))
+    folders = {"calibration": {"folder": "a"}, "accuracy": {"folder": "b"}}
+    ready = list(trials.pairs(lenet5(project, **folders)))
+    assert ("eager", "fp32") in plain
+    assert not any(precision == "int8" for _, precision in plain)
+    assert {("onnx", "int8"), ("openvino", "int8")} <= set(ready)
+    assert {precision for _, precision in trials.pairs(lenet5(project), ["fp32"])} == {"fp32"}
+
+
+def test_a_pair_that_fails_says_why_and_the_next_is_tried(project: Path, tmp_path: Path) -> None:
+    model = lenet5(project, samples="samples/none")
+    tried = list(trials.run(model, project, tmp_path, [("eager", "fp32"), ("onnx", "fp32")], print))
+    assert [trial.problem is not None for trial in tried] == [True, True]
+    assert "no sample pictures in" in str(tried[0].problem)
+
+
+def test_the_best_is_the_fastest_of_those_that_work() -> None:
+    assert trials.best([EAGER, BROKEN, FAST]) is FAST
+    with pytest.raises(ExportError, match="broken: it needs the Python package nothing"):
+        trials.best([BROKEN])
+
+
+def test_the_table_shows_ratios_and_reasons(project: Path) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=200)
+    measured = replace(FAST, metric_name="top-1", metric=0.85, reference=0.86)
+    comparison.print_table(console, lenet5(project), [EAGER, BROKEN, measured])
+    rows = [line for line in file.getvalue().splitlines() if "fp32" in line or "int8" in line]
+    assert [name in row for name, row in zip(("fast", "eager", "broken"), rows[-3:], strict=True)]
+    assert "4.5" in rows[-3]
+    assert "-0.0100" in rows[-3]
+    assert "nothing" in rows[-1]
+
+
+def test_formats_builds_measures_and_plots(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    picture = tmp_path / "formats.png"
+    pairs = ["--runtime", "eager", "--runtime", "openvino", "--precision", "fp32"]
+    words = ["lenet5_digits", *pairs, "--json", "--plot", str(picture)]
+    done = CliRunner().invoke(formats.command, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["trials"]
+    assert [(trial["runtime"], trial["problem"]) for trial in found] == [
+        ("eager", None),
+        ("openvino", None),
+    ]
+    for trial in found:
+        assert trial["load_seconds"] > 0
+        assert trial["megabytes"] > 50
+        assert trial["throughput"] > 1 / trial["latency_seconds"] / 8
+        assert trial["archive_bytes"] > 10**5
+    assert Image.open(picture).size[0] > 500
