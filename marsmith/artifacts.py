@@ -1,0 +1,73 @@
+"""What the archives of a model weigh, by runtime, and how long a worker takes to load each."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from handlers import split
+from handlers.bundle import FILE
+from handlers.errors import SmokeError
+from marsmith import smoke
+from marsmith.archive import read_header, read_json
+
+_WORKER = Path(__file__).with_name("load_worker.py")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An archive: bytes of the artifact (with all its files) and of the whole archive. ``import_s``
+    is what any worker of TorchServe imports, ``load_s`` checks, loading and golden requests,
+    ``resident_bytes`` the most memory that took; None where they were not measured, and
+    ``refused`` says why the archive does not load."""
+
+    file: str
+    version: str
+    runtime: str
+    precision: str
+    artifact_bytes: int
+    archive_bytes: int
+    import_s: float | None = None
+    load_s: float | None = None
+    resident_bytes: int | None = None
+    refused: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+def of_model(name: str, store: Path) -> list[Path]:
+    """The archives of model ``name`` in a store, by version."""
+    return [path for path in sorted(store.glob("*.mar")) if read_header(path).name == name]
+
+
+def describe(path: Path, load: bool) -> Artifact:
+    """Sizes of an archive and, with ``load``, its worker's load time in a clean process."""
+    bundle, header = read_json(path, FILE), read_header(path)
+    stem = bundle["artifact"].partition(".")[0]
+    with zipfile.ZipFile(path) as archive:
+        files = {info.filename: info.file_size for info in archive.infolist()}
+    size = sum(
+        length
+        for file, length in files.items()
+        if file.partition(".")[0] == stem or file == split.FILE
+    )
+    measured: dict[str, Any] = {}
+    if load:
+        try:
+            measured = json.loads(smoke.run(path, _WORKER).splitlines()[-1])
+        except SmokeError as error:
+            measured = {"refused": str(error)}
+    return Artifact(
+        file=path.name,
+        version=header.version,
+        runtime=bundle["runtime"],
+        precision=bundle["precision"],
+        artifact_bytes=size,
+        archive_bytes=path.stat().st_size,
+        **measured,
+    )

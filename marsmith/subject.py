@@ -1,0 +1,125 @@
+"""What a name on the command line stands for: a model file, or an archive and what it was made of.
+
+Either tells of a network that can be looked at without its weights.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from handlers import golden, pictures
+from handlers.bundle import Bundle
+from handlers.errors import SpecError, WeightsError
+from handlers.inputs import ImageInput, Pixels
+from handlers.integrity import sha256
+from handlers.servable import SOURCE, Servable
+from marsmith import archive, build, resolve, samples, weights
+from marsmith.commands.build import MODELS, _path
+from marsmith.spec import ModelSpec, WeightsSpec, load, parse
+
+ARCHIVE = ".mar"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model: its ``spec``, the ``input`` that this or its preset says, and where to find a
+    ``picture`` of its kind. ``path`` and ``folder`` are those of an archive and of what it holds,
+    unpacked; None for a model file."""
+
+    spec: ModelSpec
+    input: ImageInput
+    picture: Path
+    path: Path | None = None
+    folder: Path | None = None
+
+    def network(self) -> Servable:
+        """The servable module without its weights; raises SpecError for an artifact of others."""
+        self._own()
+        source = resolve.source_file(self.spec, Path.cwd())
+        recipe = resolve.recipe(self.spec, self.input)
+        return Servable.build(recipe, source.parent if source else Path())
+
+    def trained(self, file: Path | None = None) -> Servable:
+        """The servable module as a build makes it, with the state_dict in ``file`` or, for None,
+        that of the spec, wherever the project has it; raises WeightsError."""
+        self._own()
+        given = self.spec.weights.model_copy(update={"file": str(file), "sha256": None})
+        if file is None:
+            given = _found(self.spec)
+        spec = self.spec.model_copy(update={"weights": given})
+        with tempfile.TemporaryDirectory(prefix="marsmith-") as folder:
+            return build._prepare(spec, Path.cwd(), Path(folder))[0]
+
+    def pixels(self, size: tuple[int, int] | None = None, picture: Path | None = None) -> Pixels:
+        """A picture as the model takes it, uint8 (H, W, C); ``size`` (H, W) stretches it instead
+        of what the spec says."""
+        given = self.input
+        if size is not None:
+            given = replace(given, resize=list(size), crop=None, letterbox=None)
+        return given.prepare(self.image(picture))
+
+    def image(self, picture: Path | None = None) -> Image.Image:
+        """The ``picture`` of this kind, or the one given."""
+        path = picture or self.picture
+        if not path.is_file():
+            raise SpecError(f"no picture at {path}")
+        return pictures.decode(path.read_bytes(), self.spec.serving.max_pixels)
+
+    def _own(self) -> None:
+        if self.spec.artifact is not None:
+            raise SpecError(
+                f"{self.spec.name} was exported by others: there is no PyTorch network to look at"
+            )
+
+
+@contextmanager
+def find(name: str) -> Iterator[Subject]:
+    """The model NAME of models/, of a YAML file, or of an archive, unpacked for the while."""
+    if not name.endswith(ARCHIVE):
+        spec = load(_path(name, Path()))
+        picture = samples.files(Path(spec.samples))[0]
+        yield Subject(spec, resolve.image_input(spec), picture)
+        return
+    path = Path(name)
+    with tempfile.TemporaryDirectory(prefix="marsmith-look-") as temporary:
+        folder = Path(temporary)
+        archive.unpack(path, folder)
+        bundle = Bundle.read(folder)
+        picture = folder / golden.read(folder)[0].picture
+        yield Subject(_spec(bundle, folder, path), bundle.input, picture, path, folder)
+
+
+def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
+    """The spec that an archive was built from, with the source that it carries."""
+    fields = dict(bundle.provenance.get("spec", {}))
+    origin, _, name = str(fields.get("architecture", "")).rpartition(":")
+    if name and origin != "torchvision":
+        fields["architecture"] = f"{folder / SOURCE / Path(origin).name}:{name}"
+    return parse({**fields, "labels": bundle.labels}, f"{path.name}, of which it was made")
+
+
+def _found(spec: ModelSpec) -> WeightsSpec:
+    """``spec.weights`` with the place of the file: an archive tells its name and sha256 alone."""
+    given = spec.weights
+    if given.file is None or (Path(given.file).is_file() and given.sha256 is None):
+        return given
+    name = Path(given.file).name
+    places = [Path(given.file), Path("weights") / name, weights.CACHE / name]
+    places += [
+        Path(each.weights.file)
+        for each in map(load, sorted(MODELS.glob("*.yaml")))
+        if each.weights.file
+    ]
+    for place in places:
+        if place.is_file() and given.sha256 in (None, sha256(place)):
+            return given.model_copy(update={"file": str(place)})
+    raise WeightsError(
+        f"the weights {name} (sha256 {given.sha256}) of {spec.name} are not in this project: give "
+        "their file with --weights"
+    )
