@@ -22,7 +22,7 @@ $(VENV)/java.stamp: $(VENV)/base.stamp
 	$(BIN)/python -m marsmith.environment --link-java
 	touch $@
 
-EXTRAS := onnx openvino
+EXTRAS := onnx openvino graph
 
 $(VENV)/dev.stamp: requirements-dev.txt $(EXTRAS:%=$(VENV)/%.runtime.stamp)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
@@ -38,6 +38,9 @@ runtime-%: $(VENV)/%.runtime.stamp  ## Install what a runtime needs: runtime-onn
 # The runtime that the models of the repository are built for: the fastest on most CPUs.
 FAST := openvino
 env: $(VENV)/$(FAST).runtime.stamp  ## Install the environment: base, the fast runtime, Java where there is none
+extra-%: $(VENV)/%.runtime.stamp  ## Install what a command needs beside the base: extra-graph
+	@echo "extra $* is installed"
+
 dev: $(VENV)/dev.stamp  ## Install what tests, checks and training need as well
 
 archives: env  ## Build the archives that are missing, of the weights in the repository

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
 # Ends every module's name in the scopes of the exporter by tracing.
 _MARK = "|"
 
@@ -120,7 +120,7 @@ def _places(nodes: Iterable[Any], calls: Calls) -> list[_Place | None]:
     traced = [_traced(node.name) for node in nodes]
     found, operations = [], dict[str, list[str]]()
     for node in nodes:
-        scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
+        scopes = next((p.value for p in node.metadata_props if p.key == SCOPES), "[]")
         *path, operation = ast.literal_eval(scopes) or [""]
         path = [name for name in path if name in calls.modules]
         found.append((tuple(path), operation))
@@ -184,7 +184,7 @@ def _folded(node: Any, module: str) -> bool:
 
     The other exporter leaves such a node in the scope of the batch norm.
     """
-    exported = any(each.key == _SCOPES for each in node.metadata_props)
+    exported = any(each.key == SCOPES for each in node.metadata_props)
     return not exported and node.op_type in WEIGHTED[:2] and node.input[1] != f"{module}.weight"
 
 
