@@ -23,6 +23,7 @@ What runs is another graph, in which the names are kept as far as this (measured
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,11 @@ class _Place:
 def module_of(name: str) -> str:
     """The qualified name of the module that a node or a value is named after."""
     return name.partition("/")[0].partition("#")[0]
+
+
+def is_result(name: str) -> bool:
+    """Whether a value of an artifact of ours is named after the module that gives it."""
+    return re.fullmatch(r"(network|decode)(\.\w+)*(#\d+)?", name) is not None
 
 
 def watch(module: nn.Module, example: Tensor) -> Calls:
@@ -173,7 +179,7 @@ def _results(nodes: Iterable[Any], places: list[_Place | None], calls: Calls) ->
         if place.module in outer and calls.counts[place.module] != 1:
             continue
         module = calls.norms.get(place.module) if _folded(node, place.module) else place.module
-        name = module and _numbered(module, place.call)
+        name = module and numbered(module, place.call)
         if name and name not in results.values():
             results[index] = name
     return results
@@ -201,7 +207,7 @@ def _rename(
     for index, (node, place) in enumerate(zip(graph.node, places, strict=True)):
         if place is not None:
             plain = _plain(node, place.module, calls)
-            node.name = _numbered(plain.removeprefix("/"), used[plain])
+            node.name = numbered(plain.removeprefix("/"), used[plain])
             used[plain] += 1
             for number, output in enumerate(node.output):
                 names.setdefault(output, results.get(index, f"{node.name}:{number}"))
@@ -222,5 +228,6 @@ def _plain(node: Any, module: str, calls: Calls) -> str:
     return owner if owner in calls.modules else module
 
 
-def _numbered(name: str, call: int) -> str:
+def numbered(name: str, call: int) -> str:
+    """The name of a module's result in one of its calls, which count from 0."""
     return f"{name}#{call}" if call else name

@@ -67,6 +67,19 @@ class Runtime(ABC):
         """
         return {str(index): output for index, output in enumerate(self(images))}
 
+    def layers(self, images: Array) -> dict[str, Array]:
+        """What each module inside gives for one batch, in the order of computing.
+
+        Keys are qualified names of the eager module's submodules, ``#1`` behind at a second call;
+        see ``handlers.onnx_names``. Only submodules that give one tensor, and that the artifact
+        still computes, are there. Raises RuntimeUnavailable where the runtime shows nothing of its
+        inside.
+        """
+        raise RuntimeUnavailable(
+            f"a {self.suffix} artifact of {type(self).__name__} shows no layers: bisect between "
+            "eager and a runtime that does, such as onnx"
+        )
+
     @classmethod
     def parts(cls, path: Path) -> dict[str, Path]:
         """Files that an artifact of others at ``path`` needs beside it, by the names they need

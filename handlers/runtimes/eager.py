@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from handlers.errors import IntegrityError
+from handlers.onnx_names import numbered
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 from handlers.servable import SOURCE, Servable
 
@@ -38,8 +41,39 @@ class Eager(Runtime):
             images = (torch.from_numpy(array).to(self._device) for array in arrays)
             return as_arrays(self._module(*images))
 
+    def layers(self, images: Array) -> dict[str, Array]:
+        return layers(self._module, torch.from_numpy(images).to(self._device))
+
     @staticmethod
     def export(request: ExportRequest) -> None:
         module = request.module
         assert isinstance(module, Servable), "eager takes every shape, and so the whole module"
         torch.save({"recipe": module.recipe, "state": module.bare().state_dict()}, request.path)
+
+
+def layers(module: torch.nn.Module, images: Tensor) -> dict[str, Array]:
+    """What each submodule gives for ``images``, by forward hooks; see ``Runtime.layers``."""
+    found: dict[str, Array] = {}
+    calls: Counter[str] = Counter()
+
+    def keep(name: str, output: Any) -> None:
+        if isinstance(output, tuple) and sum(part is not None for part in output) == 1:
+            # Attention without its weights.
+            output = output[0]
+        if isinstance(output, Tensor):
+            # A copy: the next module may work in place.
+            found[numbered(name, calls[name])] = output.detach().cpu().numpy().copy()
+        calls[name] += 1
+
+    hooks = [
+        each.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
+        for name, each in module.named_modules()
+        if name
+    ]
+    try:
+        with torch.inference_mode():
+            module(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

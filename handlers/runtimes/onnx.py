@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from handlers import onnx_export
 from handlers.errors import IntegrityError, RuntimeUnavailable
+from handlers.onnx_names import is_result
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
 
@@ -33,6 +35,7 @@ class Onnx(Runtime):
         except Exception as error:
             line = " ".join(str(error).split())[:300]
             raise IntegrityError(f"{path.name} is no ONNX model that runs here: {line}") from error
+        self._path = path
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -41,6 +44,24 @@ class Onnx(Runtime):
 
     def named(self, images: Array) -> dict[str, Array]:
         return dict(zip(self._outputs, self(images), strict=True))
+
+    def layers(self, images: Array) -> dict[str, Array]:
+        import onnx
+        import onnxruntime as ort
+
+        model = onnx.load(self._path)
+        made = (value for node in model.graph.node for value in node.output)
+        names = [name for name in made if is_result(name)]
+        known = {output.name for output in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
+        with tempfile.TemporaryDirectory() as folder:
+            # A file, for a model in memory may have no more than 2 GiB.
+            path = Path(folder) / "layers.onnx"
+            onnx.save(model, path)
+            session = ort.InferenceSession(
+                path, self._session.get_session_options(), providers=self._session.get_providers()
+            )
+        return dict(zip(names, session.run(names, {self._input: images}), strict=True))
 
     @classmethod
     def traces(cls, options: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from handlers import onnx_export
 from handlers.errors import IntegrityError, RuntimeUnavailable
-from handlers.onnx_names import module_of
+from handlers.onnx_names import is_result, module_of
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
 # Left alone, OpenVINO computes in bf16 on processors that have it, whatever the model is.
@@ -30,13 +30,14 @@ class OpenVino(Runtime):
 
         if device != "cpu":
             raise RuntimeUnavailable("openvino serves on the CPU: build with serving.device: cpu")
-        settings = {
+        self._path = path
+        self._settings = {
             "INFERENCE_NUM_THREADS": options["threads"],
             "INFERENCE_PRECISION_HINT": _HINTS[options["precision"]],
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            self._model = ov.Core().compile_model(str(path), "CPU", settings)
+            self._model = ov.Core().compile_model(str(path), "CPU", self._settings)
         except RuntimeError as error:
             line = " ".join(str(error).split())[:300]
             raise IntegrityError(
@@ -52,6 +53,24 @@ class OpenVino(Runtime):
     def named(self, images: Array) -> dict[str, Array]:
         names = [min(output.names, default=str(i)) for i, output in enumerate(self._model.outputs)]
         return dict(zip(names, self(images), strict=True))
+
+    def layers(self, images: Array) -> dict[str, Array]:
+        import openvino as ov
+
+        core = ov.Core()
+        model = core.read_model(self._path)
+        names = [
+            name
+            for operation in model.get_ordered_ops()
+            if operation.get_type_name() != "Constant"
+            for output in operation.outputs()
+            for name in output.get_names()
+            if is_result(name)
+        ]
+        ends = {name for output in model.outputs for name in output.get_names()}
+        model.add_outputs([name for name in names if name not in ends])
+        found = core.compile_model(model, "CPU", self._settings)([images])
+        return {name: found[name] for name in names}
 
     @classmethod
     def parts(cls, path: Path) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from handlers import torchscript_layers
 from handlers.errors import ExportError, IntegrityError
 from handlers.foreign import flatten
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
@@ -36,7 +37,7 @@ class TorchScript(Runtime):
             line = " ".join(str(error).split())[:300]
             raise IntegrityError(f"{path.name} is not a TorchScript file: {line}") from error
         warnings.filterwarnings("ignore", message=r".*always returns a \(Losses, Detections\)")
-        self._device = device
+        self._device, self._path = device, path
 
     def __call__(self, *arrays: Array) -> Arrays:
         with torch.inference_mode():
@@ -49,6 +50,13 @@ class TorchScript(Runtime):
             # torchvision's scripted detectors take a list of pictures.
             takes = str(self._module.forward.schema.arguments[1].type)
             return flatten(self._module(list(batch) if takes == "List[Tensor]" else batch))
+
+    def layers(self, images: Array) -> dict[str, Array]:
+        # Anew, for a frozen module has no submodules.
+        with _undeprecated(), torch.inference_mode():
+            module = torch.jit.load(str(self._path), map_location=self._device).eval()
+            found = torchscript_layers.layers(module, torch.from_numpy(images).to(self._device))
+        return {name: value.cpu().numpy() for name, value in found.items()}
 
     @classmethod
     def traces(cls, options: Mapping[str, Any]) -> bool:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 if TYPE_CHECKING:
     from marsmith.artifacts import Artifact
     from marsmith.profiling import Profile
     from marsmith.subject import Subject
-
-# Of a table that no terminal shows.
-WIDTH = 120
 
 
 def _size(context: click.Context, option: click.Parameter, text: str | None) -> Any:
@@ -57,10 +52,10 @@ def command(
     time (peak), and in all (total). Weights are not needed, but a detector's heads depend on them.
     Archives of the model in the store are listed with their sizes and their worker's load time.
     """
-    from marsmith import artifacts, subject
+    from marsmith import artifacts, subject, terminal
     from marsmith.profile_tables import show
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = terminal.console()
     with console.status(model) as status, subject.find(model) as found:
         paths = [found.path] if found.path else artifacts.of_model(found.spec.name, store)
         counted = None

@@ -211,6 +211,23 @@ def test_exporting_twice_in_one_process_answers_alike(
     assert np.array_equal(again.load()(PIXELS)[0], exported(name).load()(PIXELS)[0])
 
 
+@each_exporting
+def test_its_layers_are_eager_s_or_it_says_that_it_shows_none(
+    name: str, exported: Callable[[str], Exported]
+) -> None:
+    given = exported(name)
+    if given.runtime.layers is Runtime.layers:
+        with pytest.raises(RuntimeUnavailable, match="shows no layers"):
+            given.load().layers(PIXELS[:2])
+        return
+    layers = given.load().layers(PIXELS[:2])
+    expected = exported("eager").load().layers(PIXELS[:2])
+    # Each of these a batch norm may be folded into, or be folded itself.
+    assert {"network.network.linear", "network.network.norm"} <= layers.keys() <= expected.keys()
+    for layer, array in layers.items():
+        np.testing.assert_allclose(array, expected[layer], atol=1e-4, err_msg=layer)
+
+
 @each_runtime
 @pytest.mark.parametrize(
     "content", [b"", b"garbage", b"PK\x03\x04garbage", bytes(1000), b"\x80\x02}q\x00."]

@@ -1,0 +1,82 @@
+"""What the submodules of a TorchScript module give: hooks are not to be had there.
+
+A copy of every submodule's result is put into the graphs where it is called, then all calls are
+inlined, and the one graph that comes of it gives the copies in place of its own result. A call
+within a condition or a loop is not shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handlers.onnx_names import numbered
+
+_NAME = "layer"
+
+
+def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
+    """Results of submodules by their names; ``module`` must be loaded for this and not frozen."""
+    marked: set[str] = set()
+    for each in module.modules():
+        # Modules of one type have one graph.
+        if (kind := str(each._c._type())) not in marked:
+            marked.add(kind)
+            for method in filter(_runs, each._c._method_names()):
+                _mark(each._c._get_method(method).graph)
+    graph = module._c._get_method("forward").graph.copy()
+    torch._C._jit_pass_inline(graph)
+    copies = [
+        node for node in graph.nodes() if node.kind() == "aten::clone" and node.hasAttribute(_NAME)
+    ]
+    values = [node.output() for node in copies]
+    bundle = graph.create("prim::TupleConstruct", values, 1)
+    graph.appendNode(bundle)
+    bundle.output().setType(torch._C.TupleType([value.type() for value in values]))
+    for _ in list(graph.outputs()):
+        graph.eraseOutput(0)
+    graph.registerOutput(bundle.output())
+    found: dict[str, Tensor] = {}
+    calls: Counter[str] = Counter()
+    results = torch._C._create_function_from_graph("layers", graph)(module._c, images)
+    for node, result in zip(copies, results, strict=True):
+        name = _qualified(node)
+        found[numbered(name, calls[name])] = result
+        calls[name] += 1
+    return found
+
+
+def _runs(method: str) -> bool:
+    """Tracing gives a module a method of its own for every further call: forward1, forward2."""
+    return re.fullmatch(r"forward\d*", method) is not None
+
+
+def _mark(graph: Any) -> None:
+    """Put a copy behind every call of a submodule, with the submodule's name as an attribute.
+
+    A copy, for the next module may work in place.
+    """
+    names: dict[str, str] = {}
+    for node in list(graph.nodes()):
+        if node.kind() == "prim::GetAttr":
+            outer = names.get(node.input().debugName(), "")
+            names[node.output().debugName()] = f"{outer}.{node.s('name')}".strip(".")
+        called = node.kind() == "prim::CallMethod" and _runs(node.s("name"))
+        if called and str(node.output().type()) == "Tensor":
+            none = graph.create("prim::Constant", [], 1)
+            none.output().setType(torch._C.NoneType.get())
+            none.insertAfter(node)
+            copy = graph.create("aten::clone", [node.output(), none.output()], 1)
+            copy.insertAfter(none)
+            copy.s_(_NAME, names[next(iter(node.inputs())).debugName()])
+
+
+def _qualified(node: Any) -> str:
+    """The whole name of a marked submodule, from where its call was inlined:
+    "layer1(Sequential).0(BasicBlock)" and "conv1"."""
+    outer = re.sub(r"\([^()]*\)", "", node.getModuleHierarchy())
+    return f"{outer}.{node.s(_NAME)}".strip(".")

@@ -1,0 +1,178 @@
+"""``marsmith bisect`` names the layer at which an export is wrong, and hides no NaN or 0/0."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+
+from handlers.errors import SpecError, WeightsError
+from marsmith import archive, build, cli, spec
+from marsmith.bisecting import compare
+
+NAME = "cifar_net_shapes"
+
+
+@pytest.fixture(autouse=True)
+def _in_project(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
+    monkeypatch.chdir(project)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Callable[[str], Path]:
+    """The archive of a small network for a runtime."""
+    made: dict[str, Path] = {}
+
+    def get(runtime: str) -> Path:
+        if runtime not in made:
+            model = spec.load(project / f"models/{NAME}.yaml", {"runtime": runtime})
+            store = tmp_path_factory.mktemp(runtime)
+            made[runtime] = build.build(model, project, store, tell=lambda stage: None).path
+        return made[runtime]
+
+    return get
+
+
+def _bisect(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.group, ["bisect", *map(str, arguments)])
+
+
+def _changed(path: Path, target: Path, layer: str, change: Callable[[Any], Any]) -> Path:
+    """A copy of an ONNX archive in which the weights of one layer were changed."""
+    folder = target.with_suffix("")
+    archive.unpack(path, folder)
+    model = onnx.load(folder / "model.onnx")
+    node = next(node for node in model.graph.node if node.name == layer)
+    weights = next(each for each in model.graph.initializer if each.name == node.input[1])
+    weights.CopyFrom(
+        numpy_helper.from_array(change(numpy_helper.to_array(weights).copy()), weights.name)
+    )
+    onnx.save(model, folder / "model.onnx")
+    with zipfile.ZipFile(target, "w") as packed:
+        for file in folder.rglob("*"):
+            packed.write(file, file.relative_to(folder))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("eager", "onnx"), ("torchscript", "onnx"), ("torchscript", "openvino")],
+)
+def test_two_right_ones_agree_everywhere(
+    first: str, second: str, built: Callable[[str], Path]
+) -> None:
+    one = first if first == "eager" else built(first)
+    result = _bisect(one, built(second), "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["agree"], document["first"], document["suspects"]) == (True, None, [])
+    names = [row["layer"] for row in document["layers"]]
+    prefix = "network.network."
+    assert [name for name in names if name.startswith(prefix)][:2] == [
+        f"{prefix}conv1",
+        f"{prefix}pool",
+    ]
+    assert {f"{prefix}{name}" for name in ("conv2", "fc1", "fc2", "fc3", "pool#1")} <= set(names)
+    assert names[-1] == "output 0"
+    assert max(row["relative"] for row in document["layers"]) < 1e-4
+    assert min(row["scale"] for row in document["layers"]) > 0
+
+
+@pytest.mark.parametrize("layer", ["network.network.conv2", "network.network.fc2"])
+def test_a_layer_with_other_weights_is_found_by_its_name(
+    layer: str, built: Callable[[str], Path], tmp_path: Path
+) -> None:
+    wrong = _changed(built("onnx"), tmp_path / "wrong.mar", layer, lambda w: w * 1.05)
+    result = _bisect("eager", wrong, "--json")
+    assert result.exit_code == 1, result.output
+    document = json.loads(result.stdout)
+    assert document["first"] == layer
+    assert layer in document["suspects"]
+    shown = _bisect("eager", wrong)
+    assert f"part at {layer}" in shown.output
+    assert "agree everywhere" in _bisect("eager", wrong, "--tolerance", 1).output
+
+
+def test_a_picture_can_be_given(built: Callable[[str], Path]) -> None:
+    results = [
+        json.loads(
+            _bisect("eager", built("onnx"), "--json", "--picture", f"samples/shapes/{name}").stdout
+        )["layers"][0]["scale"]
+        for name in ("star.jpg", "ring.jpg")
+    ]
+    assert results[0] != results[1]
+
+
+def test_mistakes_are_named(
+    built: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lenet5: Path
+) -> None:
+    for arguments in (("eager", "eager"), ("eager", NAME)):
+        result = _bisect(*arguments)
+        assert isinstance(result.exception, SpecError)
+        assert "two archives (.mar), or one and eager" in str(result.exception)
+    result = _bisect(lenet5, built("onnx"))
+    assert "different inputs" in str(result.exception)
+    result = _bisect("eager", built("onnx"), "--picture", tmp_path / "none.jpg")
+    assert "no picture at" in str(result.exception)
+    monkeypatch.chdir(tmp_path)
+    result = _bisect("eager", built("onnx"))
+    assert isinstance(result.exception, WeightsError)
+    assert "give their file with --weights" in str(result.exception)
+
+
+def _one(first: list[float], second: list[float]) -> Any:
+    pair = [np.array([values], dtype=np.float32) for values in (first, second)]
+    return compare({"network": pair[0]}, {"network": pair[1]}, 1e-3).rows[0]
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "relative"),
+    [
+        ([0, 0], [0, 0], 0.0),
+        ([0, 0], [0, 1e-30], INF),
+        ([1, 0], [1, 1e-4], 1e-4),
+        ([1, 2], [1, NAN], INF),
+        ([NAN, 2], [1, 2], INF),
+        ([NAN, 2], [NAN, 2], 0.0),
+        ([INF, 2], [-INF, 2], INF),
+        ([INF, 2], [INF, 2], 0.0),
+        ([NAN, 2], [NAN, 3], 0.5),
+        ([NAN, NAN], [0, 0], INF),
+    ],
+)
+def test_neither_0_by_0_nor_nan_is_hidden(
+    first: list[float], second: list[float], relative: float
+) -> None:
+    row = _one(first, second)
+    assert row.relative == pytest.approx(relative)
+    assert row.parts == (relative > 1e-3)
+    assert bool(row.note) == (not np.isfinite([*first, *second]).all())
+
+
+def test_another_shape_parts_and_a_report_is_json() -> None:
+    layers = {"a": np.ones((1, 2)), "folded": np.ones((1, 3)), "b": np.ones((1, 4))}
+    other = {"a": np.ones((1, 2)), "b": np.ones((1, 5))}
+    report = compare(layers, other, 1e-3)
+    assert report.first is not None
+    assert (report.first.layer, report.suspects) == ("b", ["folded", "b"])
+    document = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert document["layers"][1]["absolute"] == "inf"
+    assert document["layers"][1]["note"] == "[1, 4] against [1, 5]"
+
+
+def test_nothing_in_common_is_an_error() -> None:
+    only = np.ones((1, 2))
+    with pytest.raises(SpecError, match="no layer of the one has the name"):
+        compare({"a": only, "output 0": only}, {"b": only, "output 0": only}, 1e-3)
