@@ -14,13 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handlers.errors import RuntimeUnavailable
 from handlers.onnx_names import numbered
 
 _NAME = "layer"
 
 
 def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
-    """Results of submodules by their names; ``module`` must be loaded for this and not frozen."""
+    """Results of submodules by their names; ``module`` must be loaded for this and not frozen.
+
+    Raises RuntimeUnavailable where all calls are within loops.
+    """
     marked: set[str] = set()
     for each in module.modules():
         # Modules of one type have one graph.
@@ -33,6 +37,11 @@ def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
     copies = [
         node for node in graph.nodes() if node.kind() == "aten::clone" and node.hasAttribute(_NAME)
     ]
+    if not copies:
+        raise RuntimeUnavailable(
+            "this TorchScript file calls its modules within loops, as torch.jit.script keeps them: "
+            "build it with --method trace to look inside"
+        )
     values = [node.output() for node in copies]
     bundle = graph.create("prim::TupleConstruct", values, 1)
     graph.appendNode(bundle)

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
+from torch import Tensor, nn
 
-from handlers.errors import SpecError, WeightsError
+from handlers import torchscript_layers
+from handlers.errors import RuntimeUnavailable, SpecError, WeightsError
 from marsmith import archive, build, cli, spec
 from marsmith.bisecting import compare
 
@@ -176,3 +179,23 @@ def test_nothing_in_common_is_an_error() -> None:
     only = np.ones((1, 2))
     with pytest.raises(SpecError, match="no layer of the one has the name"):
         compare({"a": only, "output 0": only}, {"b": only, "output 0": only}, 1e-3)
+
+
+class _Loops(nn.Module):
+    """Calls a module for each picture, as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        for image in images:
+            found.append(self.linear(image))
+        return torch.stack(found)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_scripted_loop_shows_nothing_and_says_what_to_do() -> None:
+    with pytest.raises(RuntimeUnavailable, match="--method trace"):
+        torchscript_layers.layers(torch.jit.script(_Loops()), torch.zeros(2, 2))
