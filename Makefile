@@ -22,7 +22,7 @@ $(VENV)/java.stamp: $(VENV)/base.stamp
 	$(BIN)/python -m marsmith.environment --link-java
 	touch $@
 
-EXTRAS := onnx openvino graph
+EXTRAS := onnx openvino graph plots
 
 $(VENV)/dev.stamp: requirements-dev.txt $(EXTRAS:%=$(VENV)/%.runtime.stamp)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

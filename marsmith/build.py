@@ -104,7 +104,7 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
     if spec.artifact is None:
         proof = _exported(spec, root, folder, images, tell)
     else:
-        bundle = _bundle(spec, root, [], artifact=foreign.copy(spec, root, folder))
+        bundle = bundle_of(spec, root, [], artifact=foreign.copy(spec, root, folder))
         artifact = foreign.bind(bundle, folder, images[0])
         _check_defaults(artifact)
         _check_labels(artifact, images[0])
@@ -154,10 +154,10 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
         module.load_weights(state)
     else:
         module = Servable.build(recipe, folder / SOURCE, catalogue.network(recipe, state))
-    return module, _bundle(spec, root, notes, weights=file)
+    return module, bundle_of(spec, root, notes, weights=file)
 
 
-def _bundle(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:
+def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:
     """What the archive will say of its model; ``files`` are what it was made of."""
     task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
     options = {**runtime.options, **spec.runtime_options}

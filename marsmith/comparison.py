@@ -46,9 +46,9 @@ def _row(trial: Trial, eager: Trial | None, measured: bool) -> list[str]:
     ratio = f"{trial.throughput / eager.throughput:.1f}" if eager and eager.throughput else ""
     figures = [
         f"{trial.archive_bytes / 1e6:.1f}",
-        f"{trial.load_seconds:.1f}",
-        f"{trial.megabytes:.0f}",
-        f"{trial.latency_seconds * 1e3:.1f}",
+        f"{trial.import_s + trial.load_s:.1f}",
+        f"{trial.resident_bytes / 1e6:.0f}",
+        f"{trial.alone_s * 1e3:.1f}",
         f"{trial.throughput:.0f}",
         ratio,
     ]

@@ -155,7 +155,7 @@ def export(
             module=part,
             # Two pictures: some exporters take an axis of length 1 for a constant.
             example=np.stack([example, example[:, ::-1]][: bundle.artifact_batch]),
-            dynamic=_dynamic(bundle),
+            dynamic=dynamic(bundle),
             path=path,
             precision=bundle.precision,
             loops=loops,
@@ -180,7 +180,7 @@ def _trunk(bundle: Bundle, module: Servable, folder: Path) -> nn.Module:
     return network
 
 
-def _dynamic(bundle: Bundle) -> dict[int, tuple[str, int, int]]:
+def dynamic(bundle: Bundle) -> dict[int, tuple[str, int, int]]:
     """The axes of the input (N, H, W, C) that vary from call to call."""
     axes = {}
     if bundle.artifact_batch > 1:

@@ -18,7 +18,7 @@ import numpy as np
 from handlers import onnx_export, onnx_names, plugins
 from handlers.errors import ExportError, RuntimeUnavailable
 from handlers.runtimes import ExportRequest
-from marsmith import build, subject
+from marsmith import build, exporting, subject
 
 SUFFIX = ".onnx"
 # So many boxes a person can still read; where modules have more, theirs stay together.
@@ -89,12 +89,12 @@ def onnx_of(name: str) -> Iterator[tuple[Path, dict[str, str]]]:
 
 def _export(found: subject.Subject, network: Any, path: Path) -> None:
     spec = found.spec.model_copy(update={"runtime": "onnx", "runtime_options": {}})
-    bundle = build._bundle(spec, Path.cwd(), [])
+    bundle = build.bundle_of(spec, Path.cwd(), [])
     pixels = found.pixels()
     request = ExportRequest(
         module=network,
         example=np.stack([pixels, pixels[:, ::-1]][: bundle.artifact_batch]),
-        dynamic=build._dynamic(bundle),
+        dynamic=exporting.dynamic(bundle),
         path=path,
         loops=plugins.load_task(spec.task).loops,
     )

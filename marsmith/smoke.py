@@ -20,8 +20,9 @@ def check(path: Path) -> None:
     run(path, _WORKER)
 
 
-def run(path: Path, script: Path) -> str:
-    """What ``script`` prints in a clean process, given the folder of the unpacked archive ``path``.
+def run(path: Path, script: Path, *words: str) -> str:
+    """What ``script`` prints in a clean process, given the folder of the unpacked archive ``path``
+    and ``words``.
 
     Nothing of ours can be imported there but what the archive carries. Raises SmokeError.
     """
@@ -31,7 +32,7 @@ def run(path: Path, script: Path) -> str:
         try:
             done = subprocess.run(
                 # -P: the script's own folder, which is the pipeline, stays off the path.
-                [sys.executable, "-P", str(script), folder],
+                [sys.executable, "-P", str(script), folder, *words],
                 cwd=folder,
                 env={**environment, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
                 capture_output=True,

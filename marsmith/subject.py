@@ -20,8 +20,9 @@ from handlers.inputs import ImageInput, Pixels
 from handlers.integrity import sha256
 from handlers.servable import SOURCE, Servable
 from marsmith import archive, build, resolve, samples, weights
-from marsmith.commands.build import MODELS, _path
-from marsmith.spec import ModelSpec, WeightsSpec, load, parse
+from marsmith.model_options import MODELS, caller, model_path
+from marsmith.spec import ModelSpec, load, parse
+from marsmith.spec_parts import WeightsSpec
 
 ARCHIVE = ".mar"
 
@@ -54,7 +55,7 @@ class Subject:
             given = _found(self.spec)
         spec = self.spec.model_copy(update={"weights": given})
         with tempfile.TemporaryDirectory(prefix="marsmith-") as folder:
-            return build._prepare(spec, Path.cwd(), Path(folder))[0]
+            return build.prepare(spec, Path.cwd(), Path(folder))[0]
 
     def pixels(self, size: tuple[int, int] | None = None, picture: Path | None = None) -> Pixels:
         """A picture as the model takes it, uint8 (H, W, C); ``size`` (H, W) stretches it instead
@@ -82,7 +83,7 @@ class Subject:
 def find(name: str) -> Iterator[Subject]:
     """The model NAME of models/, of a YAML file, or of an archive, unpacked for the while."""
     if not name.endswith(ARCHIVE):
-        spec = load(_path(name, Path()))
+        spec = load(model_path(name, caller()))
         picture = samples.files(Path(spec.samples))[0]
         yield Subject(spec, resolve.image_input(spec), picture)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,14 +14,15 @@ from typing import Any
 import yaml
 
 from handlers import plugins
-from handlers.errors import ExportError
-from marsmith.archive import file_name, unpack
+from handlers.errors import ExportError, SmokeError
+from marsmith import smoke
+from marsmith.archive import file_name
 from marsmith.spec import ModelSpec
 
 BATCH = 8
 Tell = Callable[[str], object]
-_WORKER = Path(__file__).with_name("measure_worker.py")
-_BUILD_SECONDS, _MEASURE_SECONDS = 3600.0, 600.0
+_WORKER = Path(__file__).with_name("load_worker.py")
+_BUILD_SECONDS = 3600.0
 REFERENCE = ("eager", "fp32")
 
 
@@ -30,20 +30,20 @@ REFERENCE = ("eager", "fp32")
 class Trial:
     """One pair of runtime and precision; ``problem`` says why there are no figures.
 
-    ``archive_bytes``; ``load_seconds`` and ``megabytes`` (resident) of a worker;
-    ``latency_seconds`` of one picture, ``throughput`` in pictures per second at ``BATCH``;
-    ``metric`` and that of eager's fp32 on the same pictures where the model names such.
+    ``import_s``, ``load_s`` and ``resident_bytes`` are those of a worker (``load_worker``),
+    ``alone_s`` seconds of one picture, ``batch_s`` of ``BATCH``, ``throughput`` pictures per second
+    in such; ``metric`` and ``reference``, that of eager's fp32, where the model names pictures.
     """
 
     runtime: str
     precision: str
     problem: str | None = None
-    archive: str = ""
     archive_bytes: int = 0
-    load_seconds: float = 0.0
-    megabytes: float = 0.0
-    latency_seconds: float = 0.0
-    batch_seconds: float = 0.0
+    import_s: float = 0.0
+    load_s: float = 0.0
+    resident_bytes: int = 0
+    alone_s: float = 0.0
+    batch_s: float = 0.0
     throughput: float = 0.0
     metric_name: str = ""
     metric: float | None = None
@@ -108,57 +108,37 @@ def _build(
         path = Path(temporary) / "model.yaml"
         path.write_text(yaml.safe_dump(fields), encoding="utf-8")
         command = [sys.executable, "-m", "marsmith", "build", str(path), "--json", "--force"]
-        return _json([*command, "--store", str(store.absolute())], root, _BUILD_SECONDS)
+        try:
+            done = subprocess.run(
+                [*command, "--store", str(store.absolute())],
+                cwd=root,
+                capture_output=True,
+                text=True,
+                timeout=_BUILD_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return {"problem": f"the build took longer than {_BUILD_SECONDS:g} s"}
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        return {"problem": last[-1].removeprefix("error: ")}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def _measured(runtime: str, precision: str, archive: Path, built: dict[str, Any]) -> Trial:
-    with tempfile.TemporaryDirectory(prefix="marsmith-measure-") as folder:
-        unpack(archive, Path(folder))
-        found = measure(Path(folder))
-    if "problem" in found:
-        return Trial(runtime, precision, found["problem"])
+    try:
+        found = json.loads(smoke.run(archive, _WORKER, str(BATCH)).splitlines()[-1])
+    except SmokeError as error:
+        return Trial(runtime, precision, str(error))
     accuracy = built.get("accuracy") or {}
     return Trial(
         runtime,
         precision,
-        archive=str(archive),
         archive_bytes=archive.stat().st_size,
         metric_name=accuracy.get("metric", ""),
         metric=accuracy.get("artifact"),
         reference=accuracy.get("reference"),
         largest_difference=built["parity"]["largest_score_difference"],
+        throughput=BATCH / found["batch_s"],
         **found,
     )
-
-
-def measure(folder: Path, batch: int = BATCH) -> dict[str, Any]:
-    """Figures of a worker of the unpacked archive (see ``measure_worker``), or its problem."""
-    return _json(
-        # -P: the script's own folder, which is the pipeline, stays off the path.
-        [sys.executable, "-P", str(_WORKER), str(folder), str(batch)],
-        folder,
-        _MEASURE_SECONDS,
-        PYTHONPATH=str(folder),
-        PYTHONDONTWRITEBYTECODE="1",
-    )
-
-
-def _json(command: list[str], cwd: Path, seconds: float, **changes: str) -> dict[str, Any]:
-    """The last line of a command's output as JSON, or its last words as a problem."""
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env={**os.environ, **changes},
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        return {"problem": f"took longer than {seconds:g} s"}
-    lines = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip()
-    last = (lines.splitlines() or ["no output"])[-1]
-    if done.returncode:
-        return {"problem": last.removeprefix("error: ")}
-    found: dict[str, Any] = json.loads(last)
-    return found
