@@ -79,6 +79,11 @@ class ObjectDetection(TaskHandler):
 
     @staticmethod
     def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:
+        # Here, since a worker whose runtime needs no torchvision does without.
+        from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+        from handlers.detector_resize import EagerResize
+
         # Two-stage detectors keep their thresholds with the second stage.
         head = getattr(network, "roi_heads", network)
         wanted = {
@@ -93,6 +98,9 @@ class ObjectDetection(TaskHandler):
                         f"{type(network).__name__} has no {name} as torchvision's have"
                     )
                 setattr(head, name, value)
+        transform: Any = getattr(network, "transform", None)
+        if type(transform) is GeneralizedRCNNTransform and not transform.fixed_size:
+            network.transform = EagerResize.of(transform)
         return Detector(network)
 
     @staticmethod

@@ -17,8 +17,10 @@ import torch
 import torchvision
 from prepared import torchvision_model
 from torch import nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
+from handlers.detector_resize import EagerResize
 from handlers.errors import PluginError, WeightsError
 from handlers.servable import Servable, create_network
 from marsmith import catalogue, resolve, weights
@@ -70,7 +72,8 @@ def facts(network: nn.Module) -> dict[str, Any]:
     plain = (bool, int, float, str, tuple, list, type(None))
     return {
         name: (
-            type(module),
+            # Ours differs from torchvision's where it is exported alone.
+            GeneralizedRCNNTransform if type(module) is EagerResize else type(module),
             {
                 k: repr(v)
                 for k, v in vars(module).items()
