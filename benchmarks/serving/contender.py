@@ -1,0 +1,255 @@
+"""The contract of a contender: one file in ``contenders/``, found by its name.
+
+A contender is asked for as ``file/variant``, such as ``ours/openvino:fp32``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil  # type: ignore[import-untyped]
+import requests
+
+from benchmarks.serving.processes import MARK, end_marked
+from benchmarks.serving.subject import PROJECT, Subject
+from handlers.errors import ServerError, SpecError
+
+_POLL_SECONDS = 0.1
+_ASK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """A POST: path below the address, body, and its content type."""
+
+    path: str
+    body: bytes
+    content_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, and the headers that every request needs."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Contender(ABC):
+    """Something that answers pictures. What it starts carries its mark.
+
+    ``part`` is the group that the command line knows it by, ``recommended`` which documentation was
+    followed and how, ``tasks`` what it can serve, ``environment`` the name of the virtual
+    environment ``.venv-bench-NAME`` that it runs in (None: this one).
+    """
+
+    part: ClassVar[str]
+    recommended: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]] = ("image-classification",)
+    environment: ClassVar[str | None] = None
+    # Whether its answers say anything: what does nothing is no wrong answer.
+    answers_pictures: ClassVar[bool] = True
+
+    def __init__(self, variant: str, subject: Subject, patience: float) -> None:
+        """``patience`` is how many seconds it may take to be ready."""
+        self.variant, self.subject, self.patience = variant, subject, patience
+        self.mark = uuid.uuid4().hex
+        # Below /tmp whatever TMPDIR says: sockets of servers need a short path.
+        self.folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))
+
+    @classmethod
+    @abstractmethod
+    def variants(cls, subject: Subject) -> list[str]:
+        """The variants that take part where the command line names none."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make what is served; not timed."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it; ``close`` ends what was started."""
+
+    def close(self) -> None:
+        """End every process that carries the mark, and remove the folder."""
+        end_marked(self.mark)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def role(self, process: psutil.Process) -> str:
+        """What a process of this contender is for."""
+        return "server"
+
+    def score(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
+        """The task's metric of answers as ours are."""
+        return self.subject.handler.metric(answers, truths)
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of its environment; raises ServerError where that is not made."""
+        if self.environment is None:
+            return PROJECT / ".venv/bin/python"
+        python = PROJECT / f".venv-bench-{self.environment}/bin/python"
+        if not python.exists():
+            raise ServerError(f"no {python.parents[1].name}: make it with `make bench-peers`")
+        return python
+
+    @contextmanager
+    def marking(self) -> Any:
+        """What is started inside inherits the mark."""
+        os.environ[MARK] = self.mark
+        try:
+            yield
+        finally:
+            del os.environ[MARK]
+
+    def launch(
+        self, command: Sequence[str | Path], environ: Mapping[str, str] | None = None, **given: Any
+    ) -> subprocess.Popen[Any]:
+        """Start a process with the mark, in a session of its own; its output goes to ``log``.
+
+        A session, so that Ctrl-C reaches only the harness, which ends everything in order.
+        """
+        kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OMP_WAIT_POLICY")}
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [str(word) for word in command],
+                cwd=self.folder,
+                env={**kept, "TMPDIR": str(self.folder), **(environ or {}), MARK: self.mark},
+                stdin=given.pop("stdin", subprocess.DEVNULL),
+                stdout=given.pop("stdout", log),
+                stderr=log,
+                start_new_session=True,
+                **given,
+            )
+
+    def last_words(self) -> str:
+        """The end of what it printed."""
+        log = self.folder / "log"
+        lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
+        return " | ".join(line.strip() for line in lines[-12:] if line.strip())[-900:]
+
+
+class Server(Contender):
+    """A contender that listens for HTTP."""
+
+    address: Address
+    process: subprocess.Popen[Any] | None = None
+
+    @abstractmethod
+    def request(self, pictures: Sequence[bytes]) -> Request | None:
+        """One request with these pictures; None where its protocol takes one picture at a time."""
+
+    @abstractmethod
+    def answers(self, body: bytes) -> list[Any]:
+        """The answers of a response in the form that ours have, one for each picture."""
+
+    def ask(self, picture: bytes, seconds: float = _ASK_SECONDS) -> bytes:
+        """The body of a successful answer; raises ServerError."""
+        request = self.request([picture])
+        assert request is not None, "every server takes one picture"
+        try:
+            reply = requests.post(
+                self.address.url + request.path,
+                data=request.body,
+                headers={**self.address.headers, "content-type": request.content_type},
+                timeout=seconds,
+            )
+        except requests.RequestException as error:
+            raise ServerError(f"no answer: {error}") from error
+        if reply.status_code != 200:
+            raise ServerError(f"{reply.status_code}: {reply.text[:200]}")
+        return reply.content
+
+    def wait_ready(self, picture: bytes) -> None:
+        """Wait for the first right answer; raises ServerError with its last words."""
+        deadline, why = time.monotonic() + self.patience, ""
+        while time.monotonic() < deadline:
+            if self.process is not None and self.process.poll() is not None:
+                raise ServerError(f"it has ended ({self.process.poll()}): {self.last_words()}")
+            try:
+                # Nobody asks a server with a dead worker for longer than that.
+                self.ask(picture, min(_ASK_SECONDS, max(1.0, deadline - time.monotonic())))
+            except ServerError as error:
+                why = str(error)
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
+        raise ServerError(f"not ready in {self.patience:g} s ({why}): {self.last_words()}")
+
+
+class Local(Contender):
+    """A contender without a server, which is measured where it runs."""
+
+    @abstractmethod
+    def all_answers(self, pictures: Sequence[bytes]) -> list[Any]:
+        """Answers in the form that ours have."""
+
+    @abstractmethod
+    def run(self, pictures: Sequence[bytes], seconds: float) -> float:
+        """Pictures per second over about so many seconds."""
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses right now."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def families() -> dict[str, type[Contender]]:
+    """The contenders by the names of their files."""
+    folder = Path(__file__).parent / "contenders"
+    found = {}
+    for module in pkgutil.iter_modules([str(folder)]):
+        loaded = importlib.import_module(f"benchmarks.serving.contenders.{module.name}")
+        [found[module.name]] = [
+            value
+            for value in vars(loaded).values()
+            if inspect.isclass(value)
+            and issubclass(value, Contender)
+            and value.__module__ == loaded.__name__
+            and not value.__name__.startswith("_")
+        ]
+    return found
+
+
+def chosen(words: Sequence[str], subject: Subject) -> list[str]:
+    """Names of contenders for parts ("stock"), files ("ray"), names and patterns ("ours/*:fp32").
+
+    A full name need not be one of the variants that take part by themselves. Raises SpecError.
+    """
+    known = {name: one for name, one in families().items() if subject.spec.task in one.tasks}
+    every = [
+        f"{name}/{variant}" for name, one in known.items() for variant in one.variants(subject)
+    ]
+    names: list[str] = []
+    for word in words:
+        family, _, variant = word.partition("/")
+        fitting = [name for name in every if fnmatch(name, word) or name.startswith(f"{word}/")]
+        fitting += [name for name in every if known[name.partition("/")[0]].part == word]
+        if not fitting and family in known and variant and "*" not in variant:
+            fitting = [word]
+        if not fitting:
+            parts = sorted({one.part for one in known.values()})
+            raise SpecError(
+                f"no contender {word!r} for {subject.spec.task}: parts are {', '.join(parts)}; "
+                f"contenders are {', '.join(every)}"
+            )
+        names += [name for name in fitting if name not in names]
+    return names

@@ -1,0 +1,73 @@
+"""What the other Python servers share: their environment, their model and how they are started."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from benchmarks.serving.contender import Address, Server, free_port
+from benchmarks.serving.subject import Subject
+from handlers.errors import BuildError
+
+APPS = Path(__file__).parent / "peers"
+
+
+class Peer(Server):
+    """``NAME/torch``, or ``NAME/openvino:PRECISION`` with the file out of our archive.
+
+    Each has a worker for each core with one thread (OMP_NUM_THREADS=1): with more they would fight
+    for the cores.
+    """
+
+    part = "peers"
+
+    @classmethod
+    def variants(cls, subject: Subject) -> list[str]:
+        ours = [
+            f"openvino:{precision}" for name, precision in subject.offered() if name == "openvino"
+        ]
+        # The most exact one tells serving and runtime apart; others are there by their names.
+        return ["torch", *ours[:1]]
+
+    def prepare(self) -> None:
+        runtime, _, precision = self.variant.partition(":")
+        if runtime == "torch":
+            self._model = self.subject.describe(self.folder)
+        elif runtime == "openvino":
+            precision = precision or "fp32"
+            file = str(self.subject.openvino(self.folder, precision))
+            self._model = self.subject.describe(self.folder, openvino=file, precision=precision)
+        else:
+            raise BuildError(f"{self.variant!r}: accepted are torch and openvino:PRECISION")
+
+    @abstractmethod
+    def command(self, port: int) -> Sequence[str | Path]:
+        """What starts it on this port of the loopback interface."""
+
+    def settings(self) -> Mapping[str, str]:
+        """More of its environment variables."""
+        return {}
+
+    def start(self) -> None:
+        port = free_port()
+        self.address = Address(f"http://127.0.0.1:{port}")
+        environ = {
+            "BENCH_MODEL": str(self._model),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(APPS),
+            "HOME": str(self.folder),
+            **self.settings(),
+        }
+        self.process = self.launch(self.command(port), environ)
+
+    def role(self, process: psutil.Process) -> str:
+        assert self.process is not None
+        return "main" if process.pid == self.process.pid else "worker"
+
+    def answers(self, body: bytes) -> list[Any]:
+        return list(json.loads(body))

@@ -1,0 +1,119 @@
+"""Labelled pictures: a folder of them, or rendered ones; and the same in other sizes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from handlers.errors import SpecError
+from marsmith.samples import SUFFIXES
+
+TABLE = "labels.csv"
+# Width and height of a photograph of 12 megapixels, upright or not, and the longer side of a
+# thumbnail.
+LARGE = (4032, 3024)
+SMALL = 160
+SIZES = ("real", "large", "small")
+# A photograph of 12 megapixels takes seconds to make, and wrk holds every body in memory.
+_LARGE_COUNT = 8
+_SEED = 5
+# Standard deviation of the noise of a photograph, in levels of 255: without it an enlarged picture
+# would be a JPEG of a few hundred kilobytes, which no camera writes.
+_NOISE = 4.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture and its truth: a class index, or what the task's ``metric`` takes."""
+
+    name: str
+    data: bytes
+    truth: Any
+
+
+def rendered(task: str, count: int) -> list[Picture]:
+    """Held-out pictures that no training script has read, of the models with weights in git."""
+    from training import heldout
+
+    if task == "image-classification":
+        shapes = heldout.shapes(count)
+        return [Picture(f"shape{i:04}.jpg", *each) for i, each in enumerate(shapes)]
+    scenes = heldout.scenes(count)
+    truths = [
+        (boxes, classes) if task == "object-detection" else semantic
+        for _, boxes, classes, semantic in scenes
+    ]
+    return [Picture(f"scene{i:04}.jpg", scenes[i][0], truth) for i, truth in enumerate(truths)]
+
+
+def labelled(folder: Path, labels: Sequence[str], count: int | None = None) -> list[Picture]:
+    """Pictures of a folder with a ``labels.csv`` (file, label or index), or a folder per label.
+
+    At most ``count``, spread evenly over the names. Raises SpecError for unknown labels.
+    """
+    table = folder / TABLE
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = [(row[0], row[1]) for row in csv.reader(file) if row]
+        named = [(folder / name, label) for name, label in rows if name != "file"]
+    else:
+        named = [(path, path.parent.name) for path in sorted(folder.glob("*/*"))]
+    named = [(path, label) for path, label in named if path.suffix.lower() in SUFFIXES]
+    if not named:
+        raise SpecError(
+            f"no labelled pictures in {folder}: make {TABLE} with lines of file,label, "
+            "or a folder for each label"
+        )
+    if count is not None and count < len(named):
+        named = [named[i * len(named) // count] for i in range(count)]
+    return [Picture(p.name, p.read_bytes(), _index(label, labels, p)) for p, label in named]
+
+
+def _index(label: str, labels: Sequence[str], path: Path) -> int:
+    if label in labels:
+        return labels.index(label)
+    if label.isdecimal() and int(label) < len(labels):
+        return int(label)
+    raise SpecError(f"{path.name}: the model has no label {label!r}, and {len(labels)} in all")
+
+
+def resized(pictures: Sequence[Picture], size: str) -> list[Picture]:
+    """The pictures as they are ("real"), as 12-megapixel photographs, or as thumbnails.
+
+    Photographs are a few seeded ones, enlarged and with noise of a camera's; JPEG at quality 90.
+    """
+    if size == "real":
+        return list(pictures)
+    chosen = list(pictures)
+    if size == "large":
+        chosen = random.Random(_SEED).sample(chosen, min(_LARGE_COUNT, len(chosen)))
+    enlarge = _enlarged if size == "large" else _thumbnail
+    return [Picture(one.name, enlarge(one.data, i), one.truth) for i, one in enumerate(chosen)]
+
+
+def _enlarged(data: bytes, number: int) -> bytes:
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    sides = LARGE if picture.width >= picture.height else LARGE[::-1]
+    large = np.asarray(picture.resize(sides, Image.Resampling.BICUBIC)).astype(np.float32)
+    noise = np.random.default_rng(_SEED + number).standard_normal(large.shape, np.float32)
+    return _jpeg(Image.fromarray((large + _NOISE * noise).clip(0, 255).astype(np.uint8)))
+
+
+def _thumbnail(data: bytes, number: int) -> bytes:
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    picture.thumbnail((SMALL, SMALL))
+    return _jpeg(picture)
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90)
+    return file.getvalue()

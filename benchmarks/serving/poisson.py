@@ -1,0 +1,79 @@
+"""``python -m benchmarks.serving.poisson JOB.json``: an open loop with Poisson arrivals.
+
+A request is sent when its time has come, whether or not earlier ones have been answered, and its
+latency counts from that time: a server that stalls is charged for everybody who would have come.
+The client is one asyncio process (aiohttp), whose own lateness and CPU time are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benchmarks.serving.stats import percentile, poisson_arrivals
+
+_TIMEOUT_SECONDS = 30.0
+
+
+async def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Send the job's requests and wait for the last answer."""
+    bodies = [Path(file).read_bytes() for file in job["files"]]
+    arrivals = poisson_arrivals(job["rate"], job["seconds"], job["seed"])
+    latencies: list[float] = []
+    late: list[float] = []
+    failed = 0
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(
+        headers=job["headers"], timeout=timeout, connector=connector
+    ) as session:
+        start = time.monotonic()
+
+        async def send(number: int, due: float) -> None:
+            nonlocal failed
+            late.append(time.monotonic() - start - due)
+            try:
+                body = bodies[number % len(bodies)]
+                async with session.post(job["url"] + job["path"], data=body) as reply:
+                    await reply.read()
+                    failed += reply.status >= 400
+            except (aiohttp.ClientError, TimeoutError):
+                failed += 1
+            latencies.append(time.monotonic() - start - due)
+
+        async with asyncio.TaskGroup() as group:
+            for number, due in enumerate(arrivals):
+                await asyncio.sleep(max(0.0, start + due - time.monotonic()))
+                group.create_task(send(number, due))
+        passed = time.monotonic() - start
+    return summary(job["rate"], latencies, late, failed, passed)
+
+
+def summary(
+    rate: float, latencies: list[float], late: list[float], failed: int, seconds: float
+) -> dict[str, Any]:
+    """Seconds as milliseconds, in the words of ``loads``; ``late`` is how late it sent itself."""
+    found: dict[str, Any] = {"rate": rate, "requests": len(latencies), "failed": failed}
+    found["seconds"] = seconds
+    if latencies:
+        found["mean"] = 1e3 * sum(latencies) / len(latencies)
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
+            found[name] = 1e3 * percentile(latencies, share)
+        found["late_p99"] = 1e3 * percentile(late, 0.99)
+    return found
+
+
+def main() -> None:
+    """Run the job and print a JSON line."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    print(json.dumps(asyncio.run(run(job))))
+
+
+if __name__ == "__main__":
+    main()
