@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MARSMITH := $(BIN)/python -m marsmith
 
 .DEFAULT_GOAL := help
-.PHONY: help env dev archives demo serve test check format clean
+.PHONY: help env dev archives demo serve test check format clean bench bench-peers
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,7 +24,7 @@ $(VENV)/java.stamp: $(VENV)/base.stamp
 
 EXTRAS := onnx openvino graph plots
 
-$(VENV)/dev.stamp: requirements-dev.txt $(EXTRAS:%=$(VENV)/%.runtime.stamp)
+$(VENV)/dev.stamp: requirements-dev.txt requirements-bench.txt $(EXTRAS:%=$(VENV)/%.runtime.stamp)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -64,6 +64,24 @@ check: dev  ## Format, lint, types and tests: everything a change must pass
 format: dev  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Servers to compare with, each in an environment of its own. They see the packages of this one, so
+# that torch and openvino are the same; stock TorchServe does not, for its handler would load them.
+PEERS := torchserve litserve fastapi bentoml ray mlserver
+
+.venv-bench-%/stamp: benchmarks/serving/peers/%.txt $(VENV)/dev.stamp
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	test $* = torchserve || $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+bench-peers: $(PEERS:%=.venv-bench-%/stamp)  ## Install the servers that benchmarks compare with
+
+# Without PARTS all take part, or with --quick ours and a ceiling, which need no other environment.
+TAKING_PART = $(or $(PARTS),$(if $(filter --quick,$(FLAGS)),ours,all))
+bench: dev $(if $(filter-out ours ours/% ceiling%,$(TAKING_PART)),bench-peers)  ## Compare serving: PARTS="ours stock peers ceilings" FLAGS="--quick"
+	$(BIN)/python -m benchmarks.serving $(PARTS) $(FLAGS)
 
 clean:  ## Remove what was built and logged, not the environment
 	rm -rf logs build demo-out model-store/*.mar .pytest_cache .mypy_cache .ruff_cache

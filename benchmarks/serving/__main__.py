@@ -26,6 +26,7 @@ RESULTS = PROJECT / "results"
 LOADS = ("closed", "poisson", "mlperf", "eight", "large", "small")
 _QUICK = Plan(rounds=1, seconds=2.0, connections=(1, 8), loads=("closed",), patience=60.0)
 _QUICK_PICTURES = 50
+_PIPE_WIDTH = 200
 
 
 def _numbers(kind: Any) -> Any:
@@ -170,10 +171,11 @@ def _show(console: Console, results: dict[str, Any], folder: Path) -> None:
     for heading, (head, *lines) in made.items():
         table = Table(title=heading)
         for name in head:
-            table.add_column(name)
+            table.add_column(name, overflow="fold")
         for line in lines:
             table.add_row(*line)
-        console.print(table)
+        # A pipe has no width; its 80 columns would cut every cell.
+        console.print(table, width=console.width if console.is_terminal else _PIPE_WIDTH)
     texts = [f"{heading}\n" + "\n".join(" | ".join(line) for line in cells)
              for heading, cells in made.items()]  # fmt: skip
     (folder / "tables.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")

@@ -119,7 +119,7 @@ class Contender(ABC):
             del os.environ[MARK]
 
     def launch(
-        self, command: Sequence[str | Path], environ: Mapping[str, str] | None = None, **given: Any
+        self, command: Sequence[object], environ: Mapping[str, str] | None = None, **given: Any
     ) -> subprocess.Popen[Any]:
         """Start a process with the mark, in a session of its own; its output goes to ``log``.
 

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import mlperf_loadgen as lg
-
 _THREADS = 32
 _OFFLINE_THREADS = 16
 _TIMEOUT_SECONDS = 60.0
@@ -52,6 +50,8 @@ class Endpoint:
             thread.join()
 
     def _run(self) -> None:
+        import mlperf_loadgen as lg
+
         # A connection for each thread, which is kept.
         place = urlsplit(self.job["url"])
         connection = HTTPConnection(str(place.hostname), place.port, timeout=_TIMEOUT_SECONDS)
@@ -78,6 +78,8 @@ class Endpoint:
 
 def settings(job: dict[str, Any]) -> Any:
     """LoadGen's settings of a job."""
+    import mlperf_loadgen as lg
+
     made = lg.TestSettings()
     offline, accuracy = job["scenario"] == "Offline", job["mode"] == "accuracy"
     made.scenario = lg.TestScenario.Offline if offline else lg.TestScenario.Server
@@ -109,6 +111,8 @@ def read_accuracy(text: str) -> dict[int, bytes]:
 
 def main() -> None:
     """Run the job and print a JSON line."""
+    import mlperf_loadgen as lg
+
     job = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(job["logs"])
     folder.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ class Peer(Server):
             raise BuildError(f"{self.variant!r}: accepted are torch and openvino:PRECISION")
 
     @abstractmethod
-    def command(self, port: int) -> Sequence[str | Path]:
+    def command(self, port: int) -> Sequence[object]:
         """What starts it on this port of the loopback interface."""
 
     def settings(self) -> Mapping[str, str]:

@@ -20,10 +20,10 @@ from benchmarks.serving.contender import Contender, Local, Server, families
 from benchmarks.serving.pictures import Picture, resized
 from benchmarks.serving.processes import watching
 from benchmarks.serving.subject import Subject
-from handlers.errors import MarsmithError
+from handlers.errors import MarsmithError, SpecError
 
 Measurement = dict[str, Any]
-_TOGETHER = 8
+_TOGETHER, _TOGETHER_CONNECTIONS = 8, 4
 # What is asked before anything counts: caches, lazy compilation, threads.
 _WARM_SECONDS = 1.0
 
@@ -45,6 +45,14 @@ class Plan:
     latency_ms: float = 100.0
     patience: float = 120.0
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        open_loops = {"poisson", "mlperf"} & set(self.loads)
+        if open_loops and "closed" not in self.loads and not self.rates:
+            raise SpecError(
+                f"--load {min(open_loops)} needs a rate: give --rates, or --load closed as well, "
+                "which tells the capacity that --shares are of"
+            )
 
 
 class Session:
@@ -126,15 +134,13 @@ class Session:
         record("accuracy", **_scored(made, pictures, found))
 
     def _local(self, made: Local, record: Callable[..., None]) -> None:
-        if "closed" not in self.plan.loads:
-            return
         for size in ("real", *(size for size in ("large", "small") if size in self.plan.loads)):
             data = [one.data for one in self.sized(size)]
             made.run(data, _WARM_SECONDS)
             with watching(made.mark, made.role) as watch:
                 rate = made.run(data, self.plan.seconds)
                 usage = watch.close(0.0)
-            figures = {"requests": round(rate * self.plan.seconds), "failed": 0}
+            figures: dict[str, Any] = {"requests": round(rate * self.plan.seconds), "failed": 0}
             figures |= {"seconds": self.plan.seconds, "connections": 0, "per_request": 1}
             record("closed", size=size, **figures, usage=asdict(usage))
             self.tell(f"  {size}: {rate:.1f} pictures/s")
@@ -153,32 +159,28 @@ class _Served:
     def run(self) -> None:
         """Closed loops first: they tell the capacity that open ones are shares of."""
         plan = self.plan
-        assert self.bodies is not None
-        loads.closed(self.bodies, 1, _WARM_SECONDS)
-        self._settle()
         if "closed" in plan.loads:
+            self._warm()
             for connections in plan.connections:
                 self._closed("real", 1, connections)
         for size in ("large", "small"):
             if size in plan.loads:
                 self._closed(size, 1, max(plan.connections))
         if "eight" in plan.loads:
-            self._closed("real", _TOGETHER, 4)
+            self._closed("real", _TOGETHER, _TOGETHER_CONNECTIONS)
+        shares = [share * self.capacity for share in plan.shares if self.capacity]
         if "poisson" in plan.loads:
-            for rate in [*(share * self._needed() for share in plan.shares), *plan.rates]:
+            for rate in (*shares, *plan.rates):
                 self._poisson(rate)
         if "mlperf" in plan.loads and self.number == 0 and self.made.answers_pictures:
             for scenario in ("Server", "Offline"):
-                self._mlperf(scenario)
+                self._mlperf(scenario, (*shares, *plan.rates)[0])
 
-    def _needed(self) -> float:
-        """The capacity, measured now where no closed loop has told it."""
-        if not self.capacity:
-            assert self.bodies is not None
-            found = loads.closed(self.bodies, max(self.plan.connections), self.plan.seconds)
-            self.capacity = _rate(found)
-            self._settle()
-        return self.capacity
+    def _warm(self) -> None:
+        """Ask all at once what is asked one by one otherwise: full batches compile and allocate."""
+        assert self.bodies is not None
+        loads.closed(self.bodies, max(self.plan.connections), _WARM_SECONDS)
+        self._settle()
 
     def _closed(self, size: str, together: int, connections: int) -> None:
         bodies = self.bodies if (size, together) == ("real", 1) else self._bodies(size, together)
@@ -195,8 +197,6 @@ class _Served:
             self.capacity = max(self.capacity, _rate(found))
 
     def _poisson(self, rate: float) -> None:
-        if rate <= 0:
-            return
         seed = self.plan.seed + self.number
         bodies = self.bodies
         assert bodies is not None
@@ -206,10 +206,13 @@ class _Served:
             share=rate / self.capacity if self.capacity else None,
         )
 
-    def _mlperf(self, scenario: str) -> None:
+    def _mlperf(self, scenario: str, target: float) -> None:
         """Performance, watched, and then accuracy: the answers out of LoadGen's own log."""
         logs = self.session.folder / "mlperf" / self.name.replace("/", "-").replace(":", "-")
-        bodies, rate = self.bodies, self._needed() * (1 if scenario == "Offline" else 0.6)
+        bodies, rate = self.bodies, target
+        if scenario == "Offline":
+            # What it expects decides how many samples it sends.
+            rate = self.capacity or target
         assert bodies is not None
         job = {"scenario": scenario, "rate": rate, "seconds": self.plan.seconds}
         job["latency_ms"] = self.plan.latency_ms
@@ -284,7 +287,7 @@ def _scored(
 
 
 def _rate(found: dict[str, Any]) -> float:
-    return max(0.0, (found["requests"] - found["failed"]) / found["seconds"])
+    return float(max(0.0, (found["requests"] - found["failed"]) / found["seconds"]))
 
 
 def _words(found: dict[str, Any]) -> str:

@@ -173,15 +173,15 @@ def main_table(measurements: Measurements, reference: float | None) -> Cells:
     )
     bases = list(baselines(measurements))
     head = ["contender", "score", "pictures/s", *(f"x {base}" for base in bases)]
-    head += ["conn.", "p50 ms", "p95 ms", "p99 ms", "lone ms", "CPU ms a picture", "PSS MB"]
-    return [[*head, "ready s", "failed"]] + [
+    head += ["at", "p50/p95/p99 ms", "lone ms", "CPU ms a picture", "PSS MB", "ready s", "failed"]
+    return [head] + [
         [
             row.contender,
             _score(row),
             spread(row.rate, "{:.1f}"),
             *(spread(row.ratios.get(base), "{:.2f}") for base in bases),
             str(row.connections or ""),
-            *([f"{value:.1f}" for value in row.latency] if row.latency else ["", "", ""]),
+            "/".join(f"{value:.1f}" for value in row.latency or ()),
             number(row.lone, "{:.1f}"),
             ", ".join(f"{role} {value:.2f}" for role, value in row.cpu.items()),
             number(row.pss, "{:.0f}"),

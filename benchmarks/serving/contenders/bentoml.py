@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from benchmarks.serving import multipart
 from benchmarks.serving.contender import Request
@@ -20,7 +19,7 @@ class BentoMl(Peer):
     )
     environment = "bentoml"
 
-    def command(self, port: int) -> Sequence[str | Path]:
+    def command(self, port: int) -> Sequence[object]:
         start = [self.python, "-m", "bentoml", "serve", "bentoml_app:Classifier"]
         place = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", APPS]
         return [*start, *place]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.contender import Request
@@ -22,7 +21,7 @@ class LitServe(Peer):
     )
     environment = "litserve"
 
-    def command(self, port: int) -> Sequence[str | Path]:
+    def command(self, port: int) -> Sequence[object]:
         return [self.python, APPS / "litserve_app.py", str(port)]
 
     def request(self, pictures: Sequence[bytes]) -> Request | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.contender import Request, free_port
@@ -23,7 +22,7 @@ class MlServer(Peer):
     )
     environment = "mlserver"
 
-    def command(self, port: int) -> Sequence[str | Path]:
+    def command(self, port: int) -> Sequence[object]:
         served = self.folder / "served"
         served.mkdir(exist_ok=True)
         ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -23,7 +22,7 @@ class RayServe(Peer):
     )
     environment = "ray"
 
-    def command(self, port: int) -> Sequence[str | Path]:
+    def command(self, port: int) -> Sequence[object]:
         return [self.python, APPS / "ray_app.py", str(port), self.folder / "r"]
 
     def settings(self) -> Mapping[str, str]:

@@ -1,0 +1,154 @@
+"""Pictures, names, bodies, processes and logs of benchmarks/serving."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from email import message_from_bytes
+from pathlib import Path
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import pytest
+from PIL import Image
+
+from benchmarks.serving import multipart
+from benchmarks.serving.contender import chosen, families
+from benchmarks.serving.mlperf import read_accuracy, read_summary
+from benchmarks.serving.pictures import Picture, labelled, resized
+from benchmarks.serving.processes import MARK, end_marked, marked, watching
+from benchmarks.serving.subject import Subject
+from handlers.errors import SpecError
+
+
+def _jpeg(width: int = 64, height: int = 48) -> bytes:
+    file = io.BytesIO()
+    pixels = np.linspace(0, 255, width * height * 3).reshape(height, width, 3)
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_a_folder_with_a_table_takes_labels_and_indices(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.JPEG"):
+        (tmp_path / name).write_bytes(_jpeg())
+    (tmp_path / "labels.csv").write_text("file,label\na.jpg,dog\nb.jpg,0\nc.JPEG,dog\n")
+    found = labelled(tmp_path, ["cat", "dog"])
+    assert [(one.name, one.truth) for one in found] == [("a.jpg", 1), ("b.jpg", 0), ("c.JPEG", 1)]
+    assert [one.name for one in labelled(tmp_path, ["cat", "dog"], 2)] == ["a.jpg", "b.jpg"]
+
+
+def test_a_folder_for_each_label(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "one.jpg").write_bytes(_jpeg())
+    assert [one.truth for one in labelled(tmp_path, ["cat", "dog"])] == [0, 1]
+
+
+def test_unknown_labels_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no labelled pictures"):
+        labelled(tmp_path, ["cat"])
+    (tmp_path / "a.jpg").write_bytes(_jpeg())
+    (tmp_path / "labels.csv").write_text("a.jpg,2\n")
+    with pytest.raises(SpecError, match="no label '2'"):
+        labelled(tmp_path, ["cat", "dog"])
+
+
+def test_photographs_have_12_megapixels_and_are_seeded() -> None:
+    pictures = [Picture("wide", _jpeg(), 1), Picture("tall", _jpeg(48, 64), 2)]
+    large = {one.truth: one for one in resized(pictures, "large")}
+    sizes = {truth: Image.open(io.BytesIO(one.data)).size for truth, one in large.items()}
+    assert sizes == {1: (4032, 3024), 2: (3024, 4032)}
+    assert all(len(one.data) > 1_500_000 for one in large.values())
+    assert large[1].data == {one.truth: one for one in resized(pictures, "large")}[1].data
+
+
+def test_thumbnails_keep_their_shape_and_real_ones_their_bytes() -> None:
+    pictures = [Picture("one", _jpeg(640, 480), 1)]
+    [small] = resized(pictures, "small")
+    assert Image.open(io.BytesIO(small.data)).size == (160, 120)
+    assert resized(pictures, "real") == pictures
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """The default model with two rendered pictures."""
+    return Subject.load("mobilenet_v2_shapes", count=2)
+
+
+def test_contenders_are_chosen_by_part_file_name_and_pattern(subject: Subject) -> None:
+    assert chosen(["ours/eager:fp32", "stock"], subject)[:2] == [
+        "ours/eager:fp32",
+        "torchserve/installed",
+    ]
+    assert chosen(["*/torchscript:fp32"], subject) == [
+        "ceiling/torchscript:fp32",
+        "ours/torchscript:fp32",
+    ]
+    assert "ray/torch" in chosen(["peers"], subject)
+    # A variant that does not take part by itself.
+    assert chosen(["torchserve/tuned-batch"], subject) == ["torchserve/tuned-batch"]
+    with pytest.raises(SpecError, match="parts are ceilings, ours, peers, stock"):
+        chosen(["yours"], subject)
+
+
+def test_every_contender_says_what_it_follows() -> None:
+    assert all(len(one.recommended) > 40 for one in families().values())
+
+
+def test_a_form_is_multipart() -> None:
+    head = f"Content-Type: {multipart.CONTENT_TYPE}\r\n\r\n".encode()
+    parts = message_from_bytes(head + multipart.encode("files", [b"one\r\n--", b"two"]))
+    found = [part.get_payload(decode=True) for part in parts.get_payload()]  # type: ignore[union-attr]
+    assert found == [b"one\r\n--", b"two"]
+
+
+def test_marked_processes_are_found_measured_and_ended() -> None:
+    mark = "test-of-marked-processes"
+    # Its child is in a session of its own, as that of a server that turns into a daemon.
+    code = (
+        "import subprocess, sys, time\n"
+        "if sys.argv[1] == 'parent':\n"
+        "    subprocess.Popen([sys.executable, *sys.orig_argv[1:-1], 'child'],"
+        " start_new_session=True)\n"
+        "    print('started', flush=True)\n"
+        "    while True: pass\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", code, "parent"]
+    environ = {**os.environ, MARK: mark}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) as parent:
+        try:
+            assert parent.stdout is not None
+            parent.stdout.readline()
+
+            def role(process: psutil.Process) -> str:
+                return "parent" if process.pid == parent.pid else "child"
+
+            with watching(mark, role) as watch:
+                busy = psutil.Process(parent.pid)
+                while sum(busy.cpu_times()[:2]) < 0.3:
+                    pass
+                usage = watch.close(0.0)
+            assert set(usage.cpu) == {"parent", "child"}
+            assert usage.cpu["parent"] > usage.cpu["child"]
+            assert usage.peak_pss == pytest.approx(sum(usage.pss.values()), rel=0.2)
+        finally:
+            end_marked(mark)
+    assert marked(mark) == []
+
+
+def test_loadgens_own_files_are_read() -> None:
+    text = (
+        "SUT name : PySUT\nScenario : Server\nMode     : PerformanceOnly\n"
+        "Completed samples per second    : 59.53\nResult is : VALID\n"
+        "99.00 percentile latency (ns)   : 31236789\n"
+    )
+    found = read_summary(text)
+    assert found["Completed samples per second"] == 59.53
+    assert found["Result is"] == "VALID"
+    assert found["99.00 percentile latency (ns)"] == 31236789
+    log = '[\n{"seq_id" : 0, "qsl_idx" : 3, "data" : "5B5D"},\n'
+    log += '{"seq_id" : 1, "qsl_idx" : 0, "data" : ""}]'
+    assert read_accuracy(log) == {3: b"[]", 0: b""}

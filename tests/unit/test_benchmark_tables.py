@@ -1,0 +1,178 @@
+"""Tables and the page of benchmarks/serving, from measurements written here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.serving import page, plots, tables
+from benchmarks.serving.machine import describe
+from benchmarks.serving.session import Plan
+from benchmarks.serving.stats import Spread
+from handlers.errors import SpecError
+
+INSTALLED, TUNED = "torchserve/installed", "torchserve/tuned"
+
+
+def _closed(name: str, number: int, rate: float, **more: Any) -> dict[str, Any]:
+    usage = {
+        "cpu": {"front end": 1.0, "worker": 9.0},
+        "pss": {},
+        "rss": {"worker": 300_000_000},
+        "peak_pss": 500_000_000,
+        "others": 0.1,
+    }
+    load = {"requests": int(10 * rate), "seconds": 10.0, "failed": 0, "connections": 8}
+    latency = {"mean": 20.0, "p50": 10.0, "p95": 30.0, "p99": 40.0}
+    kind = {"contender": name, "round": number, "kind": "closed", "size": "real", "per_request": 1}
+    return {**kind, **load, **latency, "usage": usage, **more}
+
+
+@pytest.fixture
+def measurements() -> list[dict[str, Any]]:
+    """Two rounds of three contenders; the second round was half as fast for all."""
+    found: list[dict[str, Any]] = []
+    for number, speed in ((0, 1.0), (1, 0.5)):
+        for name, rate in (("ours/a:fp32", 300.0), (TUNED, 100.0), (INSTALLED, 10.0)):
+            found.append({"contender": name, "round": number, "kind": "ready", "seconds": 4.0})
+            found.append(_closed(name, number, rate * speed))
+            found.append(_closed(name, number, rate * speed / 2, connections=1, mean=5.0))
+    scores = {"ours/a:fp32": 0.840, TUNED: 0.845, INSTALLED: 0.5}
+    for name, score in scores.items():
+        found.append({"contender": name, "round": 0, "kind": "accuracy", "score": score})
+    return found
+
+
+def _row(measurements: list[dict[str, Any]], name: str, reference: float = 0.845) -> tables.Row:
+    [row] = [row for row in tables.rows(measurements, reference) if row.contender == name]
+    return row
+
+
+def test_a_row_takes_the_connections_that_gave_most(measurements: list[dict[str, Any]]) -> None:
+    row = _row(measurements, "ours/a:fp32")
+    assert row.connections == 8
+    assert row.rate == Spread(225.0, 150.0, 300.0)
+    assert row.latency == (10.0, 30.0, 40.0)
+    assert row.lone == 5.0
+    assert row.ready == Spread(4.0, 4.0, 4.0)
+
+
+def test_ratios_are_to_stock_within_the_round(measurements: list[dict[str, Any]]) -> None:
+    row = _row(measurements, "ours/a:fp32")
+    assert row.ratios == {
+        "stock as installed": Spread(30.0, 30.0, 30.0),
+        "stock at its best": Spread(3.0, 3.0, 3.0),
+    }
+
+
+def test_the_best_tuning_is_the_fastest_one(measurements: list[dict[str, Any]]) -> None:
+    faster = f"{TUNED}-torchscript"
+    more = [*measurements, _closed(faster, 0, 200.0), _closed(faster, 1, 100.0)]
+    assert tables.baselines(more)["stock at its best"] == faster
+    assert _row(more, "ours/a:fp32").ratios["stock at its best"].median == 1.5
+
+
+def test_without_stock_ratios_are_to_the_first(measurements: list[dict[str, Any]]) -> None:
+    own = [one for one in measurements if one["contender"].startswith("ours")]
+    assert tables.baselines(own) == {"ours/a:fp32": "ours/a:fp32"}
+    assert tables.baselines([]) == {}
+
+
+def test_cpu_is_for_each_picture(measurements: list[dict[str, Any]]) -> None:
+    # 9 s for 3000 and for 1500 pictures.
+    assert _row(measurements, "ours/a:fp32").cpu["worker"] == pytest.approx((3 + 6) / 2)
+
+
+def test_several_pictures_a_request_count_singly() -> None:
+    [rate] = tables.rates([_closed("ours/a:fp32", 0, 10.0, per_request=8, failed=50)]).values()
+    assert rate == (100 - 50) * 8 / 10
+
+
+def test_one_picture_of_200_may_be_wrong_and_not_two(measurements: list[dict[str, Any]]) -> None:
+    assert not _row(measurements, "ours/a:fp32").wrong
+    assert _row(measurements, INSTALLED).wrong
+    assert _row(measurements, "ours/a:fp32", reference=0.850).wrong
+    [line] = [line for line in tables.main_table(measurements, 0.845) if line[0] == INSTALLED]
+    assert line[1] == "0.500 WRONG"
+
+
+def test_a_contender_that_failed_says_why(measurements: list[dict[str, Any]]) -> None:
+    reason = {"kind": "failed", "reason": "no .venv-bench-ray: make it"}
+    found = [*measurements, {"contender": "ray/torch", "round": 0, **reason}]
+    assert tables.main_table(found, None)[-1][0] == "ray/torch"
+    assert tables.main_table(found, None)[-1][-1] == reason["reason"]
+
+
+def test_open_loops_are_told_against_a_lone_request(measurements: list[dict[str, Any]]) -> None:
+    load = {"kind": "poisson", "rate": 60.0, "share": 0.6, "late_p99": 1.0, "failed": 0}
+    latency = {"p50": 6.0, "p95": 9.0, "p99": 12.5}
+    found = [*measurements, {"contender": "ours/a:fp32", "round": 0, **load, **latency}]
+    [_, line] = tables.poisson_table(found)
+    assert line == ["ours/a:fp32", "60.0", "0.60", "6.0", "9.0", "12.5", "2.5", "1.0"]
+
+
+def test_other_sizes_are_compared_with_the_same_size(measurements: list[dict[str, Any]]) -> None:
+    large = [
+        _closed("ours/a:fp32", 0, 40.0, size="large"),
+        _closed(TUNED, 0, 10.0, size="large"),
+    ]
+    lines = tables.size_table([*measurements, *large])
+    assert ["large", "ours/a:fp32", "40.0", "", "4.00"] in lines
+
+
+@pytest.fixture
+def results(measurements: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "started": "2026-01-01T00:00:00+00:00",
+        "command": "python -m benchmarks.serving ours",
+        "subject": {"model": "m", "pictures": 200, "kilobytes": 107},
+        "plan": {"rounds": 2, "seconds": 10.0},
+        "machine": describe(),
+        "versions": {"marsmith": {"torch": "2.15.0"}},
+        "reference": 0.845,
+        "measurements": measurements,
+    }
+
+
+def test_the_page_gets_the_tables_between_its_marks(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    target, file = tmp_path / "page.md", tmp_path / "results.json"
+    target.write_text(f"# Head\n\n{page.BEGIN}\n\nold figures\n\n{page.END}\n\nTail\n")
+    file.write_text(json.dumps(results))
+    page.write(file, target)
+    text = target.read_text()
+    assert text.startswith("# Head\n")
+    assert text.endswith(f"{page.END}\n\nTail\n")
+    assert "old figures" not in text
+    assert "| ours/a:fp32 | 0.840 | 225.0 (150.0..300.0) | 30.00 | 3.00 | 8 |" in text
+    page.write(file, target)
+    assert target.read_text() == text
+
+
+def test_a_page_without_marks_is_left_alone(results: dict[str, Any], tmp_path: Path) -> None:
+    target, file = tmp_path / "page.md", tmp_path / "results.json"
+    target.write_text("# Head\n")
+    file.write_text(json.dumps(results))
+    with pytest.raises(SpecError, match="must have the lines"):
+        page.write(file, target)
+
+
+def test_the_page_in_the_repository_has_its_marks(project: Path) -> None:
+    text = (project / "docs/performance.md").read_text("utf-8")
+    assert text.index(page.BEGIN) < text.index(page.END)
+
+
+def test_plots_are_drawn(results: dict[str, Any], tmp_path: Path) -> None:
+    made = plots.draw(results, tmp_path)
+    assert [path.name for path in made] == ["throughput.png", "latency.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in made)
+
+
+def test_open_loops_need_a_rate() -> None:
+    with pytest.raises(SpecError, match="--rates"):
+        Plan(loads=("poisson",))
+    assert Plan(loads=("poisson",), rates=(10.0,)).rates == (10.0,)
