@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 import marsmith  # noqa: F401  # first of all: it says how the threads of torch wait
-from benchmarks.serving import machine, page, plots, tables
+from benchmarks.serving import machine, page, plots, rows, tables
 from benchmarks.serving import reference as eager
-from benchmarks.serving.contender import chosen, families
-from benchmarks.serving.session import Plan, Session
+from benchmarks.serving.choice import chosen, families
+from benchmarks.serving.plan import Plan
+from benchmarks.serving.session import Session
 from benchmarks.serving.subject import PROJECT, Subject
 from handlers.errors import MarsmithError, SpecError
 
@@ -160,10 +161,10 @@ def _run(
     try:
         Session(subject, names, plan, folder, keep, console.print).run()
     finally:
-        if tables.select(results["measurements"], kind="closed"):
+        if rows.select(results["measurements"], kind="closed"):
             plots.draw(results, folder)
         _show(console, results, folder)
-    return bool(tables.select(results["measurements"], kind="failed"))
+    return bool(rows.select(results["measurements"], kind="failed"))
 
 
 def _show(console: Console, results: dict[str, Any], folder: Path) -> None:

@@ -21,7 +21,7 @@ class Peer(Server):
     """``NAME/torch``, or ``NAME/openvino:PRECISION`` with the file out of our archive.
 
     Each has a worker for each core with one thread (OMP_NUM_THREADS=1): with more they would fight
-    for the cores.
+    for the cores. None logs its requests.
     """
 
     part = "peers"

@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from benchmarks.serving import tables
+from benchmarks.serving import rows as figures
 
 _COLORS = {"ours": "#1b7837", "ceiling": "#999999", "torchserve": "#2166ac"}
 
@@ -22,17 +22,17 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     made = [_rates(found, results.get("reference"), folder / "throughput.png")]
     if len({one["connections"] for one in _real(found)} - {0}) > 1:
         made.append(_latencies(found, folder / "latency.png"))
-    if tables.select(found, kind="poisson"):
+    if figures.select(found, kind="poisson"):
         made.append(_poisson(found, folder / "poisson.png"))
     return made
 
 
-def _real(found: tables.Measurements) -> list[dict[str, Any]]:
-    return tables.select(found, kind="closed", size="real", per_request=1)
+def _real(found: figures.Measurements) -> list[dict[str, Any]]:
+    return figures.select(found, kind="closed", size="real", per_request=1)
 
 
-def _rates(found: tables.Measurements, reference: float | None, path: Path) -> Path:
-    rows = [row for row in tables.rows(found, reference) if row.rate]
+def _rates(found: figures.Measurements, reference: float | None, path: Path) -> Path:
+    rows = [row for row in figures.rows(found, reference) if row.rate]
     rows.sort(key=lambda row: row.rate.median if row.rate else 0)
     figure, axes = plt.subplots(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
     for place, row in enumerate(rows):
@@ -47,15 +47,15 @@ def _rates(found: tables.Measurements, reference: float | None, path: Path) -> P
     return _save(figure, path)
 
 
-def _latencies(found: tables.Measurements, path: Path) -> Path:
+def _latencies(found: figures.Measurements, path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name in tables.names(found):
+    for name in figures.names(found):
         groups: dict[int, list[dict[str, Any]]] = {}
-        for one in tables.select(_real(found), contender=name):
+        for one in figures.select(_real(found), contender=name):
             if "p99" in one:
                 groups.setdefault(one["connections"], []).append(one)
         points = [
-            (median(tables.rates(group).values()), median(one["p99"] for one in group))
+            (median(figures.rates(group).values()), median(one["p99"] for one in group))
             for _, group in sorted(groups.items())
         ]
         if points:
@@ -66,10 +66,10 @@ def _latencies(found: tables.Measurements, path: Path) -> Path:
     return _save(figure, path)
 
 
-def _poisson(found: tables.Measurements, path: Path) -> Path:
+def _poisson(found: figures.Measurements, path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name in tables.names(found):
-        loops = tables.select(found, contender=name, kind="poisson")
+    for name in figures.names(found):
+        loops = figures.select(found, contender=name, kind="poisson")
         loops = sorted((one for one in loops if "p99" in one), key=lambda one: one["rate"])
         if loops:
             asked = [one["rate"] for one in loops]

@@ -1,167 +1,22 @@
-"""From measurements to rows: medians over the rounds, ratios within each round, and marks."""
+"""Tables of a sitting, as lines of cells: for the terminal, a file and the page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
+from benchmarks.serving.rows import (
+    Measurements,
+    Row,
+    baselines,
+    latencies,
+    names,
+    rates,
+    rows,
+    select,
+)
 from benchmarks.serving.stats import Spread, ratio
-
-Measurements = Sequence[dict[str, Any]]
-# Ratios are to these, where they take part; the best tuning is the fastest of them.
-INSTALLED, TUNED = "torchserve/installed", "torchserve/tuned"
-# How many of the pictures a contender may get wrong beyond the reference.
-_TOLERANCE = 0.005
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contender. Rates in pictures per second, times in ms, memory in MB, CPU in ms a picture.
-
-    ``latency`` is p50, p95 and p99 at ``connections``, where the rate is highest; ``lone`` the mean
-    latency of one connection.
-    """
-
-    contender: str
-    score: float | None = None
-    wrong: bool = False
-    rate: Spread | None = None
-    connections: int = 0
-    latency: tuple[float, float, float] | None = None
-    lone: float | None = None
-    cpu: dict[str, float] = field(default_factory=dict)
-    pss: float | None = None
-    rss: dict[str, float] = field(default_factory=dict)
-    ready: Spread | None = None
-    failed: int = 0
-    others: float = 0.0
-    problem: str = ""
-    ratios: dict[str, Spread] = field(default_factory=dict)
-
-
-def rates(found: Iterable[dict[str, Any]]) -> dict[int, float]:
-    """Pictures answered per second, by round."""
-    return {
-        one["round"]: (one["requests"] - min(one["failed"], one["requests"]))
-        * one.get("per_request", 1)
-        / one["seconds"]
-        for one in found
-    }
-
-
-def names(measurements: Measurements) -> list[str]:
-    """The contenders, in the order of their first measurement."""
-    return list(dict.fromkeys(one["contender"] for one in measurements))
-
-
-def select(measurements: Measurements, **wanted: Any) -> list[dict[str, Any]]:
-    """The measurements with these values."""
-    return [
-        one for one in measurements if all(one.get(key) == value for key, value in wanted.items())
-    ]
-
-
-def best(measurements: Measurements, name: str) -> list[dict[str, Any]]:
-    """The closed loops of single pictures of real size at the connections that gave most."""
-    found = select(measurements, contender=name, kind="closed", size="real", per_request=1)
-    by_connections: dict[int, list[dict[str, Any]]] = {}
-    for one in found:
-        by_connections.setdefault(one["connections"], []).append(one)
-    return max(by_connections.values(), key=lambda group: median(rates(group).values()), default=[])
-
-
-def baselines(measurements: Measurements) -> dict[str, str]:
-    """What ratios are to: heading -> contender; the first contender where there is no stock."""
-    known = names(measurements)
-    found = {"stock as installed": INSTALLED} if best(measurements, INSTALLED) else {}
-    tuned = [name for name in known if name.startswith(TUNED) and best(measurements, name)]
-    if tuned:
-        found["stock at its best"] = max(
-            tuned, key=lambda name: median(rates(best(measurements, name)).values())
-        )
-    return found or ({known[0]: known[0]} if known else {})
-
-
-def rows(measurements: Measurements, reference: float | None) -> list[Row]:
-    """A row for each contender; ``reference`` is the score of eager PyTorch, if known."""
-    scores = {one["contender"]: one["score"] for one in select(measurements, kind="accuracy")}
-    limit = reference if reference is not None else max(scores.values(), default=0.0)
-    bases = {
-        heading: rates(best(measurements, name))
-        for heading, name in baselines(measurements).items()
-    }
-    return [
-        _row(measurements, name, scores.get(name), limit - _TOLERANCE, bases)
-        for name in names(measurements)
-    ]
-
-
-def _row(
-    measurements: Measurements,
-    name: str,
-    score: float | None,
-    limit: float,
-    bases: dict[str, dict[int, float]],
-) -> Row:
-    own = select(measurements, contender=name)
-    group, mine = best(own, name), rates(best(own, name))
-    ready = [one["seconds"] for one in select(own, kind="ready")]
-    ratios = {heading: ratio(mine, base) for heading, base in bases.items()}
-    lone = select(own, kind="closed", size="real", per_request=1, connections=1)
-    usages = [one["usage"] for one in own if "usage" in one]
-    reasons = [one["reason"] for one in select(own, kind="failed")]
-    return Row(
-        contender=name,
-        score=score,
-        # With room for the rounding of a score that is a share of pictures.
-        wrong=score is not None and score < limit - 1e-9,
-        rate=Spread.of(list(mine.values())) if mine else None,
-        connections=group[0]["connections"] if group else 0,
-        latency=_latency(group),
-        lone=median(one["mean"] for one in lone) if lone else None,
-        cpu=_cpu(group),
-        pss=max((usage["peak_pss"] / 1e6 for usage in usages), default=None),
-        rss=_largest(usages),
-        ready=Spread.of(ready) if ready else None,
-        failed=sum(one.get("failed", 0) for one in own if one["kind"] != "failed"),
-        others=max((usage["others"] for usage in usages), default=0.0),
-        problem=reasons[0] if reasons else "",
-        ratios={heading: found for heading, found in ratios.items() if found},
-    )
-
-
-def _latency(group: Measurements) -> tuple[float, float, float] | None:
-    if not group or "p50" not in group[0]:
-        return None
-    p50, p95, p99 = (float(median(one[key] for one in group)) for key in ("p50", "p95", "p99"))
-    return p50, p95, p99
-
-
-def _cpu(group: Measurements) -> dict[str, float]:
-    """CPU milliseconds for each picture, by what the process is for."""
-    roles = sorted({role for one in group for role in one["usage"]["cpu"]})
-    return {
-        role: float(
-            median(
-                1e3
-                * one["usage"]["cpu"].get(role, 0.0)
-                / max(1, one["requests"] * one.get("per_request", 1))
-                for one in group
-            )
-        )
-        for role in roles
-    }
-
-
-def _largest(usages: Sequence[dict[str, Any]]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for usage in usages:
-        for role, size in usage["rss"].items():
-            found[role] = max(found.get(role, 0.0), size / 1e6)
-    return found
-
 
 Cells = list[list[str]]
 
@@ -206,9 +61,14 @@ def poisson_table(measurements: Measurements) -> Cells:
     lone = {row.contender: row.lone for row in rows(measurements, None)}
     for name in names(measurements):
         found = select(measurements, contender=name, kind="poisson")
-        for share in dict.fromkeys(one["share"] and round(one["share"], 2) for one in found):
-            group = [one for one in found if (one["share"] and round(one["share"], 2)) == share]
-            latency, alone = _latency(group), lone[name]
+        found = [one for one in found if "p99" in one]
+        groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+        for one in found:
+            # A share of each round's own capacity, or the same rate in every round.
+            key = ("rate", one["rate"]) if one["share"] is None else ("share", one["share"])
+            groups.setdefault(key, []).append(one)
+        for (kind, asked), group in groups.items():
+            latency, alone = latencies(group), lone[name]
             if latency is None:
                 continue
             times = [one["p99"] / alone for one in group] if alone else []
@@ -216,7 +76,7 @@ def poisson_table(measurements: Measurements) -> Cells:
                 [
                     name,
                     spread(Spread.of([one["rate"] for one in group]), "{:.1f}"),
-                    number(share, "{:.2f}"),
+                    number(asked if kind == "share" else None, "{:.2f}"),
                     *(f"{value:.1f}" for value in latency),
                     spread(Spread.of(times) if times else None, "{:.1f}"),
                     number(median(one["late_p99"] for one in group), "{:.1f}"),

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.serving import multipart
-from benchmarks.serving.contender import chosen, families
+from benchmarks.serving.choice import chosen, families
 from benchmarks.serving.mlperf import read_accuracy, read_summary
 from benchmarks.serving.pictures import Picture, labelled, resized
 from benchmarks.serving.processes import MARK, end_marked, marked, watching

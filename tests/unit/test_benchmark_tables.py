@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.serving import page, plots, tables
+from benchmarks.serving import page, plots, rows, tables
 from benchmarks.serving.machine import describe
-from benchmarks.serving.session import Plan
+from benchmarks.serving.plan import Plan
 from benchmarks.serving.stats import Spread
 from handlers.errors import SpecError
 
@@ -46,8 +46,8 @@ def measurements() -> list[dict[str, Any]]:
     return found
 
 
-def _row(measurements: list[dict[str, Any]], name: str, reference: float = 0.845) -> tables.Row:
-    [row] = [row for row in tables.rows(measurements, reference) if row.contender == name]
+def _row(measurements: list[dict[str, Any]], name: str, reference: float = 0.845) -> rows.Row:
+    [row] = [row for row in rows.rows(measurements, reference) if row.contender == name]
     return row
 
 
@@ -71,14 +71,14 @@ def test_ratios_are_to_stock_within_the_round(measurements: list[dict[str, Any]]
 def test_the_best_tuning_is_the_fastest_one(measurements: list[dict[str, Any]]) -> None:
     faster = f"{TUNED}-torchscript"
     more = [*measurements, _closed(faster, 0, 200.0), _closed(faster, 1, 100.0)]
-    assert tables.baselines(more)["stock at its best"] == faster
+    assert rows.baselines(more)["stock at its best"] == faster
     assert _row(more, "ours/a:fp32").ratios["stock at its best"].median == 1.5
 
 
 def test_without_stock_ratios_are_to_the_first(measurements: list[dict[str, Any]]) -> None:
     own = [one for one in measurements if one["contender"].startswith("ours")]
-    assert tables.baselines(own) == {"ours/a:fp32": "ours/a:fp32"}
-    assert tables.baselines([]) == {}
+    assert rows.baselines(own) == {"ours/a:fp32": "ours/a:fp32"}
+    assert rows.baselines([]) == {}
 
 
 def test_cpu_is_for_each_picture(measurements: list[dict[str, Any]]) -> None:
@@ -87,7 +87,7 @@ def test_cpu_is_for_each_picture(measurements: list[dict[str, Any]]) -> None:
 
 
 def test_several_pictures_a_request_count_singly() -> None:
-    [rate] = tables.rates([_closed("ours/a:fp32", 0, 10.0, per_request=8, failed=50)]).values()
+    [rate] = rows.rates([_closed("ours/a:fp32", 0, 10.0, per_request=8, failed=50)]).values()
     assert rate == (100 - 50) * 8 / 10
 
 

@@ -27,6 +27,8 @@ class MlServer(Peer):
         served.mkdir(exist_ok=True)
         ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
         settings = {"host": "127.0.0.1", **ports, "parallel_workers": self.subject.cores}
+        # Or it logs every request.
+        settings["debug"] = False
         model = {
             "name": "model",
             "implementation": "mlserver_app.Classifier",

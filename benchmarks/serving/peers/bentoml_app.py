@@ -8,7 +8,11 @@ import picture_model
 from PIL.Image import Image
 
 
-@bentoml.service(workers=len(os.sched_getaffinity(0)), traffic={"timeout": 60})
+@bentoml.service(
+    workers=len(os.sched_getaffinity(0)),
+    traffic={"timeout": 60},
+    logging={"access": {"enabled": False}},
+)
 class Classifier:
     """Takes and gives lists, which BentoML makes of the requests that wait."""
 

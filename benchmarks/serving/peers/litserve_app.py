@@ -38,4 +38,4 @@ if __name__ == "__main__":
         accelerator="cpu",
         devices=1,
         workers_per_device=len(os.sched_getaffinity(0)),
-    ).run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False)
+    ).run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")

@@ -35,5 +35,8 @@ if __name__ == "__main__":
         _temp_dir=sys.argv[2],
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+    serve.start(
+        http_options={"host": "127.0.0.1", "port": int(sys.argv[1])},
+        logging_config={"enable_access_log": False},
+    )
     serve.run(Classifier.bind(), blocking=True)
