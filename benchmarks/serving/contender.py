@@ -27,7 +27,9 @@ from benchmarks.serving.subject import PROJECT, Subject
 from handlers.errors import ServerError
 
 _POLL_SECONDS = 0.1
+# An answer that takes longer while it starts is asked for anew: some servers lose early requests.
 _ASK_SECONDS = 60.0
+_TROUBLE = ("ERROR", "Error", "Exception", "Traceback")
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,12 @@ class Contender(ABC):
             )
 
     def last_words(self) -> str:
-        """The end of what it printed."""
+        """The latest lines of its output that tell of trouble, or else its latest ones."""
         log = self.folder / "log"
-        lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
-        return " | ".join(line.strip() for line in lines[-12:] if line.strip())[-900:]
+        text = log.read_text("utf-8", "replace") if log.exists() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        trouble = [line for line in lines if any(word in line for word in _TROUBLE)]
+        return " | ".join((trouble or lines)[-5:])[-600:] or "it printed nothing"
 
 
 class Server(Contender):
@@ -155,8 +159,8 @@ class Server(Contender):
     def answers(self, body: bytes) -> list[Any]:
         """The answers of a response in the form that ours have, one for each picture."""
 
-    def ask(self, picture: bytes, seconds: float = _ASK_SECONDS) -> bytes:
-        """The body of a successful answer; raises ServerError."""
+    def ask(self, picture: bytes, seconds: float | None = None) -> bytes:
+        """The body of a successful answer within so many seconds; raises ServerError."""
         request = self.request([picture])
         assert request is not None, "every server takes one picture"
         try:
@@ -164,7 +168,7 @@ class Server(Contender):
                 self.address.url + request.path,
                 data=request.body,
                 headers={**self.address.headers, "content-type": request.content_type},
-                timeout=seconds,
+                timeout=seconds or self.patience,
             )
         except requests.RequestException as error:
             raise ServerError(f"no answer: {error}") from error
@@ -179,7 +183,6 @@ class Server(Contender):
             if self.process is not None and self.process.poll() is not None:
                 raise ServerError(f"it has ended ({self.process.poll()}): {self.last_words()}")
             try:
-                # Nobody asks a server with a dead worker for longer than that.
                 self.ask(picture, min(_ASK_SECONDS, max(1.0, deadline - time.monotonic())))
             except ServerError as error:
                 why = str(error)

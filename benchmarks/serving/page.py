@@ -29,6 +29,9 @@ def markdown(results: dict[str, Any]) -> str:
         parts.append(f"Eager PyTorch in memory scores {results['reference']:.3f}.")
     for heading, cells in tables.every(results).items():
         parts.append(f"### {heading}\n\n{_table(cells)}")
+    followed = {name.partition("/")[0]: text for name, text in results["recommended"].items()}
+    parts.append("### What each follows")
+    parts.append("\n".join(f"- **{name}**: {text}" for name, text in sorted(followed.items())))
     listed = ", ".join(
         f"{package} {version}"
         for package, version in sorted(

@@ -22,7 +22,7 @@ class Plan:
     shares: tuple[float, ...] = (0.6,)
     rates: tuple[float, ...] = ()
     latency_ms: float = 100.0
-    patience: float = 120.0
+    patience: float = 180.0
     seed: int = 1
 
     def __post_init__(self) -> None:

@@ -144,13 +144,14 @@ def latencies(group: Measurements) -> tuple[float, float, float] | None:
 
 def _cpu(group: Measurements) -> dict[str, float]:
     """CPU milliseconds for each picture, by what the process is for."""
+    group = [one for one in group if one["requests"]]
     roles = sorted({role for one in group for role in one["usage"]["cpu"]})
     return {
         role: float(
             median(
                 1e3
                 * one["usage"]["cpu"].get(role, 0.0)
-                / max(1, one["requests"] * one.get("per_request", 1))
+                / (one["requests"] * one.get("per_request", 1))
                 for one in group
             )
         )

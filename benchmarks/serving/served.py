@@ -137,7 +137,7 @@ class Served:
 
     def _settle(self) -> None:
         """Wait until what a client has left behind is answered."""
-        self.made.ask(self.sized("real")[0].data, self.plan.patience)
+        self.made.ask(self.sized("real")[0].data)
 
     def _bodies(self, size: str, together: int) -> loads.Bodies | None:
         """Requests of ``together`` pictures each; None where its protocol takes one at a time."""

@@ -19,6 +19,8 @@ from benchmarks.serving.rows import (
 from benchmarks.serving.stats import Spread, ratio
 
 Cells = list[list[str]]
+# CPU milliseconds below which a process took no part in the answers.
+_SOME = 0.005
 
 
 def main_table(measurements: Measurements, reference: float | None) -> Cells:
@@ -38,10 +40,10 @@ def main_table(measurements: Measurements, reference: float | None) -> Cells:
             str(row.connections or ""),
             "/".join(f"{value:.1f}" for value in row.latency or ()),
             number(row.lone, "{:.1f}"),
-            ", ".join(f"{role} {value:.2f}" for role, value in row.cpu.items()),
+            ", ".join(f"{role} {ms:.2f}" for role, ms in row.cpu.items() if ms >= _SOME),
             number(row.pss, "{:.0f}"),
             spread(row.ready, "{:.1f}"),
-            row.problem[:160] or str(row.failed),
+            "did not run" if row.problem else str(row.failed),
         ]
         for row in found
     ]
@@ -125,6 +127,13 @@ def mlperf_table(measurements: Measurements) -> Cells:
     return lines
 
 
+def trouble_table(measurements: Measurements) -> Cells:
+    """Who did not run, and why."""
+    found = select(measurements, kind="failed")
+    lines = [[one["contender"], str(one["round"] + 1), one["reason"][:400]] for one in found]
+    return [["contender", "round", "reason"], *lines]
+
+
 def every(results: dict[str, Any]) -> dict[str, Cells]:
     """The tables that have lines, by their headings."""
     found = results["measurements"]
@@ -133,6 +142,7 @@ def every(results: dict[str, Any]) -> dict[str, Cells]:
         "Other pictures": lambda: size_table(found),
         "Open loop, Poisson arrivals": lambda: poisson_table(found),
         "MLPerf LoadGen": lambda: mlperf_table(found),
+        "Did not run": lambda: trouble_table(found),
     }
     tables = {heading: make() for heading, make in made.items()}
     return {heading: cells for heading, cells in tables.items() if len(cells) > 1}

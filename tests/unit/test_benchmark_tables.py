@@ -103,7 +103,8 @@ def test_a_contender_that_failed_says_why(measurements: list[dict[str, Any]]) ->
     reason = {"kind": "failed", "reason": "no .venv-bench-ray: make it"}
     found = [*measurements, {"contender": "ray/torch", "round": 0, **reason}]
     assert tables.main_table(found, None)[-1][0] == "ray/torch"
-    assert tables.main_table(found, None)[-1][-1] == reason["reason"]
+    assert tables.main_table(found, None)[-1][-1] == "did not run"
+    assert tables.trouble_table(found)[1:] == [["ray/torch", "1", reason["reason"]]]
 
 
 def test_open_loops_are_told_against_a_lone_request(measurements: list[dict[str, Any]]) -> None:
@@ -131,6 +132,7 @@ def results(measurements: list[dict[str, Any]]) -> dict[str, Any]:
         "subject": {"model": "m", "pictures": 200, "kilobytes": 107},
         "plan": {"rounds": 2, "seconds": 10.0},
         "machine": describe(),
+        "recommended": {"ours/a:fp32": "our README", TUNED: "its guide", INSTALLED: "its guide"},
         "versions": {"marsmith": {"torch": "2.15.0"}},
         "reference": 0.845,
         "measurements": measurements,
@@ -149,6 +151,7 @@ def test_the_page_gets_the_tables_between_its_marks(
     assert text.endswith(f"{page.END}\n\nTail\n")
     assert "old figures" not in text
     assert "| ours/a:fp32 | 0.840 | 225.0 (150.0..300.0) | 30.00 | 3.00 | 8 |" in text
+    assert "- **ours**: our README\n- **torchserve**: its guide\n" in text
     page.write(file, target)
     assert target.read_text() == text
 

@@ -120,7 +120,9 @@ class Stock(Server):
             return {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 5}
         workers = {"minWorkers": self.subject.cores, "maxWorkers": self.subject.cores}
         if self.variant == "tuned-compile":
-            return {**workers, "pt2": {"compile": {"enable": True, "backend": "inductor"}}}
+            # Each worker compiles at its first request: minutes on a busy machine.
+            compiling = {"pt2": {"compile": {"enable": True, "backend": "inductor"}}}
+            return {**workers, **compiling, "responseTimeout": round(self.patience)}
         if self.variant == "tuned-batch":
             return {**workers, "batchSize": 8, "maxBatchDelay": 5}
         return workers
@@ -193,7 +195,7 @@ class Stock(Server):
         self.address = Address(Addresses.of(self._properties).inference, {})
         super().wait_ready(picture)
 
-    def ask(self, picture: bytes, seconds: float = 60.0) -> bytes:
+    def ask(self, picture: bytes, seconds: float | None = None) -> bytes:
         # The key file is there once the front end has started.
         tokens = Tokens.read(self.folder)
         self.address = Address(self.address.url, bearer(tokens.inference))
