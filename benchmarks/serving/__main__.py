@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -67,7 +68,11 @@ def _numbers(kind: Any) -> Any:
 @click.option("--page", "results", type=click.Path(path_type=Path), help="Write the page from it.")
 def main(contenders: tuple[str, ...], **given: Any) -> None:
     """Measure CONTENDERS: parts (ours, stock, peers, ceilings), names or patterns. Default: all."""
-    console = Console(highlight=False, soft_wrap=True)
+    # A pipe has no width; its 80 columns would cut every cell.
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    console = Console(highlight=False, soft_wrap=True, width=width)
+    # As Ctrl-C does: every server is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if given["results"]:
             page.write(given["results"])
@@ -175,8 +180,7 @@ def _show(console: Console, results: dict[str, Any], folder: Path) -> None:
             table.add_column(name, overflow="fold")
         for line in lines:
             table.add_row(*line)
-        # A pipe has no width; its 80 columns would cut every cell.
-        console.print(table, width=console.width if console.is_terminal else _PIPE_WIDTH)
+        console.print(table)
     texts = [f"{heading}\n" + "\n".join(" | ".join(line) for line in cells)
              for heading, cells in made.items()]  # fmt: skip
     (folder / "tables.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")

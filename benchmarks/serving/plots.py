@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import ScalarFormatter
 
 from benchmarks.serving import rows as figures
 
@@ -60,7 +61,8 @@ def _latencies(found: figures.Measurements, path: Path) -> Path:
         ]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="pictures/s", ylabel="p99 in ms")
+    _plain(axes)
+    axes.set(xlabel="pictures/s", ylabel="p99 in ms")
     axes.set_title("closed loop: a point for each number of connections")
     axes.legend(fontsize="x-small")
     return _save(figure, path)
@@ -74,10 +76,19 @@ def _poisson(found: figures.Measurements, path: Path) -> Path:
         if loops:
             asked = [one["rate"] for one in loops]
             axes.plot(asked, [one["p99"] for one in loops], "o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="asked for, pictures/s", ylabel="p99 in ms")
+    _plain(axes)
+    axes.set(xlabel="asked for, pictures/s", ylabel="p99 in ms")
     axes.set_title("Poisson arrivals: a point for each round")
     axes.legend(fontsize="x-small")
     return _save(figure, path)
+
+
+def _plain(axes: Any) -> None:
+    """Logarithmic axes with numbers as they are."""
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(ScalarFormatter())
 
 
 def _save(figure: Any, path: Path) -> Path:

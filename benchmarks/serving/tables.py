@@ -119,12 +119,22 @@ def mlperf_table(measurements: Measurements) -> Cells:
                 one["scenario"],
                 number(rate, "{:.1f}"),
                 number(None if late is None else late / 1e6, "{:.1f}"),
-                str(told.get("Result is", "")),
+                _verdict(told),
                 f"{one['score']:.3f}",
                 str(one["failed"]),
             ]
         )
     return lines
+
+
+def _verdict(told: dict[str, Any]) -> str:
+    """LoadGen's result, and the conditions that were not met."""
+    unmet = [
+        key.removesuffix(" satisfied")
+        for key, value in told.items()
+        if key.endswith(" satisfied") and str(value).upper().startswith("NO")
+    ]
+    return f"{told.get('Result is', '')}{': ' if unmet else ''}{', '.join(unmet)}"
 
 
 def trouble_table(measurements: Measurements) -> Cells:

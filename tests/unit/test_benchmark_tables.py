@@ -115,6 +115,19 @@ def test_open_loops_are_told_against_a_lone_request(measurements: list[dict[str,
     assert line == ["ours/a:fp32", "60.0", "0.60", "6.0", "9.0", "12.5", "2.5", "1.0"]
 
 
+def test_loadgens_verdict_comes_with_what_was_not_met() -> None:
+    told = {
+        "Result is": "INVALID",
+        "Min duration satisfied": "Yes",
+        "Early stopping satisfied": "NO",
+        "Completed samples per second": 22.5,
+        "99.00 percentile latency (ns)": 99_200_000.0,
+    }
+    run = {"contender": "ours/a:fp32", "round": 0, "kind": "mlperf", "scenario": "Server"}
+    [_, line] = tables.mlperf_table([{**run, "summary": told, "score": 0.84, "failed": 0}])
+    assert line[1:] == ["Server", "22.5", "99.2", "INVALID: Early stopping", "0.840", "0"]
+
+
 def test_other_sizes_are_compared_with_the_same_size(measurements: list[dict[str, Any]]) -> None:
     large = [
         _closed("ours/a:fp32", 0, 40.0, size="large"),

@@ -44,12 +44,11 @@ class Model(torch.nn.Module):
 """
 # As TorchServe's MNIST example changes the preprocessing of a handler that it comes with.
 _HANDLER = """from torchvision import transforms
-from ts.torch_handler.image_classifier import ImageClassifier
+from ts.torch_handler.{module} import {base}
 
-class Classifier(ImageClassifier):
+class Handler({base}):
     image_processing = transforms.Compose([
-        transforms.Resize({resize!r}),
-        transforms.CenterCrop({crop!r}),
+        {geometry},
         transforms.ToTensor(),
         transforms.Normalize(mean={mean!r}, std={std!r}),
     ])
@@ -145,16 +144,25 @@ class Stock(Server):
         (source / "model.py").write_text(code)
         state = {f"network.{key}": value for key, value in self.subject.state_dict().items()}
         handler: Any = _HANDLERS[spec.task]
-        if classifies and (given.resize, given.crop) != (_RESIZE, _CROP):
-            handler = source / "classifier.py"
-            fields = {key: getattr(given, key) for key in ("resize", "crop", "mean", "std")}
-            handler.write_text(_HANDLER.format(**fields))
+        # A detector resizes and normalises by itself, and object_detector leaves both to it.
+        if spec.task != "object-detection" and (given.resize, given.crop) != (_RESIZE, _CROP):
+            module, handler = handler, source / "handler.py"
+            base = "".join(word.title() for word in module.split("_"))
+            geometry = ", ".join(f"transforms.{step}" for step in self._geometry())
+            texts = {"module": module, "base": base, "geometry": geometry}
+            handler.write_text(_HANDLER.format(**texts, mean=given.mean, std=given.std))
         words = ["--handler", handler, "--extra-files", source / "index_to_name.json"]
         if self.variant == "tuned-torchscript":
             return [*words, "--serialized-file", self._traced(source, code, state)]
         torch.save(state, source / "weights.pth")
         words += ["--model-file", source / "model.py"]
         return [*words, "--serialized-file", source / "weights.pth"]
+
+    def _geometry(self) -> list[str]:
+        """The model's own resizing, as torchvision's transforms are written."""
+        given = self.subject.handler.bundle.input
+        steps = [] if given.resize is None else [f"Resize({given.resize!r})"]
+        return steps if given.crop is None else [*steps, f"CenterCrop({given.crop!r})"]
 
     def _traced(self, source: Path, code: str, state: dict[str, torch.Tensor]) -> Path:
         made: dict[str, Any] = {}
@@ -223,10 +231,19 @@ class Stock(Server):
         return [handler.postprocess((ids, confidence), picture, handler.defaults())]
 
     def score(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
-        """image_segmenter answers for the centre of a picture: so the truth is cut as well."""
+        """image_segmenter answers in pixels of the model's input: the truth is resized likewise."""
         if self.subject.spec.task == "semantic-segmentation":
-            truths = [_centre(truth) for truth in truths]
+            truths = [self._as_input(truth) for truth in truths]
         return super().score(answers, truths)
+
+    def _as_input(self, truth: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        given, nearest = self.subject.handler.bundle.input, transforms.InterpolationMode.NEAREST
+        picture = Image.fromarray(truth)
+        if given.resize is not None:
+            picture = transforms.Resize(given.resize, nearest)(picture)
+        if given.crop is not None:
+            picture = transforms.CenterCrop(given.crop)(picture)
+        return np.asarray(picture)
 
 
 def _box(found: dict[str, Any]) -> dict[str, Any]:
@@ -234,13 +251,3 @@ def _box(found: dict[str, Any]) -> dict[str, Any]:
     box = np.array(box).ravel()
     sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), map(float, box), strict=True))
     return {"label": label, "score": found["score"], "box": sides}
-
-
-def _centre(truth: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    cut = transforms.Compose(
-        [
-            transforms.Resize(_RESIZE, transforms.InterpolationMode.NEAREST),
-            transforms.CenterCrop(_CROP),
-        ]
-    )
-    return np.asarray(cut(Image.fromarray(truth)))
