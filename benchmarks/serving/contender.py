@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -101,7 +102,7 @@ class Contender(ABC):
     def python(self) -> Path:
         """The interpreter of its environment; raises ServerError where that is not made."""
         if self.environment is None:
-            return PROJECT / ".venv/bin/python"
+            return Path(sys.executable)
         python = PROJECT / f".venv-bench-{self.environment}/bin/python"
         if not python.exists():
             raise ServerError(f"no {python.parents[1].name}: make it with `make bench-peers`")

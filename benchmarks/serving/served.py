@@ -54,6 +54,8 @@ class Served:
         asked: list[tuple[float, float | None]] = [(rate, None) for rate in plan.rates]
         if self.capacity:
             asked = [(share * self.capacity, share) for share in plan.shares] + asked
+        elif "closed" in plan.loads:
+            self.tell("  it answered nothing in time, so there is no capacity to take shares of")
         if "poisson" in plan.loads:
             for rate, share in asked:
                 self._poisson(rate, share)

@@ -58,9 +58,11 @@ class Session:
                 record = functools.partial(self._record, name, number)
                 try:
                     self._one(name, number, record)
-                except (MarsmithError, OSError) as error:
-                    record("failed", reason=" ".join(str(error).split()))
-                    self.tell(f"  failed: {error}")
+                # A contender may fail in ways of its own; it is told, and the others are measured.
+                except Exception as error:  # noqa: BLE001
+                    kind = "" if isinstance(error, MarsmithError) else f"{type(error).__name__}: "
+                    record("failed", reason=kind + " ".join(str(error).split()))
+                    self.tell(f"  failed: {kind}{error}")
                 self.tell(f"  {monotonic() - started:.0f} s in all")
 
     def _record(self, name: str, number: int, kind: str, **figures: Any) -> None:

@@ -25,7 +25,7 @@ from handlers.errors import BuildError, SpecError
 from handlers.task import TaskHandler
 from marsmith import resolve, weights
 from marsmith.archive import file_name, unpack
-from marsmith.spec import ModelSpec, load
+from marsmith.spec import ModelSpec, load, parse
 
 PROJECT = Path(__file__).parents[2]
 # Archives of earlier runs, by a digest of everything that they were made of.
@@ -62,12 +62,15 @@ class Subject:
         file = (PROJECT / path) if not path.is_file() else path.absolute()
         if not file.is_file():
             raise SpecError(f"no model {model}: name a file of models/ or give a path")
-        given = {"weights": {"file": str(weights_file.absolute())}} if weights_file else None
-        spec = load(file, given)
+        overrides = {"weights": {"file": str(weights_file.absolute())}} if weights_file else None
+        spec = load(file, overrides)
         if not spec.architecture.startswith("torchvision:"):
             raise SpecError(
                 f"{spec.name} is no network of torchvision's, which is what the other servers load"
             )
+        given_input = resolve.image_input(spec)
+        if given_input.color != "rgb" or given_input.letterbox is not None:
+            raise SpecError(f"{spec.name}: the other servers' transforms take RGB, no letterbox")
         labels = resolve.labels(spec, PROJECT)
         if folder is None:
             pictures = rendered(spec.task, count)
@@ -139,8 +142,6 @@ class Subject:
         given["serving"] = {**given.get("serving", {}), **self.serving, **serving}
         file = weights.locate(self.spec, PROJECT)
         given["weights"] = {**given["weights"], "file": str(file.absolute())}
-        from marsmith.spec import parse
-
         parse(given, f"{runtime}:{precision}")
         return given
 
