@@ -65,7 +65,13 @@ def _numbers(kind: Any) -> Any:
 @click.option("--quick", is_flag=True, help="One short round of ours, stock and a ceiling.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: a new folder in results/.")
 @click.option("--list", "listing", is_flag=True, help="List contenders and what they follow.")
-@click.option("--page", "results", type=click.Path(path_type=Path), help="Write the page from it.")
+@click.option(
+    "--page",
+    "results",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Only write docs/performance.md from these results.json; repeatable.",
+)
 def main(contenders: tuple[str, ...], **given: Any) -> None:
     """Measure CONTENDERS: parts (ours, stock, peers, ceilings), names or patterns. Default: all."""
     # A pipe has no width; its 80 columns would cut every cell.

@@ -1,8 +1,10 @@
-"""The tables of docs/performance.md, written from a results file between two marks."""
+"""The tables of docs/performance.md, written from results files between two marks."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +19,47 @@ END = "<!-- end of figures -->"
 
 def markdown(results: dict[str, Any]) -> str:
     """The tables, with the machine and the command that they come from."""
-    machine, subject = results["machine"], results["subject"]
-    cores = f"{machine['cores']} cores of {machine['processor']}"
+    machine, subject, plan = results["machine"], results["subject"], results["plan"]
+    found = results["measurements"]
+    others = max((one["usage"]["others"] for one in found if "usage" in one), default=0.0)
+    # Where the files lay is no fact about the figures.
+    command = re.sub(r"(?<=\s)/\S*/", "", results["command"])
     parts = [
-        f"{cores}, {machine['memory_gib']} GiB; commit {machine['commit']}, {results['started']}. "
-        f"Model {subject['model']}, {subject['pictures']} pictures of {subject['kilobytes']} KB on "
-        f"average; {results['plan']['rounds']} rounds of {results['plan']['seconds']:g} s a load.",
-        f"```sh\n{results['command']}\n```",
+        f"### {subject['model']}",
+        f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB; commit "
+        f"{machine['commit']}, {results['started']}. {subject['pictures']} pictures of "
+        f"{subject['kilobytes']} KB on average; {plan['rounds']} rounds of {plan['seconds']:g} s "
+        f"a load; others took at most {others:.0%} of the cores.",
+        f"```sh\n{command}\n```",
     ]
     if results.get("reference") is not None:
         parts.append(f"Eager PyTorch in memory scores {results['reference']:.3f}.")
     for heading, cells in tables.every(results).items():
-        parts.append(f"### {heading}\n\n{_table(cells)}")
-    followed = {name.partition("/")[0]: text for name, text in results["recommended"].items()}
-    parts.append("### What each follows")
-    parts.append("\n".join(f"- **{name}**: {text}" for name, text in sorted(followed.items())))
-    listed = ", ".join(
-        f"{package} {version}"
-        for package, version in sorted(
-            {pair for one in results["versions"].values() for pair in one.items()}
-        )
-    )
-    return "\n\n".join([*parts, f"Versions: {listed}; {machine['wrk']}."])
+        parts.append(f"#### {heading}\n\n{_table(cells)}")
+    return "\n\n".join(parts)
 
 
-def write(results: Path, page: Path = PAGE) -> None:
-    """Put the figures of a results file between the page's marks; raises SpecError."""
+def write(files: Sequence[Path], page: Path = PAGE) -> None:
+    """Put the figures of results files between the page's marks; raises SpecError."""
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise SpecError(f"{page.name} must have the lines {BEGIN} and {END} once each")
-    try:
-        figures = markdown(json.loads(results.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError) as error:
-        raise SpecError(f"{results} is no results file of this benchmark: {error!r}") from error
+    sections: list[str] = []
+    followed: dict[str, str] = {}
+    versions: set[tuple[str, str]] = set()
+    for file in files:
+        try:
+            results = json.loads(file.read_text(encoding="utf-8"))
+            sections.append(markdown(results))
+            followed |= {name.partition("/")[0]: it for name, it in results["recommended"].items()}
+            versions |= {pair for one in results["versions"].values() for pair in one.items()}
+        except (OSError, ValueError, KeyError) as error:
+            raise SpecError(f"{file} is no results file of this benchmark: {error!r}") from error
+    listed = "\n".join(f"- **{name}**: {words}" for name, words in sorted(followed.items()))
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(versions))
+    sections.append(f"### What each follows\n\n{listed}\n\nVersions: {packages}.")
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    figures = "\n\n".join(sections)
     page.write_text(f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}", encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ from benchmarks.serving.rows import (
     Measurements,
     Row,
     baselines,
+    best,
     latencies,
     names,
     rates,
@@ -53,6 +54,18 @@ def _score(row: Row) -> str:
     if row.score is None:
         return ""
     return f"{row.score:.3f}" + (" WRONG" if row.wrong else "")
+
+
+def against_table(measurements: Measurements) -> Cells:
+    """The rate of each of ours through that of each other contender, within each round."""
+    measured = {name: rates(best(measurements, name)) for name in names(measurements)}
+    ours = [name for name, mine in measured.items() if name.startswith("ours/") and mine]
+    others = [name for name, mine in measured.items() if not name.startswith("ours/") and mine]
+    lines = [
+        [other, *(spread(ratio(measured[name], measured[other]), "{:.2f}") for name in ours)]
+        for other in others
+    ]
+    return [["ours / other", *ours], *(lines if ours else [])]
 
 
 def poisson_table(measurements: Measurements) -> Cells:
@@ -149,6 +162,7 @@ def every(results: dict[str, Any]) -> dict[str, Cells]:
     found = results["measurements"]
     made: dict[str, Callable[[], Cells]] = {
         "Closed loop, single pictures": lambda: main_table(found, results.get("reference")),
+        "Ours against each": lambda: against_table(found),
         "Other pictures": lambda: size_table(found),
         "Open loop, Poisson arrivals": lambda: poisson_table(found),
         "MLPerf LoadGen": lambda: mlperf_table(found),

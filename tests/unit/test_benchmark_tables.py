@@ -107,6 +107,14 @@ def test_a_contender_that_failed_says_why(measurements: list[dict[str, Any]]) ->
     assert tables.trouble_table(found)[1:] == [["ray/torch", "1", reason["reason"]]]
 
 
+def test_ours_is_compared_with_each_other_contender(measurements: list[dict[str, Any]]) -> None:
+    # In one round of the two only.
+    found = [*measurements, _closed("ray/torch", 1, 50.0)]
+    head, *lines = tables.against_table(found)
+    assert head == ["ours / other", "ours/a:fp32"]
+    assert lines == [[TUNED, "3.00"], [INSTALLED, "30.00"], ["ray/torch", "3.00"]]
+
+
 def test_open_loops_are_told_against_a_lone_request(measurements: list[dict[str, Any]]) -> None:
     load = {"kind": "poisson", "rate": 60.0, "share": 0.6, "late_p99": 1.0, "failed": 0}
     latency = {"p50": 6.0, "p95": 9.0, "p99": 12.5}
@@ -141,7 +149,7 @@ def test_other_sizes_are_compared_with_the_same_size(measurements: list[dict[str
 def results(measurements: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "started": "2026-01-01T00:00:00+00:00",
-        "command": "python -m benchmarks.serving ours",
+        "command": "python -m benchmarks.serving ours --pictures /home/me/pictures",
         "subject": {"model": "m", "pictures": 200, "kilobytes": 107},
         "plan": {"rounds": 2, "seconds": 10.0},
         "machine": describe(),
@@ -158,14 +166,16 @@ def test_the_page_gets_the_tables_between_its_marks(
     target, file = tmp_path / "page.md", tmp_path / "results.json"
     target.write_text(f"# Head\n\n{page.BEGIN}\n\nold figures\n\n{page.END}\n\nTail\n")
     file.write_text(json.dumps(results))
-    page.write(file, target)
+    page.write([file], target)
     text = target.read_text()
     assert text.startswith("# Head\n")
     assert text.endswith(f"{page.END}\n\nTail\n")
     assert "old figures" not in text
+    assert "serving ours --pictures pictures\n" in text
+    assert "others took at most 10% of the cores" in text
     assert "| ours/a:fp32 | 0.840 | 225.0 (150.0..300.0) | 30.00 | 3.00 | 8 |" in text
     assert "- **ours**: our README\n- **torchserve**: its guide\n" in text
-    page.write(file, target)
+    page.write([file], target)
     assert target.read_text() == text
 
 
@@ -174,7 +184,7 @@ def test_a_page_without_marks_is_left_alone(results: dict[str, Any], tmp_path: P
     target.write_text("# Head\n")
     file.write_text(json.dumps(results))
     with pytest.raises(SpecError, match="must have the lines"):
-        page.write(file, target)
+        page.write([file], target)
 
 
 def test_the_page_in_the_repository_has_its_marks(project: Path) -> None:
