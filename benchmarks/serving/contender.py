@@ -96,7 +96,7 @@ class Contender(ABC):
 
     def score(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
         """The task's metric of answers as ours are."""
-        return self.subject.handler.metric(answers, truths)
+        return self.subject.handler.accuracy(answers, truths)
 
     @property
     def python(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import random
 from collections.abc import Sequence
@@ -14,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from handlers.errors import SpecError
-from marsmith.samples import SUFFIXES
+from handlers.task import TaskHandler
 
-TABLE = "labels.csv"
 # Width and height of a photograph of 12 megapixels, upright or not, and the longer side of a
 # thumbnail.
 LARGE = (4032, 3024)
@@ -54,35 +52,17 @@ def rendered(task: str, count: int) -> list[Picture]:
     return [Picture(f"scene{i:04}.jpg", scenes[i][0], truth) for i, truth in enumerate(truths)]
 
 
-def labelled(folder: Path, labels: Sequence[str], count: int | None = None) -> list[Picture]:
-    """Pictures of a folder with a ``labels.csv`` (file, label or index), or a folder per label.
+def labelled(folder: Path, handler: TaskHandler, count: int | None = None) -> list[Picture]:
+    """Pictures of a folder and its labels, as the handler's task reads them.
 
-    At most ``count``, spread evenly over the names. Raises SpecError for unknown labels.
+    At most ``count``, spread evenly over the names. Raises SpecError where it has no labels.
     """
-    table = folder / TABLE
-    if table.is_file():
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = [(row[0], row[1]) for row in csv.reader(file) if row]
-        named = [(folder / name, label) for name, label in rows if name != "file"]
-    else:
-        named = [(path, path.parent.name) for path in sorted(folder.glob("*/*"))]
-    named = [(path, label) for path, label in named if path.suffix.lower() in SUFFIXES]
+    named = handler.labelled(folder)
     if not named:
-        raise SpecError(
-            f"no labelled pictures in {folder}: make {TABLE} with lines of file,label, "
-            "or a folder for each label"
-        )
+        raise SpecError(f"no labelled pictures in {folder}: docs/precision.md says how to label")
     if count is not None and count < len(named):
         named = [named[i * len(named) // count] for i in range(count)]
-    return [Picture(p.name, p.read_bytes(), _index(label, labels, p)) for p, label in named]
-
-
-def _index(label: str, labels: Sequence[str], path: Path) -> int:
-    if label in labels:
-        return labels.index(label)
-    if label.isdecimal() and int(label) < len(labels):
-        return int(label)
-    raise SpecError(f"{path.name}: the model has no label {label!r}, and {len(labels)} in all")
+    return [Picture(path.name, path.read_bytes(), truth) for path, truth in named]
 
 
 def resized(pictures: Sequence[Picture], size: str) -> list[Picture]:

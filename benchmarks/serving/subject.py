@@ -71,30 +71,16 @@ class Subject:
         given_input = resolve.image_input(spec)
         if given_input.color != "rgb" or given_input.letterbox is not None:
             raise SpecError(f"{spec.name}: the other servers' transforms take RGB, no letterbox")
-        labels = resolve.labels(spec, PROJECT)
         if folder is None:
             pictures = rendered(spec.task, count)
-        elif spec.task == "image-classification":
-            pictures = labelled(folder, labels, count)
         else:
-            raise SpecError(f"labelled folders are for classification, {spec.name} is {spec.task}")
+            pictures = labelled(folder, handler_of(spec), count)
         return cls(spec, pictures, len(os.sched_getaffinity(0)), serving or {})
 
     @functools.cached_property
     def handler(self) -> TaskHandler:
         """A handler without a model: it knows the task's metric and the labels."""
-        handler = plugins.load_task(self.spec.task)()
-        handler.bundle = Bundle(
-            name=self.spec.name,
-            version=self.spec.version,
-            task=self.spec.task,
-            runtime=self.spec.runtime,
-            artifact="",
-            labels=resolve.labels(self.spec, PROJECT),
-            input=resolve.image_input(self.spec),
-            decode=resolve.decode_settings(self.spec),
-        )
-        return handler
+        return handler_of(self.spec)
 
     def offered(self) -> list[tuple[str, str]]:
         """The (runtime, precision) that a build takes for this model with what is installed."""
@@ -194,3 +180,19 @@ def _sources() -> bytes:
         for path in sorted((PROJECT / package).rglob("*.py")):
             digest.update(path.relative_to(PROJECT).as_posix().encode() + path.read_bytes())
     return digest.digest()
+
+
+def handler_of(spec: ModelSpec) -> TaskHandler:
+    """A handler of the spec's task without a model."""
+    handler = plugins.load_task(spec.task)()
+    handler.bundle = Bundle(
+        name=spec.name,
+        version=spec.version,
+        task=spec.task,
+        runtime=spec.runtime,
+        artifact="",
+        labels=resolve.labels(spec, PROJECT),
+        input=resolve.image_input(spec),
+        decode=resolve.decode_settings(spec),
+    )
+    return handler

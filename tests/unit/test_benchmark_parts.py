@@ -20,7 +20,10 @@ from benchmarks.serving.mlperf import read_accuracy, read_summary
 from benchmarks.serving.pictures import Picture, labelled, resized
 from benchmarks.serving.processes import MARK, end_marked, marked, watching
 from benchmarks.serving.subject import Subject
+from handlers.bundle import Bundle
 from handlers.errors import SpecError
+from handlers.inputs import ImageInput
+from handlers.tasks.image_classification import ImageClassification
 
 
 def _jpeg(width: int = 64, height: int = 48) -> bytes:
@@ -30,29 +33,17 @@ def _jpeg(width: int = 64, height: int = 48) -> bytes:
     return file.getvalue()
 
 
-def test_a_folder_with_a_table_takes_labels_and_indices(tmp_path: Path) -> None:
+def test_labelled_pictures_are_those_of_the_task_spread_over_the_names(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.JPEG"):
         (tmp_path / name).write_bytes(_jpeg())
-    (tmp_path / "labels.csv").write_text("file,label\na.jpg,dog\nb.jpg,0\nc.JPEG,dog\n")
-    found = labelled(tmp_path, ["cat", "dog"])
-    assert [(one.name, one.truth) for one in found] == [("a.jpg", 1), ("b.jpg", 0), ("c.JPEG", 1)]
-    assert [one.name for one in labelled(tmp_path, ["cat", "dog"], 2)] == ["a.jpg", "b.jpg"]
-
-
-def test_a_folder_for_each_label(tmp_path: Path) -> None:
-    for label in ("cat", "dog"):
-        (tmp_path / label).mkdir()
-        (tmp_path / label / "one.jpg").write_bytes(_jpeg())
-    assert [one.truth for one in labelled(tmp_path, ["cat", "dog"])] == [0, 1]
-
-
-def test_unknown_labels_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    task = ImageClassification()
+    task.bundle = Bundle("m", "1", "t", "r", "a", ["cat", "dog"], ImageInput())
     with pytest.raises(SpecError, match="no labelled pictures"):
-        labelled(tmp_path, ["cat"])
-    (tmp_path / "a.jpg").write_bytes(_jpeg())
-    (tmp_path / "labels.csv").write_text("a.jpg,2\n")
-    with pytest.raises(SpecError, match="no label '2'"):
-        labelled(tmp_path, ["cat", "dog"])
+        labelled(tmp_path, task)
+    (tmp_path / "labels.csv").write_text("file,label\na.jpg,dog\nb.jpg,0\nc.JPEG,dog\n")
+    found = labelled(tmp_path, task)
+    assert [(one.name, one.truth) for one in found] == [("a.jpg", 1), ("b.jpg", 0), ("c.JPEG", 1)]
+    assert [one.name for one in labelled(tmp_path, task, 2)] == ["a.jpg", "b.jpg"]
 
 
 def test_photographs_have_12_megapixels_and_are_seeded() -> None:

@@ -21,6 +21,7 @@ from torchvision import transforms
 from benchmarks.serving.contender import Address, Request, Server
 from benchmarks.serving.subject import Subject
 from handlers.errors import BuildError
+from handlers.pictures import Picture
 from marsmith.addresses import Addresses, Tokens, bearer, free_addresses
 from marsmith.environment import find_java
 
@@ -227,7 +228,8 @@ class Stock(Server):
             return [[_box(each) for each in found]]
         ids = np.array(found)[:, :, 0].round().astype(np.uint8)
         confidence = np.full_like(ids, 255)
-        handler, picture = self.subject.handler, Image.new("RGB", ids.shape[::-1])
+        handler = self.subject.handler
+        picture = Picture.of(Image.new("RGB", ids.shape[::-1]))
         return [handler.postprocess((ids, confidence), picture, handler.defaults())]
 
     def score(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
