@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 
 from handlers.bundle import Limits
 from handlers.errors import RuntimeUnavailable
 
+# What a spec's serving.device calls the kinds of device that a runtime runs on.
+KINDS = {"cpu": "cpu", "gpu": "cuda"}
 
-def choose(wanted: str, gpu_id: int | None) -> str:
+
+def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
     """The torch device of this worker: TorchServe gives each worker its ``gpu_id``.
 
-    A GPU that the model's spec demands and that is not there raises RuntimeUnavailable.
+    ``wanted`` is cpu, gpu or auto, ``able`` the kinds that the runtime runs on. Where there is no
+    device that is both, RuntimeUnavailable is raised.
     """
-    if wanted == "cpu":
+    if wanted != "auto" and KINDS[wanted] not in able:
+        raise RuntimeUnavailable(
+            f"the model's spec says serving.device: {wanted}, and its runtime runs on "
+            f"{' and '.join(able)} alone: build it with serving.device: auto"
+        )
+    if wanted == "cpu" or "cuda" not in able:
         return "cpu"
+    if gpu_id is None and "cpu" not in able:
+        # A build has no TorchServe to give it one.
+        gpu_id = 0
     if gpu_id is not None and torch.cuda.is_available():
         return f"cuda:{gpu_id}"
-    if wanted == "gpu":
+    if wanted == "gpu" or "cpu" not in able:
+        who = "the model's spec demands" if wanted == "gpu" else "the model's runtime needs"
         raise RuntimeUnavailable(
-            "the model's spec demands a GPU (serving.device: gpu) and this worker has none "
+            f"{who} a GPU (serving.device: {wanted}) and this worker has none "
             f"(torch.cuda.is_available() is {torch.cuda.is_available()}, gpu_id is {gpu_id}): "
-            "serve it on a host with an NVIDIA driver, or build it with serving.device: auto"
+            "take a host with an NVIDIA driver, or build it "
+            + ("with serving.device: auto" if "cpu" in able else "with another runtime")
         )
     return "cpu"
 

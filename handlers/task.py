@@ -190,7 +190,7 @@ class TaskHandler(BaseHandler):
                 options["threads"], "pictures", initializer=torch.set_num_threads, initargs=(1,)
             )
         torch.set_num_threads(options["threads"])
-        place = device.choose(bundle.limits.device, gpu_id)
+        place = device.choose(bundle.limits.device, gpu_id, runtime.devices)
         model = runtime(folder / bundle.artifact, place, options)
         self.model = model
         if (folder / split.FILE).exists():

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from handlers import plugins
+from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
 from marsmith.spec_parts import (
@@ -125,6 +126,12 @@ class ModelSpec(Strict):
         _check_keys(
             "runtime_options", self.runtime_options, plugins.load_runtime(self.runtime).options
         )
+        able = plugins.load_runtime(self.runtime).devices
+        if self.serving.device != "auto" and KINDS[self.serving.device] not in able:
+            raise ValueError(
+                f"serving.device {self.serving.device}: runtime {self.runtime} runs on "
+                f"{' and '.join(able)} alone"
+            )
         if self.precision not in plugins.load_runtime(self.runtime).precisions:
             known = ", ".join(plugins.load_runtime(self.runtime).precisions)
             raise ValueError(

@@ -28,23 +28,25 @@ class Runtime(ABC):
     """An artifact ready to answer.
 
     ``suffix`` is the artifact's file name ending, ``requires`` the packages to install beside the
-    base requirements (``export_requires`` those that only a build needs), ``precisions`` what it
-    can compute in, ``dynamic_shapes`` whether output shapes may depend on data (a runtime that
-    says no is given ``network`` alone, and ``decode`` runs in the handler), ``options`` the keys a
-    spec's ``runtime_options`` may have with their defaults.
+    base requirements (``export_requires`` those that only a build needs), ``devices`` the kinds of
+    device that it runs on, ``precisions`` what it can compute in, ``dynamic_shapes`` whether output
+    shapes may depend on data (a runtime that says no is given ``network`` alone, and ``decode``
+    runs in the handler), ``options`` the keys a spec's ``runtime_options`` may have with their
+    defaults.
     """
 
     required: ClassVar[tuple[str, ...]] = ("suffix",)
     suffix: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
     export_requires: ClassVar[tuple[str, ...]] = ()
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     dynamic_shapes: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
-        """Load the artifact at ``path`` onto ``device`` ("cpu" or "cuda:0").
+        """Load the artifact at ``path`` onto ``device`` ("cpu" or "cuda:0"), one of ``devices``.
 
         ``options`` holds ``threads`` (native threads of this worker, at least 1), ``precision``
         (one of ``precisions``) and the keys of the class's own ``options``. Raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handlers import precision
 from handlers.errors import IntegrityError
 from handlers.onnx_names import numbered
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
@@ -20,6 +22,7 @@ class Eager(Runtime):
     """A state_dict and the recipe that builds its module; a network's own source lies beside it."""
 
     suffix = ".pth"
+    precisions = ("fp32", *precision.DTYPES)
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         torch.set_num_threads(options["threads"])
@@ -33,6 +36,7 @@ class Eager(Runtime):
             raise IntegrityError(f"{path.name} is not an artifact of the eager runtime")
         module = Servable.build(saved["recipe"], path.parent / SOURCE)
         module.load_weights(saved["state"])
+        precision.lower(module, options["precision"])
         self._module = module.to(device)
         self._device = device
 
@@ -48,6 +52,9 @@ class Eager(Runtime):
     def export(request: ExportRequest) -> None:
         module = request.module
         assert isinstance(module, Servable), "eager takes every shape, and so the whole module"
+        if request.precision in precision.DTYPES:
+            module = copy.deepcopy(module)
+            precision.convert(module, request.precision)
         torch.save({"recipe": module.recipe, "state": module.bare().state_dict()}, request.path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers import onnx_export
-from handlers.errors import IntegrityError, RuntimeUnavailable
+from handlers.errors import IntegrityError
 from handlers.onnx_names import is_result, module_of
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
@@ -23,13 +23,12 @@ class OpenVino(Runtime):
     suffix = ".xml"
     requires = ("openvino",)
     export_requires = (*onnx_export.REQUIRES, "nncf")
+    devices = ("cpu",)
     precisions = tuple(_HINTS)
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         import openvino as ov
 
-        if device != "cpu":
-            raise RuntimeUnavailable("openvino serves on the CPU: build with serving.device: cpu")
         self._path = path
         self._settings = {
             "INFERENCE_NUM_THREADS": options["threads"],

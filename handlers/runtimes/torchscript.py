@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from handlers import torchscript_layers
+from handlers import precision, torchscript_layers
 from handlers.errors import ExportError, IntegrityError
 from handlers.foreign import flatten
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
 METHODS = ("trace", "script")
+_TRACE = "for other precisions take runtime_options method: trace"
 
 
 class TorchScript(Runtime):
     """An artifact of ``torch.jit``; option ``method`` chooses how it is made: trace or script."""
 
     suffix = ".pt"
+    precisions = ("fp32", *precision.DTYPES)
     options: ClassVar[Mapping[str, Any]] = {"method": "trace"}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
@@ -67,6 +71,13 @@ class TorchScript(Runtime):
         method = request.options["method"]
         if method not in METHODS:
             raise ExportError(f"method {method!r}: accepted are {', '.join(METHODS)}")
+        if request.precision != "fp32":
+            if method == "script":
+                # Its compiler reads no autocast.
+                raise ExportError(f"method script computes in fp32 alone: {_TRACE}")
+            module = copy.deepcopy(request.module)
+            precision.lower(module, request.precision)
+            request = replace(request, module=module)
         with _undeprecated(), torch.inference_mode(False), torch.no_grad():
             if method == "trace":
                 made = _trace(request)

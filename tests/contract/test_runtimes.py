@@ -20,7 +20,12 @@ from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays, 
 from handlers.servable import Servable
 
 NAMES = plugins.names("runtimes")
-EXPORTING = [name for name in NAMES if hasattr(plugins.load_runtime(name), "export")]
+# What can be run here, on the CPU; a GPU's runtimes have tests of their own, with a stand-in.
+EXPORTING = [
+    name
+    for name in NAMES
+    if hasattr(plugins.load_runtime(name), "export") and "cpu" in plugins.load_runtime(name).devices
+]
 # bf16 and fp16 of a processor that has no such instructions are computed as well.
 REDUCED = [
     (name, precision)
@@ -127,6 +132,8 @@ def test_a_runtime_says_what_it_needs(name: str) -> None:
     assert re.fullmatch(r"\.\w+", runtime.suffix)
     assert isinstance(runtime.requires, tuple)
     assert all(isinstance(package, str) and package for package in runtime.requires)
+    assert set(runtime.devices) <= {"cpu", "cuda"}
+    assert runtime.devices
     assert isinstance(runtime.dynamic_shapes, bool)
     assert "threads" not in runtime.options
     assert all(isinstance(key, str) for key in runtime.options)

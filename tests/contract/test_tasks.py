@@ -20,8 +20,12 @@ from handlers.task import Difference, TaskHandler
 from marsmith import build, samples, spec, spec_parts
 
 TASKS = plugins.names("tasks")
+RUNTIMES = {name: plugins.load_runtime(name) for name in plugins.names("runtimes")}
+# A build compares answers, for which a runtime of GPUs needs one.
 EXPORTING = [
-    name for name in plugins.names("runtimes") if hasattr(plugins.load_runtime(name), "export")
+    name
+    for name, runtime in RUNTIMES.items()
+    if hasattr(runtime, "export") and "cpu" in runtime.devices
 ]
 PROJECT = Path(__file__).parents[2]
 

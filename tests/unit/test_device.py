@@ -9,6 +9,8 @@ from handlers import device
 from handlers.bundle import Limits
 from handlers.errors import RuntimeUnavailable
 
+BOTH = ("cpu", "cuda")
+
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,27 +25,27 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_a_worker_takes_the_gpu_that_torchserve_gave_it() -> None:
-    assert device.choose("auto", 0) == "cuda:0"
-    assert device.choose("gpu", 3) == "cuda:3"
-    assert device.choose("cpu", 3) == "cpu"
+    assert device.choose("auto", 0, BOTH) == "cuda:0"
+    assert device.choose("gpu", 3, BOTH) == "cuda:3"
+    assert device.choose("cpu", 3, BOTH) == "cpu"
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_auto_is_the_cpu() -> None:
-    assert device.choose("auto", 0) == "cpu"
-    assert device.choose("auto", None) == "cpu"
+    assert device.choose("auto", 0, BOTH) == "cpu"
+    assert device.choose("auto", None, BOTH) == "cpu"
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_demanded_gpu_that_is_missing_is_an_error() -> None:
     with pytest.raises(RuntimeUnavailable, match=r"demands a GPU .* build it with serving.device"):
-        device.choose("gpu", 0)
+        device.choose("gpu", 0, BOTH)
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_demanded_gpu_that_torchserve_did_not_give_is_an_error() -> None:
     with pytest.raises(RuntimeUnavailable, match="gpu_id is None"):
-        device.choose("gpu", None)
+        device.choose("gpu", None, BOTH)
 
 
 def test_threads_are_a_share_of_the_cores() -> None:
@@ -52,3 +54,24 @@ def test_threads_are_a_share_of_the_cores() -> None:
     assert device.threads(Limits(workers=1)) == cores
     assert device.threads(Limits(workers=cores)) == 1
     assert device.threads(Limits(workers=10 * cores)) == 1
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_runtime_of_the_cpu_takes_no_gpu() -> None:
+    assert device.choose("auto", 0, ("cpu",)) == "cpu"
+    with pytest.raises(RuntimeUnavailable, match="runs on cpu alone"):
+        device.choose("gpu", 0, ("cpu",))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_runtime_of_gpus_takes_the_first_where_a_build_is_given_none() -> None:
+    assert device.choose("auto", None, ("cuda",)) == "cuda:0"
+    assert device.choose("auto", 2, ("cuda",)) == "cuda:2"
+    with pytest.raises(RuntimeUnavailable, match="runs on cuda alone"):
+        device.choose("cpu", 0, ("cuda",))
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_runtime_of_gpus_needs_one() -> None:
+    with pytest.raises(RuntimeUnavailable, match="runtime needs a GPU .* another runtime"):
+        device.choose("auto", None, ("cuda",))
