@@ -46,7 +46,12 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--version", help="Version of the archive, such as 2.0.")
-@click.option("--runtime", help="Such as torchscript; auto: the fastest here that passes parity.")
+@click.option(
+    "--runtime",
+    # As the files are named, too.
+    callback=lambda context, option, name: name and name.replace("_", "-"),
+    help="Such as torchscript; auto: the fastest here that passes parity.",
+)
 @click.option("--precision", help="fp32, bf16, fp16 or int8, as the runtime can.")
 @click.option("--method", help="How TorchScript is made: trace or script.")
 @model_options

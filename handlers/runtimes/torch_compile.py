@@ -1,0 +1,79 @@
+"""torch.compile: the graph of ``torch.export``, compiled for the host that serves it, at load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
+
+from handlers import inductor, torch_export
+from handlers.errors import LoadError
+from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
+
+
+class TorchCompile(Runtime):
+    """A program of ``torch.export``; option ``cache`` is the folder of what was compiled."""
+
+    suffix = ".pt2"
+    precisions = ("fp32", "bf16", "fp16")
+    dynamic_shapes = False
+    options: ClassVar[Mapping[str, Any]] = {"cache": ""}
+
+    def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
+        torch.set_num_threads(options["threads"])
+        program = torch_export.load(path)
+        if device == "cpu":
+            inductor.check_compiler("runtime torch-compile")
+        inductor.use_cache(options["cache"])
+        self._device = device
+        self._dynamic = _dynamic(program)
+        self._compiled = _compiled(move_to_device_pass(program, device).module())
+        try:
+            with torch_export.quiet():
+                self._warm(program)
+        # The compiler's own errors and those of the C++ compiler behind it are of many kinds.
+        except Exception as error:
+            line = " ".join(str(error).split())[:400]
+            raise LoadError(f"{path.name} cannot be compiled here: {line}") from error
+
+    def __call__(self, *arrays: Array) -> Arrays:
+        return as_arrays(self._run(torch.from_numpy(arrays[0])))
+
+    @staticmethod
+    def export(request: ExportRequest) -> None:
+        torch.export.save(torch_export.capture(request), request.path)
+
+    def _run(self, images: torch.Tensor) -> Any:
+        images = images.to(self._device)
+        for axis in self._dynamic:
+            # An axis of length 1 has code of its own, whatever is said of it.
+            if images.shape[axis] > 1:
+                torch._dynamo.mark_dynamic(images, axis)
+        # Freezing asks for no_grad; inference tensors are not for dynamic axes.
+        with torch.no_grad():
+            return self._compiled(images)
+
+    def _warm(self, program: ExportedProgram) -> None:
+        """Compile for one picture and for several: the two kinds of code there will be."""
+        (images,), _ = program.example_inputs
+        self._run(images)
+        if 0 in self._dynamic:
+            # A copy: code for a view of another tensor would be for such views alone.
+            self._run(images[:1].clone())
+
+
+def _compiled(module: torch.nn.Module) -> Any:
+    # A graph that would fall apart, or sizes that would each get code of their own, are errors.
+    return torch.compile(module, fullgraph=True, options={"freezing": True, "compile_threads": 1})
+
+
+def _dynamic(program: ExportedProgram) -> list[int]:
+    """The axes of the pictures that vary, as the program has them."""
+    (name,) = program.graph_signature.user_inputs
+    (node,) = (node for node in program.graph.nodes if node.name == name)
+    shape = node.meta["val"].shape
+    return [axis for axis, length in enumerate(shape) if isinstance(length, torch.SymInt)]

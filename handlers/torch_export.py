@@ -1,0 +1,82 @@
+"""A servable module as a graph of ``torch.export``, for every runtime that starts from one."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from handlers import precision
+from handlers.errors import ExportError, IntegrityError
+
+if TYPE_CHECKING:
+    from handlers.runtimes import ExportRequest
+
+
+def capture(request: ExportRequest) -> ExportedProgram:
+    """The graph of ``request.module`` in ``request.precision``; raises ExportError.
+
+    Nothing in it tells of the machine: the same request gives the same graph.
+    """
+    module = copy.deepcopy(request.module)
+    precision.lower(module, request.precision)
+    try:
+        with quiet(), torch.no_grad():
+            if request.precision == "int8":
+                from handlers import torch_int8
+
+                module = torch_int8.quantised(module, request)
+            # Decomposing by no table turns regions of autocast into plain conversions.
+            program: ExportedProgram = export(module, request).run_decompositions({})
+    except ExportError:
+        raise
+    # It gives its many reasons as many kinds of exception, which share no base of their own.
+    except Exception as error:
+        line = " ".join(str(error).split())[:400]
+        raise ExportError(f"torch.export cannot capture this model: {line}") from error
+    for node in program.graph.nodes:
+        # They name files of the build machine, and addresses in its memory.
+        for key in ("stack_trace", "from_node"):
+            node.meta.pop(key, None)
+    return program
+
+
+def export(module: torch.nn.Module, request: ExportRequest) -> ExportedProgram:
+    """``torch.export.export`` with the request's example and dynamic axes."""
+    axes = {
+        axis: Dim.DYNAMIC(min=least, max=most) for axis, (_, least, most) in request.dynamic.items()
+    }
+    return torch.export.export(module, (torch.from_numpy(request.example),), dynamic_shapes=(axes,))
+
+
+def load(path: Path) -> ExportedProgram:
+    """A program of ``torch.export.save``; raises IntegrityError."""
+    try:
+        with quiet():
+            program: ExportedProgram = torch.export.load(path)
+            return program
+    # Damage shows itself as errors of many kinds, from the zip file to the graph.
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise IntegrityError(f"{path.name} is not a program of torch.export: {line}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """torch's compilers log and warn of what is no defect; errors say what matters."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

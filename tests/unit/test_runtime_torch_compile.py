@@ -1,0 +1,113 @@
+"""torch.compile: what it compiles, where that is kept, and what happens when it cannot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from handlers.errors import LoadError, RuntimeUnavailable
+from handlers.plugins import load_runtime
+from handlers.runtimes import ExportRequest
+from handlers.servable import Network
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (5, 16, 12, 3), dtype=np.uint8)
+
+
+class Plane(nn.Module):
+    """Takes pictures of any size."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.factor = factor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.tanh(self.conv(pixels) * self.factor).amax(dim=1)
+
+
+def _export(folder: Path, factor: float, *axes: int) -> Path:
+    path = folder / "model.pt2"
+    load_runtime("torch-compile").export(  # type: ignore[attr-defined]
+        ExportRequest(
+            module=Network(Plane(factor), [0.5] * 3, [0.2] * 3).eval(),
+            example=PIXELS[:2],
+            dynamic={axis: (f"axis_{axis}", 1, 5 if axis == 0 else 64) for axis in axes},
+            path=path,
+        )
+    )
+    return path
+
+
+def _load(path: Path, cache: Path) -> Any:
+    options = {"cache": str(cache), "threads": 1, "precision": "fp32"}
+    return load_runtime("torch-compile")(path, "cpu", options)
+
+
+def test_nothing_is_compiled_after_the_load(tmp_path: Path) -> None:
+    network = Network(Plane(0.5), [0.5] * 3, [0.2] * 3).eval()
+    model = _load(_export(tmp_path, 0.5, 0, 1, 2), tmp_path / "cache")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for shape in ((1, 16, 12, 3), (5, 16, 12, 3), (3, 20, 20, 3), (1, 9, 31, 3)):
+            pixels = np.random.default_rng(1).integers(0, 255, shape, dtype=np.uint8)
+            with torch.inference_mode():
+                expected = network(torch.from_numpy(pixels))
+            np.testing.assert_allclose(model(pixels)[0], expected, atol=1e-5)
+
+
+def test_what_is_compiled_lies_in_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _export(tmp_path, 0.6)
+    monkeypatch.setenv("MARSMITH_CACHE", str(tmp_path / "mine"))
+    options = {"cache": "", "threads": 1, "precision": "fp32"}
+    load_runtime("torch-compile")(path, "cpu", options)
+    folder = tmp_path / "mine/inductor"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (kind,) = folder.iterdir()
+    assert torch.__version__ in kind.name
+    assert list(kind.rglob("*.so"))
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    path = _export(tmp_path, 0.7)
+    (tmp_path / "cache/inductor").mkdir(parents=True)
+    os.chmod(tmp_path / "cache/inductor", 0o777)
+    with pytest.raises(RuntimeUnavailable, match=r"not private .* `chmod 700` it"):
+        _load(path, tmp_path / "cache")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RuntimeUnavailable, match=r"cannot be made .* MARSMITH_CACHE"):
+        _load(path, tmp_path / "file")
+
+
+def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _export(tmp_path, 0.8)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        RuntimeUnavailable, match=r"needs a C\+\+ compiler and finds no no-such-com"
+    ):
+        _load(path, tmp_path / "cache")
+
+
+def test_a_compiler_that_fails_fails_the_load(tmp_path: Path) -> None:
+    path = _export(tmp_path, 0.9)
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "false")}),
+        pytest.raises(LoadError, match=r"model.pt2 cannot be compiled here: ") as refused,
+    ):
+        _load(path, tmp_path / "cache")
+    assert "\n" not in str(refused.value)
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = (_export(tmp_path / name, 0.5, 0) for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert str(Path(torch.__file__).parents[1]).encode() not in one.read_bytes()
