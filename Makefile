@@ -22,7 +22,8 @@ $(VENV)/java.stamp: $(VENV)/base.stamp
 	$(BIN)/python -m marsmith.environment --link-java
 	touch $@
 
-EXTRAS := onnx openvino graph plots
+# TensorRT's libraries need an NVIDIA machine.
+EXTRAS := onnx openvino aotinductor graph plots
 
 $(VENV)/dev.stamp: requirements-dev.txt requirements-bench.txt $(EXTRAS:%=$(VENV)/%.runtime.stamp)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
@@ -32,13 +33,14 @@ $(VENV)/%.runtime.stamp: requirements-%.txt $(VENV)/java.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-$*.txt
 	touch $@
 
-runtime-%: $(VENV)/%.runtime.stamp  ## Install what a runtime needs: runtime-onnx, runtime-openvino
+runtime-%: $(VENV)/%.runtime.stamp  ## Install what a runtime needs: onnx, openvino, tensorrt; aotinductor for int8
 	@echo "runtime $* is installed"
 
 # The runtime that the models of the repository are built for: the fastest on most CPUs.
 FAST := openvino
 env: $(VENV)/$(FAST).runtime.stamp  ## Install the environment: base, the fast runtime, Java where there is none
-extra-%: $(VENV)/%.runtime.stamp  ## Install what a command needs beside the base: extra-graph
+
+extra-%: $(VENV)/%.runtime.stamp  ## Install what a command needs beside the base: extra-graph, extra-plots
 	@echo "extra $* is installed"
 
 dev: $(VENV)/dev.stamp  ## Install what tests, checks and training need as well

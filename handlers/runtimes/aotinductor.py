@@ -1,0 +1,164 @@
+"""AOTInductor: a graph of ``torch.export`` compiled to machine code at build, for the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from handlers import inductor, isa, torch_export
+from handlers.errors import ExportError, IntegrityError
+from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
+
+# Where a package keeps its one model, and what is kept of that beside the library.
+_MODEL = "data/aotinductor/model/"
+_METADATA = "wrapper_metadata.json"
+# Keys of a package's metadata: torch's own, and the one of ours.
+_VECTORS, _MACHINE, _NEEDS = "AOTI_CPU_ISA", "AOTI_MACHINE", "MARSMITH_CPU_FLAGS"
+
+
+class AotInductor(Runtime):
+    """A package of ``torch._inductor.aoti_compile_and_package``.
+
+    Option ``isa`` is the processor that it is compiled for: "x86-64-v3" (AVX2), "x86-64-v4"
+    (AVX-512), or "" for the better of the two that the building host has.
+    """
+
+    suffix = ".pt2"
+    devices = ("cpu",)
+    precisions = ("fp32", "bf16", "fp16", "int8")
+    dynamic_shapes = False
+    options: ClassVar[Mapping[str, Any]] = {"isa": ""}
+
+    def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
+        torch.set_num_threads(options["threads"])
+        try:
+            records = _read(path)
+        except RuntimeError as error:
+            line = " ".join(str(error).split())[:300]
+            raise IntegrityError(f"{path.name} is no package of AOTInductor: {line}") from error
+        _check_host(records, path.name)
+        # torch would unpack it into a folder that stays behind when the worker is killed.
+        with tempfile.TemporaryDirectory(prefix="marsmith-aotinductor-") as folder:
+            for name, content in records.items():
+                place = Path(folder, name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+            try:
+                with torch_export.quiet():
+                    self._model = torch._inductor.aoti_load_package(folder)
+            except (RuntimeError, ValueError) as error:
+                line = " ".join(str(error).split())[:300]
+                raise IntegrityError(f"{path.name} does not load here: {line}") from error
+
+    def __call__(self, *arrays: Array) -> Arrays:
+        with torch.inference_mode():
+            return as_arrays(self._model(torch.from_numpy(arrays[0])))
+
+    @staticmethod
+    def export(request: ExportRequest) -> None:
+        inductor.check_compiler("a build for runtime aotinductor")
+        inductor.use_cache("")
+        level = _level(request.options["isa"])
+        program = torch_export.capture(request)
+        try:
+            with torch_export.quiet(), torch.no_grad():
+                torch._inductor.aoti_compile_and_package(
+                    program, package_path=str(request.path), inductor_configs=_settings(level)
+                )
+        # Its own errors and those of the C++ compiler behind it are of many kinds.
+        except Exception as error:
+            line = " ".join(str(error).split())[:400]
+            raise ExportError(f"AOTInductor cannot compile this model: {line}") from error
+        _rewrite(request.path, isa.LEVELS.get(level, isa.here()))
+
+
+def _level(wanted: str) -> str:
+    """The instruction set to compile for; "" where the machine is none of those we know."""
+    if not wanted:
+        return isa.best() or ""
+    if wanted not in isa.LEVELS:
+        raise ExportError(f"isa {wanted!r}: accepted are {', '.join(isa.LEVELS)}")
+    if not isa.LEVELS[wanted] <= isa.here():
+        raise ExportError(f"isa {wanted}: this host's processor has no {wanted} to prove it with")
+    return wanted
+
+
+def _settings(level: str) -> dict[str, Any]:
+    vectors = {"cpp.march": level, "cpp.simdlen": isa.WIDTHS[level]} if level else {}
+    return {
+        **vectors,
+        "freezing": True,
+        # Otherwise the number of threads of the building process is in the code.
+        "cpp.dynamic_threads": True,
+        # Both tell of the machine that built it.
+        "aot_inductor.enable_line_tables": False,
+        "aot_inductor.enable_frame_pointer": False,
+    }
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    """The library and its metadata, by their names; raises RuntimeError."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    names = [name for name in reader.get_all_records() if name.startswith(_MODEL)]
+    found = {name: reader.get_record(name) for name in sorted(names)}
+    if not any(name.endswith(".so") for name in found):
+        raise RuntimeError("it has no compiled model")
+    return found
+
+
+def _check_host(records: Mapping[str, bytes], name: str) -> None:
+    """Refuse a package for another processor; raises RuntimeUnavailable or IntegrityError."""
+    try:
+        (told,) = (
+            json.loads(content) for file, content in records.items() if file.endswith(_METADATA)
+        )
+        needed = frozenset(told.get(_NEEDS, "").split()) | _flags(told[_VECTORS])
+        machine = told[_MACHINE]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{name} does not say which processor it is for: {error}") from error
+    isa.check(machine, needed, name)
+
+
+def _flags(vectors: str) -> frozenset[str]:
+    """The kernel's names of what torch calls "AVX2" or "AVX512 AVX512_VNNI"."""
+    known = {"AVX2": isa.LEVELS["x86-64-v3"], "AVX512": isa.LEVELS["x86-64-v4"]}
+    parts = [known.get(each, frozenset({each.lower()})) for each in vectors.split()]
+    return frozenset().union(*parts) if platform.machine() == "x86_64" else frozenset()
+
+
+def _rewrite(path: Path, needed: frozenset[str]) -> None:
+    """Leave in the package what is needed to run it, and write down for which processor it is.
+
+    Its C++ source and the library's own messages name folders of the machine that built it.
+    """
+    records = {}
+    for name, content in _read(path).items():
+        if name.endswith(".so"):
+            records[name] = _without_paths(content)
+        elif name.endswith(_METADATA):
+            told = {**json.loads(content), _NEEDS: " ".join(sorted(needed))}
+            records[name] = json.dumps(told, sort_keys=True).encode()
+    path.unlink()
+    # A fixed name inside the file: the default is the file's own.
+    with path.open("wb") as file:
+        writer = torch._C.PyTorchFileWriter(file)
+        for name, content in {**records, "archive_format": b"pt2", "archive_version": b"0"}.items():
+            writer.write_record(name, content, len(content))
+        writer.write_end_of_file()
+
+
+def _without_paths(library: bytes) -> bytes:
+    """Blank the folders of torch and of the cache, which only its error messages mention."""
+    folders = [Path(torch.__file__).parents[1], Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])]
+    for folder in folders:
+        for given in {str(folder), str(folder.resolve())}:
+            # As long as it was: nothing else in the library may move.
+            library = library.replace(given.encode(), b"." * len(given.encode()))
+    return library

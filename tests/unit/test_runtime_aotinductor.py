@@ -1,0 +1,139 @@
+"""AOTInductor: for which processors a package is, what it holds, and int8."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from handlers import isa
+from handlers.errors import ExportError, RuntimeUnavailable
+from handlers.plugins import load_runtime
+from handlers.runtimes import ExportRequest
+from handlers.servable import Network
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (6, 16, 12, 3), dtype=np.uint8)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 16, 3, stride=2)
+        self.second = nn.Conv2d(16, 16, 3)
+        self.last = nn.Linear(16, 5)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        hidden = torch.relu(self.second(torch.relu(self.first(pixels))))
+        return torch.tanh(self.last(hidden.mean((2, 3))))
+
+
+MODULE = Network(Small(), [0.5] * 3, [0.2] * 3).eval()
+
+
+def _export(folder: Path, **changes: Any) -> Path:
+    path = folder / "model.pt2"
+    given: dict[str, Any] = {
+        "module": MODULE,
+        "example": PIXELS[:2],
+        "dynamic": {0: ("batch", 1, 6)},
+        "path": path,
+        "options": {"isa": ""},
+    }
+    load_runtime("aotinductor").export(ExportRequest(**given | changes))  # type: ignore[attr-defined]
+    return path
+
+
+def _load(path: Path, precision: str = "fp32") -> Any:
+    options = {"isa": "", "threads": 1, "precision": precision}
+    return load_runtime("aotinductor")(path, "cpu", options)
+
+
+def _expected() -> Any:
+    with torch.inference_mode():
+        return MODULE(torch.from_numpy(PIXELS)).numpy()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _export(tmp_path_factory.mktemp("package"))
+
+
+def test_it_names_no_folder_of_the_machine_that_built_it(package: Path) -> None:
+    content = package.read_bytes()
+    for folder in (Path(torch.__file__).parents[1], Path.home(), Path.cwd()):
+        assert str(folder).encode() + b"/" not in content
+    assert b"torchinductor" not in content
+    assert b".cpp -D" not in content
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = set(Path("/tmp").glob("aotinductor*"))
+    model = _load(package)
+    assert list(tmp_path.iterdir()) == []
+    assert set(Path("/tmp").glob("aotinductor*")) == before
+    np.testing.assert_allclose(model(PIXELS)[0], _expected(), atol=1e-5)
+
+
+def test_a_processor_that_lacks_an_instruction_refuses(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stands in for an older processor.
+    older = isa.here() - {"avx512bw", "fma"}
+    monkeypatch.setattr(isa, "here", lambda: older)
+    with pytest.raises(RuntimeUnavailable, match=r"a processor with .*fma, which this one lacks"):
+        _load(package)
+
+
+def test_another_kind_of_machine_refuses(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(RuntimeUnavailable, match="compiled for x86_64, this host is riscv64"):
+        _load(package)
+
+
+def test_it_is_compiled_for_the_processor_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _export(tmp_path, options={"isa": "x86-64-v3"})
+    older = frozenset(each for each in isa.here() if not each.startswith("avx512"))
+    monkeypatch.setattr(isa, "here", lambda: older)
+    np.testing.assert_allclose(_load(path)(PIXELS)[0], _expected(), atol=1e-5)
+    with pytest.raises(ExportError, match="this host's processor has no x86-64-v4"):
+        _export(tmp_path, options={"isa": "x86-64-v4"})
+    with pytest.raises(ExportError, match="isa 'avx': accepted are x86-64-v3, x86-64-v4"):
+        _export(tmp_path, options={"isa": "avx"})
+
+
+def test_without_a_compiler_nothing_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RuntimeUnavailable, match=r"build for runtime aotinductor needs a C\+\+"):
+        _export(tmp_path)
+
+
+def test_int8_is_near_and_its_float_layers_are_exact(tmp_path: Path) -> None:
+    errors = []
+    layers = frozenset({"network.first", "network.second", "network.last"})
+    for index, kept in enumerate((frozenset[str](), layers)):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        given = {"precision": "int8", "calibration": [PIXELS], "float_layers": kept}
+        found = _load(_export(folder, **given), "int8")(PIXELS)[0]
+        assert found.dtype == np.float32
+        errors.append(np.abs(found - _expected()).max())
+    assert 1e-5 < errors[0] < 0.02
+    assert errors[1] < 1e-5
+
+
+def test_int8_needs_pictures(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="int8 needs calibration pictures"):
+        _export(tmp_path, precision="int8")
