@@ -1,0 +1,312 @@
+"""TensorRT, without a GPU: a stand-in for its Python module, whose engines ONNX Runtime runs.
+
+It keeps the rules of the real one that matter here: shapes out of the profile are refused, bytes
+are made of nothing but floats, outputs are written to the addresses given. Real engines are not
+tested here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from handlers.errors import IntegrityError, LoadError, RuntimeUnavailable
+from handlers.plugins import load_runtime
+from handlers.runtimes import ExportRequest, check_requirements
+from handlers.runtimes import tensorrt as runtime_module
+from handlers.servable import Network
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (4, 12, 10, 3), dtype=np.uint8)
+TYPES = {"tensor(float)": "FLOAT", "tensor(int32)": "INT32", "tensor(uint8)": "UINT8"}
+
+
+class StandIn(ModuleType):
+    """``tensorrt`` as this project uses it."""
+
+    __version__ = "10.0.stand-in"
+    TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+    BuilderFlag = SimpleNamespace(TF32="TF32")
+    NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
+
+    def __init__(self) -> None:
+        super().__init__("tensorrt")
+        self.built: list[Any] = []
+        self.fail = ""
+
+        class ILogger:
+            Severity = IntEnum("Severity", {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2})
+
+        self.ILogger = ILogger
+        self.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
+
+    def Builder(self, log: Any) -> Any:
+        def build(network: Any, config: Any) -> bytes | None:
+            assert config.cleared == ["TF32"]
+            if self.fail:
+                log.log(self.ILogger.Severity.ERROR, self.fail)
+                return None
+            self.built.append(config.shapes)
+            return repr(config.shapes).encode() + b"\n" + bytes(network.content)
+
+        return SimpleNamespace(
+            create_network=lambda flags: SimpleNamespace(flags=flags),
+            create_builder_config=_Config,
+            create_optimization_profile=_Profile,
+            build_serialized_network=build,
+        )
+
+    def OnnxParser(self, network: Any, log: Any) -> Any:
+        def parse(content: bytes) -> bool:
+            network.content = content
+            return network.flags == 2 and self.fail != "parse"
+
+        return SimpleNamespace(parse=parse, num_errors=1, get_error=lambda index: "no such node")
+
+    def Runtime(self, log: Any) -> Any:
+        return SimpleNamespace(
+            deserialize_cuda_engine=lambda content: _Engine(content) if b"\n" in content else None
+        )
+
+
+class _Profile(dict[str, Any]):
+    def set_shape(self, name: str, least: Any, best: Any, most: Any) -> None:
+        self[name] = (least, best, most)
+
+
+class _Config:
+    def __init__(self) -> None:
+        self.cleared: list[str] = []
+        self.shapes: dict[str, Any] = {}
+
+    def clear_flag(self, flag: str) -> None:
+        self.cleared.append(flag)
+
+    def add_optimization_profile(self, profile: _Profile) -> None:
+        self.shapes = dict(profile)
+
+
+class _Engine:
+    def __init__(self, content: bytes) -> None:
+        shapes, _, model = content.partition(b"\n")
+        self.shapes = eval(shapes)
+        self.session = onnxruntime.InferenceSession(model)
+        self.inputs = [each.name for each in self.session.get_inputs()]
+        self.outputs = {each.name: each for each in self.session.get_outputs()}
+        self.num_io_tensors = len(self.inputs) + len(self.outputs)
+
+    def get_tensor_name(self, index: int) -> str:
+        return [*self.inputs, *self.outputs][index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "input" if name in self.inputs else "output"
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name=TYPES[self.outputs[name].type])
+
+    def create_execution_context(self) -> _Context:
+        return _Context(self)
+
+
+class _Context:
+    def __init__(self, engine: _Engine) -> None:
+        self.engine, self.addresses = engine, dict[str, int]()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        least, _, most = self.engine.shapes[name]
+        self.shape = shape
+        return all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True))
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def get_tensor_shape(self, name: str) -> list[int]:
+        return list(self._run()[name].shape)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        for name, found in self._run().items():
+            ctypes.memmove(self.addresses[name], found.ctypes.data, found.nbytes)
+        return True
+
+    def _run(self) -> dict[str, Any]:
+        (name,) = self.engine.inputs
+        size = int(np.prod(self.shape))
+        content = (ctypes.c_uint8 * size).from_address(self.addresses.get(name, 0))
+        pixels = np.frombuffer(content, np.uint8).reshape(self.shape)
+        found = self.engine.session.run(None, {name: pixels})
+        return dict(zip(self.engine.outputs, found, strict=True))
+
+
+@pytest.fixture
+def trt(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """A host with TensorRT and a GPU, neither of which is real."""
+
+    @contextlib.contextmanager
+    def stream(given: Any) -> Iterator[None]:
+        yield
+
+    module = StandIn()
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setattr(runtime_module, "_use", lambda device: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(cuda_stream=7))
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Stand-in 1/2 GB")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    return module
+
+
+class Masks(nn.Module):
+    """Scores and bytes, as the tasks' outputs are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        best, ids = torch.softmax(self.conv(pixels), dim=1).max(dim=1)
+        return ids.to(torch.uint8), best
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once, and before the stand-in is there: torch.export asks torch.cuda."""
+    return _exported(tmp_path_factory.mktemp("fp32"))
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _exported(tmp_path_factory.mktemp("sizes"), sizes=True)
+
+
+def _exported(folder: Path, precision: str = "fp32", sizes: bool = False) -> Path:
+    dynamic = {0: ("batch", 1, 4)}
+    if sizes:
+        dynamic |= {1: ("height", 1, 16384), 2: ("width", 1, 16384)}
+    path = folder / "model.onnx"
+    load_runtime("tensorrt").export(  # type: ignore[attr-defined]
+        ExportRequest(
+            module=Network(Masks(), [0.5] * 3, [0.2] * 3).eval(),
+            example=PIXELS[:2],
+            dynamic=dynamic,
+            path=path,
+            precision=precision,
+        )
+    )
+    return path
+
+
+def _load(path: Path, cache: Path, **options: Any) -> Any:
+    given = {"cache": str(cache), "largest": 64, "threads": 1, "precision": "fp32", **options}
+    return load_runtime("tensorrt")(path, "cuda:0", given)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_answers_are_those_of_the_network(
+    exported: Path, trt: StandIn, tmp_path: Path, count: int
+) -> None:
+    model = _load(exported, tmp_path / "cache")
+    network = Network(Masks(), [0.5] * 3, [0.2] * 3).eval()
+    with torch.inference_mode():
+        expected = [each.numpy() for each in network(torch.from_numpy(PIXELS[:count]))]
+    found = model(PIXELS[:count])
+    assert [each.dtype for each in found] == [np.uint8, np.float32]
+    assert (found[0] == expected[0]).all()
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
+    assert len(model.named(PIXELS)) == 2
+
+
+def test_nothing_is_done_with_bytes_but_to_convert_them(exported: Path) -> None:
+    graph = onnx.load(exported).graph
+    uses = {node.op_type for node in graph.node if graph.input[0].name in node.input}
+    assert uses == {"Cast"}
+    makes = {attribute.i for node in graph.node for attribute in node.attribute}
+    assert onnx.TensorProto.UINT8 not in makes
+    assert not [e for e in graph.output if e.type.tensor_type.elem_type == onnx.TensorProto.UINT8]
+
+
+def test_in_half_precision_the_weights_are_and_the_outputs_are_not(tmp_path: Path) -> None:
+    graph = onnx.load(_exported(tmp_path, "fp16")).graph
+    assert onnx.TensorProto.FLOAT16 in {each.data_type for each in graph.initializer}
+    kinds = {each.type.tensor_type.elem_type for each in graph.output}
+    assert kinds == {onnx.TensorProto.INT32, onnx.TensorProto.FLOAT}
+
+
+def test_an_engine_is_built_once_for_a_gpu_a_version_and_a_model(
+    exported: Path, trt: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = exported, tmp_path / "cache"
+    for _ in range(2):
+        _load(path, cache)
+    assert len(trt.built) == 1
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Another")
+    _load(path, cache)
+    monkeypatch.setattr(trt, "__version__", "10.1.stand-in")
+    _load(path, cache)
+    assert len(trt.built) == 3
+    assert (cache / "tensorrt").stat().st_mode & 0o777 == 0o700
+    names = sorted(file.name for file in (cache / "tensorrt").glob("*.engine"))
+    assert len(names) == 3
+    assert names[-1].startswith("Stand-in-1-2-GB-10.0.stand-in-")
+
+
+def test_the_profile_has_the_batch_of_the_archive_and_sizes_up_to_largest(
+    sizes: Path, trt: StandIn, tmp_path: Path
+) -> None:
+    model = _load(sizes, tmp_path / "cache")
+    (shapes,) = trt.built
+    assert list(shapes.values()) == [([1, 1, 1, 3], [4, 12, 10, 3], [4, 64, 64, 3])]
+    assert model(np.zeros((1, 64, 20, 3), np.uint8))[0].shape == (1, 64, 20)
+    with pytest.raises(ValueError, match="out of the engine's range: see runtime_options largest"):
+        model(np.zeros((1, 65, 20, 3), np.uint8))
+
+
+def test_what_tensorrt_says_is_in_the_error(exported: Path, trt: StandIn, tmp_path: Path) -> None:
+    trt.fail = "out of\nmemory"
+    with pytest.raises(LoadError, match="cannot build an engine of model.onnx here: out of memory"):
+        _load(exported, tmp_path / "cache")
+    trt.fail = "parse"
+    with pytest.raises(IntegrityError, match="cannot read model.onnx: no such node"):
+        _load(exported, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.engine"))
+
+
+def test_a_damaged_engine_is_named(exported: Path, trt: StandIn, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    _load(exported, cache)
+    (kept,) = cache.rglob("*.engine")
+    kept.write_bytes(b"damaged")
+    with pytest.raises(LoadError, match=r"kept engine .*engine does not load: remove it"):
+        _load(exported, cache)
+
+
+def test_a_garbage_artifact_is_an_integrity_error(trt: StandIn, tmp_path: Path) -> None:
+    for content in (b"", b"garbage", bytes(1000)):
+        (tmp_path / "model.onnx").write_bytes(content)
+        with pytest.raises(IntegrityError, match="model.onnx is no ONNX model with one input"):
+            _load(tmp_path / "model.onnx", tmp_path / "cache")
+
+
+def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeUnavailable, match="tensorrt serves on an NVIDIA GPU and was given"):
+        load_runtime("tensorrt")(tmp_path / "model.onnx", "cpu", {})
+
+
+def test_without_tensorrt_the_command_that_installs_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(RuntimeUnavailable, match="tensorrt: install them with `make runtime-tenso"):
+        check_requirements(load_runtime("tensorrt"), "tensorrt")
