@@ -34,8 +34,9 @@ def capture(request: ExportRequest) -> ExportedProgram:
                 from handlers import torch_int8
 
                 module = torch_int8.quantised(module, request)
-            # Decomposing by no table turns regions of autocast into plain conversions.
-            program: ExportedProgram = export(module, request).run_decompositions({})
+            program = export(module, request)
+            if request.precision in precision.DTYPES:
+                program = _plain(program)
     except ExportError:
         raise
     # It gives its many reasons as many kinds of exception, which share no base of their own.
@@ -55,6 +56,17 @@ def export(module: torch.nn.Module, request: ExportRequest) -> ExportedProgram:
         axis: Dim.DYNAMIC(min=least, max=most) for axis, (_, least, most) in request.dynamic.items()
     }
     return torch.export.export(module, (torch.from_numpy(request.example),), dynamic_shapes=(axes,))
+
+
+def _plain(program: ExportedProgram) -> ExportedProgram:
+    """Regions of autocast as plain conversions, which is what decomposing by no table does."""
+    plain: ExportedProgram = program.run_decompositions({})
+    for node in plain.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            # What was a view of the example may need a copy for a batch of one.
+            node.target = torch.ops.aten.reshape.default
+    plain.graph_module.recompile()
+    return plain
 
 
 def load(path: Path) -> ExportedProgram:

@@ -61,6 +61,40 @@ def test_nothing_is_compiled_after_the_load(tmp_path: Path) -> None:
             np.testing.assert_allclose(model(pixels)[0], expected, atol=1e-5)
 
 
+class Digits(nn.Module):
+    """Of one channel: a batch of one is laid out otherwise than a batch of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(1, 16, 3)
+        self.last = nn.Linear(16 * 14 * 10, 3)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.tanh(self.last(torch.flatten(self.conv(pixels), 1)))
+
+
+@pytest.mark.parametrize(("bits", "near"), [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_one_picture_of_one_channel(tmp_path: Path, bits: str, near: float) -> None:
+    network = Network(Digits(), [0.5], [0.2]).eval()
+    pixels = np.ascontiguousarray(PIXELS[..., :1])
+    path = tmp_path / "model.pt2"
+    load_runtime("torch-compile").export(  # type: ignore[attr-defined]
+        ExportRequest(
+            module=network,
+            example=pixels[:2],
+            dynamic={0: ("batch", 1, 5)},
+            path=path,
+            precision=bits,
+        )
+    )
+    model = _load(path, tmp_path / "cache")
+    for count in (1, 5):
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(pixels[:count]))
+        np.testing.assert_allclose(model(pixels[:count])[0], expected, atol=near)
+
+
 def test_what_is_compiled_lies_in_a_private_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
