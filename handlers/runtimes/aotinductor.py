@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from handlers import inductor, isa, torch_export
+from handlers import inductor, isa
 from handlers.errors import ExportError, IntegrityError
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
@@ -51,18 +51,22 @@ class AotInductor(Runtime):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
             try:
-                with torch_export.quiet():
-                    self._model = torch._inductor.aoti_load_package(folder)
+                # What torch._inductor.aoti_load_package calls, after importing the whole compiler.
+                self._model = torch._C._aoti.AOTIModelPackageLoader(
+                    folder, "model", False, 1, -1, False
+                )
             except (RuntimeError, ValueError) as error:
                 line = " ".join(str(error).split())[:300]
                 raise IntegrityError(f"{path.name} does not load here: {line}") from error
 
     def __call__(self, *arrays: Array) -> Arrays:
         with torch.inference_mode():
-            return as_arrays(self._model(torch.from_numpy(arrays[0])))
+            return as_arrays(self._model.boxed_run([torch.from_numpy(arrays[0])]))
 
     @staticmethod
     def export(request: ExportRequest) -> None:
+        from handlers import torch_export
+
         inductor.check_compiler("a build for runtime aotinductor")
         inductor.use_cache("")
         level = _level(request.options["isa"])

@@ -246,3 +246,10 @@ def test_no_text_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, 
     path.write_text(text)
     with pytest.raises(SpecError, match=r"any\.yaml"):
         load(path)
+
+
+@pytest.mark.parametrize(("runtime", "device"), [("openvino", "gpu"), ("tensorrt", "cpu")])
+def test_a_device_that_the_runtime_does_not_run_on(runtime: str, device: str) -> None:
+    changes = {"runtime": runtime, "serving": {"device": device}}
+    with pytest.raises(SpecError, match=f"serving.device {device}: runtime {runtime} runs on"):
+        parse(MODEL | changes, "m")
