@@ -56,7 +56,7 @@ def test_the_class_in_the_file_is_loaded() -> None:
     assert issubclass(plugins.load_task("image-classification"), TaskHandler)
 
 
-@pytest.mark.parametrize("name", ["", "tensorrt", "Eager", "../eager", "eager.py", "__init__"])
+@pytest.mark.parametrize("name", ["", "tvm", "Eager", "../eager", "eager.py", "__init__"])
 def test_an_unknown_name_lists_the_accepted_ones(name: str) -> None:
     with pytest.raises(PluginError, match="no runtime .*: accepted are .*eager.*torchscript"):
         plugins.load_runtime(name)
