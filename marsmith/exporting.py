@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,11 +126,16 @@ def _recorded(bundle: Bundle, calibration: dict[str, Any], kept: list[str]) -> B
 
 
 def _advice(ranked: list[tuple[str, float]], kept: int, wanted: int | str) -> str:
-    worst = ", ".join(f"{name} ({error:.1%})" for name, error in ranked[:_NAMED])
-    words = f"the layers with the largest error in int8 are {worst} (noise / signal)"
+    worst = ", ".join(f"{name} ({_decibel(error):.0f} dB)" for name, error in ranked[:_NAMED])
+    words = f"the layers with the least SQNR in int8 are {worst}"
     if wanted == "auto":
         return f"{words}; with {kept} of {len(ranked)} in fp32 it still fails"
     return f"{words}: leave more than {kept} of {len(ranked)} in fp32 with --keep-fp32 N or auto"
+
+
+def _decibel(error: float) -> float:
+    """The signal-to-quantisation-noise ratio of a share of noise."""
+    return -10 * math.log10(error) if error > 0 else math.inf
 
 
 def export(
