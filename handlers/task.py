@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from handlers import device, drawing, golden, pictures, requests, split
+from handlers import device, drawing, golden, hold, pictures, requests, split
 from handlers.accept import JSON
 from handlers.bundle import Bundle
 from handlers.errors import BadRequest, InferenceError, RequestError
@@ -323,7 +324,8 @@ class TaskHandler(BaseHandler):
             if isinstance(asked, RequestError):
                 raise asked
             if asked is None:
-                body = _json(self.describe())
+                hold.wait_if_asked()
+                body = _json({**self.describe(), "worker": os.getpid()})
             else:
                 mine = [next(answers) for _ in asked.items]
                 media_type = asked.request.media_type

@@ -57,6 +57,10 @@ class Multipart:
 
 Body = bytes | Mapping[str, Any] | Multipart
 
+MODEL_API_OFF = (
+    "TorchServe's model API is off: stop it, and start it with `marsmith serve --model-api`"
+)
+
 
 class Client:
     """Predictions and management of one TorchServe; ``timeout`` in seconds for every call.
@@ -175,12 +179,39 @@ class Client:
         """Make a loaded version the one that requests without a version get."""
         return self._status("PUT", f"models/{_path(model, version)}/set-default")
 
+    def register(self, archive: str) -> str:
+        """Load an archive of the model store, by its bare file name, beside other versions.
+
+        Returns at once, with the workers still loading. The model's first version becomes the
+        default one.
+        """
+        return self._status("POST", f"models?url={quote(archive, safe='')}&synchronous=false")
+
+    def unregister(self, model: str, version: str, timeout: float | None = None) -> str:
+        """End a version that is not the default one, unless it is the only one.
+
+        What waits in its queue or is under way is lost without an answer: drain it first.
+        """
+        return self._status("DELETE", f"models/{_path(model, version)}", timeout)
+
+    def metrics(self) -> str:
+        """TorchServe's metrics as Prometheus' text, which ``metrics_mode=prometheus`` serves."""
+        reply = self._call("GET", f"{self.addresses.metrics}/metrics", "")
+        if not reply.ok:
+            raise ServerError(
+                f"TorchServe has no metrics to read ({reply.problem()}): set"
+                " metrics_mode=prometheus in config.properties"
+            )
+        return reply.body.decode("utf-8", errors="replace")
+
     def _status(self, method: str, path: str, timeout: float | None = None) -> str:
         return str(self._manage(method, path, timeout)["status"])
 
     def _manage(self, method: str, path: str, timeout: float | None = None) -> Any:
         url = f"{self.addresses.management}/{path}"
         reply = self._call(method, url, self.tokens.management, timeout=timeout)
+        if reply.status == 405:
+            raise ServerError(MODEL_API_OFF)
         if not reply.ok:
             raise ServerError(f"TorchServe refuses {method} {path}: {reply.problem()}")
         return reply.json()

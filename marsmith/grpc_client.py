@@ -14,7 +14,7 @@ import grpc
 
 from handlers.errors import ServerError
 from marsmith.addresses import Addresses, Tokens, bearer
-from marsmith.client import Reply
+from marsmith.client import MODEL_API_OFF, Reply
 from marsmith.grpc_messages import CLASSES
 from marsmith.processes import Running
 
@@ -122,12 +122,27 @@ class GrpcClient:
         }
         return self._manage("ScaleWorker", fields, timeout)
 
+    def set_default(self, model: str, version: str) -> str:
+        """As ``Client.set_default``."""
+        return self._manage("SetDefault", {"model_name": model, "model_version": version})
+
+    def register(self, archive: str) -> str:
+        """As ``Client.register``."""
+        return self._manage("RegisterModel", {"url": archive, "synchronous": False})
+
+    def unregister(self, model: str, version: str, timeout: float | None = None) -> str:
+        """As ``Client.unregister``."""
+        fields = {"model_name": model, "model_version": version}
+        return self._manage("UnregisterModel", fields, timeout)
+
     def _manage(self, method: str, fields: Mapping[str, Any], timeout: float | None = None) -> str:
         request = CLASSES[f"{method}Request"](**fields)
         try:
             answer = self._call("Management", method, request, "ManagementResponse", timeout)
         except grpc.RpcError as error:
             problem = _refusal(error).problem()
+            if "Model API disabled" in problem:
+                raise ServerError(MODEL_API_OFF) from error
             raise ServerError(f"TorchServe refuses {method}: {problem}") from error
         return str(answer.msg)
 

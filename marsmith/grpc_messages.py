@@ -26,6 +26,9 @@ _MESSAGES = {
     "TorchServeHealthResponse": [("health", "string", 1)],
     "ManagementResponse": [("msg", "string", 1)],
     "DescribeModelRequest": [_NAME, _VERSION, ("customized", "bool", 3)],
+    "RegisterModelRequest": [("synchronous", "bool", 8), ("url", "string", 9)],
+    "SetDefaultRequest": [_NAME, _VERSION],
+    "UnregisterModelRequest": [_NAME, _VERSION],
     "ScaleWorkerRequest": [
         _NAME,
         _VERSION,
