@@ -106,7 +106,8 @@ def end_all(processes: Iterable[psutil.Process], seconds: float) -> None:
 def stop_running(temp: Path, seconds: float = 20.0) -> int | None:
     """End the TorchServe recorded in ``temp`` and all its workers; its pid, None where none ran.
 
-    Requests under way are lost: TorchServe does not drain. ``seconds`` pass before force is used.
+    Requests over REST that are under way are lost: TorchServe does not drain (``marsmith.drain``
+    does). ``seconds`` pass before force is used.
     """
     running = find_running(temp)
     if running:

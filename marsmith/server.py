@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from handlers.errors import ServerError
-from marsmith import environment
+from marsmith import environment, journal
 from marsmith.addresses import TOKEN_FILE, read_properties
 from marsmith.archive import read_header
 from marsmith.client import Client
@@ -29,7 +29,8 @@ class TorchServe:
 
     ``config`` overrides settings of ``config_file`` (by default ``home/config.properties``) in a
     private copy. ``archives`` are files of the model store in the order of loading, by default all,
-    newest first. As a context manager it starts on entry, unless it has, and always stops on exit.
+    a model's newest version first, or the one that the journal names as its default. As a context
+    manager it starts on entry, unless it has, and always stops on exit.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class TorchServe:
     def stop(self) -> None:
         """End what ``start`` started, TorchServe and all its workers, and wait until they are gone.
 
-        Requests under way are lost: TorchServe does not drain.
+        Requests under way are lost: see ``marsmith.drain``.
         """
         if self._ours:
             stop_running(self.temp)
@@ -144,7 +145,8 @@ class TorchServe:
     def _checked_archives(self) -> list[str]:
         if not self.model_store.is_dir():
             raise ServerError(f"no model store {self.model_store}: build a model first")
-        archives = list(self.archives or archives_newest_first(self.model_store))
+        chosen = journal.defaults(self.home)
+        archives = list(self.archives or archives_newest_first(self.model_store, chosen))
         if not archives:
             raise ServerError(f"no archives in {self.model_store}: build a model first")
         self._expected = {

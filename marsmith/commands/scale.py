@@ -8,6 +8,7 @@ import click
 
 from marsmith.client import Client
 from marsmith.processes import require_running
+from marsmith.retire import scale_down
 
 
 @click.command()
@@ -18,12 +19,18 @@ from marsmith.processes import require_running
 @click.option(
     "--timeout", default=120.0, show_default=True, metavar="SECONDS", help="For all to load."
 )
+@click.option("--now", is_flag=True, help="End workers at once: requests in them may fail.")
 def command(
-    model: str, workers: int, most: int | None, version: str | None, timeout: float
+    model: str, workers: int, most: int | None, version: str | None, timeout: float, now: bool
 ) -> None:
     """Set the number of WORKERS of a running MODEL, and wait until they have loaded.
 
-    With no workers TorchServe lets requests wait instead of refusing them.
+    A worker that is too many ends between two requests. With no workers TorchServe lets requests
+    wait instead of refusing them.
     """
-    with Client.of(require_running(Path.cwd())) as client:
-        click.echo(client.scale(model, workers, most, version=version, timeout=timeout))
+    running = require_running(Path.cwd())
+    with Client.of(running) as client:
+        chosen = client.describe(model, version)[0]["modelVersion"]
+        if not now:
+            scale_down(running, model, chosen, most or workers, timeout)
+        click.echo(client.scale(model, workers, most, version=chosen, timeout=timeout))

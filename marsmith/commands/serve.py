@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from handlers.errors import ServerError
 from marsmith.addresses import Tokens, free_addresses
+from marsmith.commands.stop import say_if_not_drained
 from marsmith.processes import Running
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
@@ -31,8 +33,16 @@ from marsmith.status import VersionStatus
 @click.option("--strict", is_flag=True, help="Stop and fail when any model does not load.")
 @click.option("--background", is_flag=True, help="Return when the models are ready.")
 @click.option("--free-ports", is_flag=True, help="Ports that nobody uses, not the configured ones.")
+@click.option("--model-api", is_flag=True, help="Let versions be registered, for rollouts.")
 @click.option(
     "--timeout", default=180.0, show_default=True, metavar="SECONDS", help="For all to load."
+)
+@click.option(
+    "--drain-timeout",
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long Ctrl-C or SIGTERM waits for requests; 0: not at all.",
 )
 def command(
     archives: tuple[str, ...],
@@ -40,19 +50,26 @@ def command(
     strict: bool,
     background: bool,
     free_ports: bool,
+    model_api: bool,
     timeout: float,
+    drain_timeout: float,
 ) -> None:
     """Start TorchServe with this project's archives and say how to ask it.
 
-    Loads the newest version of each model first, which makes it the default one. Models that do not
-    load are named with the reason and the others are served. Ctrl-C or SIGTERM stops everything.
+    Loads the newest version of each model first, which makes it the default one; where versions
+    were rolled out or back, the journal says which it is. Models that do not load are named with
+    the reason and the others are served. Ctrl-C or SIGTERM stops everything when requests under way
+    are answered; a second one does not wait for them.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     server = TorchServe(
         Path.cwd(),
         archives=[name for name in (*first, *archives) if name != "all"],
-        config=free_addresses() if free_ports else None,
+        config={
+            **(free_addresses() if free_ports else {}),
+            **({"enable_model_api": "true"} if model_api else {}),
+        },
     )
     with server:
         click.echo("TorchServe has started, its models are loading", err=True)
@@ -68,14 +85,22 @@ def command(
             server.leave_running()
             return
         click.echo("Ctrl-C stops it", err=True)
-        while server.running:
-            time.sleep(1)
+        try:
+            while server.running:
+                time.sleep(1)
+        except SystemExit:
+            if drain_timeout:
+                say_if_not_drained(server.running, drain_timeout, _hurry.is_set)
+            raise
+
+
+_hurry = threading.Event()
 
 
 def _leave(*_: object) -> None:
-    # A second signal would leave the stopping half done
+    # A second signal ends the draining, and must not leave the stopping half done
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: _hurry.set())
     # Not click.echo: the signal may have come in the middle of one
     os.write(2, b"stopping TorchServe\n")
     sys.exit(0)

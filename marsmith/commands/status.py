@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from marsmith.client import Client
+from marsmith.probe import GoldenCheck
 from marsmith.processes import require_running
-from marsmith.status import GoldenCheck, VersionStatus, check_golden, read_status
+from marsmith.status import VersionStatus, check_golden, read_status
 
 _HEAD = ("model", "version", "default", "workers", "queue", "golden", "state")
 

@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from handlers.errors import MarsmithError
+from marsmith.client import Client
+from marsmith.drain import drain_server
 from marsmith.environment import temp_folder
-from marsmith.processes import stop_running
+from marsmith.processes import Running, find_running, stop_running
 
 
 @click.command()
+@click.option("--drain/--no-drain", default=True, help="Wait for requests first, or lose them.")
+@click.option(
+    "--drain-timeout",
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long requests that wait or are under way are waited for.",
+)
 @click.option(
     "--patience",
     default=20.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long TorchServe may take before it is ended by force.",
+    help="How long TorchServe may take after that before it is ended by force.",
 )
-def command(patience: float) -> None:
+def command(drain: bool, drain_timeout: float, patience: float) -> None:
     """Stop this project's TorchServe, however it was started.
 
-    Returns when TorchServe and all its workers are gone. Requests under way are lost.
+    Waits until nothing is queued or under way and nothing new comes; it cannot keep clients from
+    asking, so take the server out of the load balancer first. Returns when TorchServe and all its
+    workers are gone.
     """
-    pid = stop_running(temp_folder(Path.cwd()), patience)
+    temp = temp_folder(Path.cwd())
+    if drain and (running := find_running(temp)):
+        say_if_not_drained(running, drain_timeout)
+    pid = stop_running(temp, patience)
     none = "no TorchServe runs for this folder"
     click.echo(none if pid is None else f"TorchServe (pid {pid}) has stopped")
+
+
+def say_if_not_drained(
+    running: Running, seconds: float, enough: Callable[[], bool] = lambda: False
+) -> None:
+    """Drain a server that is to be stopped; says on the error stream what will be lost."""
+    try:
+        with Client.of(running) as client:
+            drain_server(client, seconds, enough)
+    except MarsmithError as error:
+        click.echo(f"stopping all the same: {error}", err=True)

@@ -12,8 +12,9 @@ import pytest
 from handlers.bundle import Bundle
 from handlers.inputs import ImageInput
 from marsmith.client import Client, Reply
+from marsmith.probe import GoldenCheck
 from marsmith.processes import Running
-from marsmith.status import GoldenCheck, VersionStatus, check_golden, read_status
+from marsmith.status import VersionStatus, check_golden, read_status
 
 _NEVER = 2**22 + 1  # above Linux' largest pid
 

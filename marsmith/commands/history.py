@@ -1,0 +1,40 @@
+"""What was rolled out, rolled back and removed, when, by whom and why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from marsmith import journal
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, as they are in the journal.")
+def command(model: str | None, as_json: bool) -> None:
+    """Show what was done to MODEL's versions, or to those of all models, oldest first.
+
+    It is read from state/journal.jsonl. An operation that "started" and has no other line was
+    broken off: `marsmith status` shows what is registered.
+    """
+    entries = journal.read(Path.cwd(), model)
+    if as_json:
+        for entry in entries:
+            click.echo(json.dumps(asdict(entry), ensure_ascii=False))
+        return
+    if not entries:
+        click.echo(f"{journal.FILE} has nothing{f' of {model}' if model else ''}")
+        return
+    table = Table("time (UTC)", "operation", "model", "from", "to", "result", "by")
+    for entry in entries:
+        result = f"{entry.result}: {entry.reason}" if entry.reason else entry.result
+        time = entry.time.partition("+")[0].replace("T", " ")
+        cells = (time, entry.operation, entry.model, entry.before, entry.after, result, entry.user)
+        table.add_row(*cells)
+    console = Console(highlight=False, markup=False)
+    console.print(table, width=None if console.is_terminal else 160)

@@ -1,0 +1,31 @@
+"""End a version that is not the default one, when nothing is under way in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from marsmith.commands.rollout import leave_in_order
+from marsmith.processes import require_running
+
+
+@click.command()
+@click.argument("model")
+@click.argument("version")
+@click.option(
+    "--drain-timeout",
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long its requests are waited for.",
+)
+def command(model: str, version: str, drain_timeout: float) -> None:
+    """Drain VERSION of MODEL, which must not be the default one, and unregister it.
+
+    Its archive stays in the store. Requests that name the version get 404 from then on.
+    """
+    from marsmith.operate import remove_version
+
+    leave_in_order()
+    click.echo(remove_version(require_running(Path.cwd()), model, version, drain_timeout))

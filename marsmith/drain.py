@@ -1,0 +1,143 @@
+"""Whether anything is still queued or under way, which TorchServe loses when it is told to end.
+
+TorchServe tells how many requests wait in a version's queue, and nothing of those in its workers.
+A worker takes its next request only when it has answered the one before. So once the queue is
+empty, a describe call that a worker answers proves that it holds nothing older, and when every
+worker has answered one, nothing older is under way.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handlers.errors import ServerError
+from marsmith.client import Client
+from marsmith.status import live_workers
+
+# For a request that the front end has accepted but not queued yet.
+QUIET_SECONDS = 0.5
+_PAUSE_SECONDS = 0.1
+_REQUESTS = re.compile(r"^ts_inference_requests_total\{(.*)\} (\S+)", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+def arrivals(metrics: str, model: str | None = None, version: str | None = None) -> float:
+    """Predictions that came so far over REST and gRPC, of all models or of one version.
+
+    TorchServe counts what names no version under the version "default".
+    """
+    total = 0.0
+    for labels, value in _REQUESTS.findall(metrics):
+        found = dict(_LABEL.findall(labels))
+        if model is None or (found["model_name"], found["model_version"]) == (model, version):
+            total += float(value)
+    return total
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One version of a model as an operator sees it from outside."""
+
+    client: Client
+    model: str
+    version: str
+
+    def describe(self) -> dict[str, Any]:
+        """TorchServe's description of this version."""
+        return self.client.describe(self.model, self.version)[0]
+
+    def pending(self) -> int:
+        """How many requests wait in the queue."""
+        return int(self.describe()["jobQueueStatus"]["pendingRequests"])
+
+    def ask_worker(self) -> int | None:
+        """The pid of a worker that has answered a describe call; None where it does not tell."""
+        found = self.client.describe(self.model, self.version, customized=True)[0]
+        told = found.get("customizedMetadata")
+        return told.get("worker") if isinstance(told, dict) else None
+
+    def arrivals(self) -> float:
+        """Predictions so far that name this version."""
+        return arrivals(self.client.metrics(), self.model, self.version)
+
+
+Clock = Callable[[], float]
+
+
+def passed(queue: Queue, deadline: float, clock: Clock, sleep: Callable[[float], None]) -> bool:
+    """Whether every live worker has answered what was queued before this call."""
+    described = queue.describe()
+    left = set(live_workers(described))
+    alone = len(left) == 1
+    while left:
+        pid = queue.ask_worker()
+        if alone:
+            return True
+        if pid is None:
+            # A handler that does not say which worker it is: TorchServe gives up on a request then
+            sleep(described["responseTimeout"])
+            return True
+        left.discard(pid)
+        left.intersection_update(live_workers(queue.describe()))
+        if clock() > deadline:
+            return not left
+    return True
+
+
+def drain(
+    queues: Sequence[Queue],
+    arrived: Callable[[], float],
+    seconds: float,
+    *,
+    enough: Callable[[], bool] = lambda: False,
+    clock: Clock = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until nothing is queued or under way and, by ``arrived``, nothing comes any more.
+
+    Raises ServerError after ``seconds``, or as soon as somebody has had ``enough``.
+    """
+    deadline = clock() + seconds
+    while True:
+        before = arrived()
+        sleep(QUIET_SECONDS)
+        waiting = sum(queue.pending() for queue in queues)
+        if (
+            not waiting
+            and all(passed(queue, deadline, clock, sleep) for queue in queues)
+            and not sum(queue.pending() for queue in queues)
+            and arrived() == before
+        ):
+            return
+        if clock() >= deadline or enough():
+            came = int(arrived() - before)
+            raise ServerError(
+                f"not drained within {seconds:g} s: {waiting} requests wait, and {came} came in"
+                f" the last {QUIET_SECONDS:g} s"
+            )
+        sleep(_PAUSE_SECONDS)
+
+
+def drain_version(client: Client, model: str, version: str, seconds: float) -> None:
+    """Drain a version that is not the default one; raises ServerError."""
+    queue = Queue(client, model, version)
+    try:
+        drain([queue], queue.arrivals, seconds)
+    except ServerError as error:
+        raise ServerError(f"{model} {version} is {error}") from error
+
+
+def drain_server(
+    client: Client, seconds: float, enough: Callable[[], bool] = lambda: False
+) -> None:
+    """Drain all versions of all models; raises ServerError where requests keep coming."""
+    queues = [
+        Queue(client, model, found["modelVersion"])
+        for model in client.models()
+        for found in client.describe(model, "all")
+    ]
+    drain(queues, lambda: arrivals(client.metrics()), seconds, enough=enough)

@@ -1,0 +1,121 @@
+"""What was done to the versions of this project's models: an append-only file of JSON lines.
+
+It is ``state/journal.jsonl`` in the project's folder. A line is a whole entry, written at once and
+made durable before the next step, so that what happened can be told after a crash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from handlers.errors import ServerError
+
+FILE = Path("state/journal.jsonl")
+# How an operation ended; an entry of "started" without another after it was broken off.
+STARTED, DONE, ROLLED_BACK, KEPT = "started", "done", "rolled back", "done, old version kept"
+ROLLOUT, ROLLBACK, REMOVE = "rollout", "rollback", "remove"
+_SWITCHED = (DONE, KEPT)
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: an operation on a model, the versions before and after, and how it went.
+
+    ``archive`` and ``sha256`` are those of the version ``after``; ``before`` is empty for a model's
+    first version; ``reason`` says why something was rolled back or kept.
+    """
+
+    operation: str
+    model: str
+    before: str
+    after: str
+    result: str
+    archive: str = ""
+    sha256: str = ""
+    reason: str = ""
+    user: str = field(default_factory=getpass.getuser)
+    time: str = field(default_factory=now)
+
+
+def append(home: Path, entry: Entry) -> None:
+    """Add an entry to the journal of the project in ``home``; on disk when it returns."""
+    path = home / FILE
+    path.parent.mkdir(exist_ok=True)
+    line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(home: Path, model: str | None = None) -> list[Entry]:
+    """All entries, or those of a model, oldest first; raises ServerError for a damaged line."""
+    path = home / FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeError) as error:
+        raise ServerError(f"cannot read the journal {path}: {error}") from error
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(Entry(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ServerError(
+                f"{path}, line {number}, is no entry of the journal ({error}): mend or remove it"
+            ) from error
+    return [one for one in entries if model in (None, one.model)]
+
+
+def defaults(home: Path) -> dict[str, str]:
+    """The version of each model that the last operation that went well made the default one."""
+    done = [one for one in read(home) if one.result in _SWITCHED and one.operation != REMOVE]
+    return {one.model: one.after for one in done}
+
+
+def before(home: Path, model: str, version: str) -> Entry:
+    """The entry that brought the version which ``version`` replaced, the way back.
+
+    Its ``after`` is the version to go back to; archive and sha256 are empty where that version was
+    there before the journal. Raises ServerError where the journal knows no version before.
+    """
+    entries = [one for one in read(home, model) if one.result in _SWITCHED]
+    # Not of a rollback: the way back from a version gone back to leads further back
+    rollouts = [one for one in entries if (one.operation, one.after) == (ROLLOUT, version)]
+    last = rollouts[-1] if rollouts else None
+    if last is None or not last.before:
+        raise ServerError(
+            f"the journal knows no version of {model} before {version}: `marsmith history {model}`"
+            " shows what it knows; `marsmith rollout ARCHIVE` makes any version the default one"
+        )
+    known = [one for one in entries[: entries.index(last)] if one.after == last.before]
+    return known[-1] if known else Entry("", model, "", last.before, "")
+
+
+@contextmanager
+def exclusive(home: Path) -> Iterator[None]:
+    """Hold the project's journal against other operations; raises ServerError if one is on."""
+    folder = home / FILE.parent
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ServerError(
+                "another rollout or rollback of this project is under way: wait until it has ended"
+            ) from error
+        yield

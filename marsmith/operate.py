@@ -1,0 +1,159 @@
+"""Rollouts and rollbacks as a whole: the steps, the journal, and the end of the old version."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from handlers import integrity
+from handlers.errors import MarsmithError, ServerError
+from marsmith import journal
+from marsmith.archive import Header, file_name, read_header
+from marsmith.client import Client
+from marsmith.grpc_client import GrpcClient
+from marsmith.journal import Entry
+from marsmith.processes import Running
+from marsmith.rollout import Change, Options, find, find_default, remove
+from marsmith.status import VersionStatus, read_status
+from marsmith.steps import RolledBack, Say, Step, carry_out
+from marsmith.store import admit, name_in
+
+
+def roll_out(running: Running, archive: Path, options: Options, keep: bool, say: Say) -> None:
+    """Make an archive's version the default one of its model; raises RolledBack or ServerError.
+
+    ``keep``: the version before stays registered, for requests that name it and for going back.
+    """
+    if not archive.exists() and (running.model_store / archive).exists():
+        archive = running.model_store / archive
+    new = read_header(archive)
+    with journal.exclusive(running.home), _clients(running) as clients:
+        found = read_status(running, clients.rest)
+        old = find_default(found, new.name)
+        if old and old.version == new.version:
+            raise ServerError(
+                f"{new.name} {new.version} is the default version already: build the new one with"
+                " a --version of its own"
+            )
+        name = name_in(running.model_store, archive)
+        change = Change(running, clients.both, name, new, old, options)
+        steps = [_admission(archive, running.model_store)]
+        if find(found, new.name, new.version):
+            steps.append(_removal(clients.rest, new, options))
+        _carry_out(running, change, [*steps, *change.steps()], journal.ROLLOUT, keep, say)
+
+
+def roll_back(running: Running, model: str, options: Options, keep: bool, say: Say) -> None:
+    """Make the version before the default one again, by the journal; raises as ``roll_out``."""
+    with journal.exclusive(running.home), _clients(running) as clients:
+        found = read_status(running, clients.rest)
+        old = find_default(found, model)
+        if old is None:
+            raise ServerError(f"no model {model} is registered: `marsmith status` lists them")
+        entry = journal.before(running.home, model, old.version)
+        target = find(found, model, entry.after)
+        name = target.archive if target else _kept_archive(running, model, entry)
+        new = Header(model, entry.after)
+        change = Change(running, clients.both, name, new, old, options)
+        steps = change.steps(registered=target is not None)
+        _carry_out(running, change, steps, journal.ROLLBACK, keep, say)
+
+
+def remove_version(running: Running, model: str, version: str, seconds: float) -> str:
+    """Drain and unregister a version that is not the default one; raises ServerError."""
+    with journal.exclusive(running.home), _clients(running) as clients:
+        status = find(read_status(running, clients.rest), model, version)
+        if status is None:
+            raise ServerError(f"{model} {version} is not registered: `marsmith status` lists them")
+        if status.default:
+            raise ServerError(f"{model} {version} is the default version: roll out another first")
+        told = remove(clients.rest, model, version, seconds)
+        entry = Entry(journal.REMOVE, model, version, "", journal.DONE, status.archive)
+        journal.append(running.home, entry)
+        return told
+
+
+class _clients:
+    """A REST and a gRPC client, closed together."""
+
+    def __init__(self, running: Running) -> None:
+        self.rest, self.grpc = Client.of(running), GrpcClient.of(running)
+        self.both = (self.rest, self.grpc)
+
+    def __enter__(self) -> _clients:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.rest.close()
+        self.grpc.close()
+
+
+def _carry_out(
+    running: Running, change: Change, steps: list[Step], operation: str, keep: bool, say: Say
+) -> None:
+    old: VersionStatus | None = change.old
+    entry = Entry(
+        operation, change.model, old.version if old else "", change.version, journal.STARTED
+    )
+    journal.append(running.home, entry)
+    try:
+        carry_out(steps, say)
+    except RolledBack as error:
+        _note(running, entry, journal.ROLLED_BACK, reason=str(error))
+        raise
+    archive = running.model_store / change.archive
+    entry = replace(entry, archive=archive.name, sha256=integrity.sha256(archive))
+    if keep or old is None:
+        _note(running, entry, journal.KEPT if old else journal.DONE)
+        return
+    say(f"drain and remove {old.version} ...")
+    try:
+        change.remove_old()
+    except (MarsmithError, KeyboardInterrupt, SystemExit) as error:
+        _note(running, entry, journal.KEPT, reason=str(error))
+        raise ServerError(
+            f"{change.model} {change.version} is the default version now, but {old.version} stays"
+            f" registered: {error or 'it was interrupted'}; end it with `marsmith remove"
+            f" {change.model} {old.version}`"
+        ) from error
+    _note(running, entry, journal.DONE)
+
+
+def _note(running: Running, entry: Entry, result: str, reason: str = "") -> None:
+    fresh = replace(entry, result=result, reason=reason, time=journal.now())
+    journal.append(running.home, fresh)
+
+
+def _admission(archive: Path, store: Path) -> Step:
+    added: list[Path] = []
+
+    def do() -> str:
+        target = store / name_in(store, archive)
+        if admit(archive, store):
+            added.append(target)
+        return f"every file as recorded, {'copied to' if added else 'in'} {target}"
+
+    def undo() -> str:
+        for target in added:
+            target.unlink()
+        return f"{added[0]} removed" if added else ""
+
+    return Step(f"verify {archive.name}", do, undo)
+
+
+def _removal(client: Client, new: Header, options: Options) -> Step:
+    """A version that is registered but not the default one may come from other bytes."""
+    return Step(
+        f"remove the {new.version} that is registered beside the default version",
+        lambda: remove(client, new.name, new.version, options.drain),
+    )
+
+
+def _kept_archive(running: Running, model: str, entry: Entry) -> str:
+    name = entry.archive or file_name(model, entry.after)
+    path = running.model_store / name
+    if not path.is_file():
+        raise ServerError(f"{path} is gone: build it again, and `marsmith rollout` it")
+    if entry.sha256 and integrity.sha256(path) != entry.sha256:
+        raise ServerError(f"{path} is not the archive that was served as {entry.after}")
+    return name

@@ -1,0 +1,110 @@
+"""Golden requests asked through a running server: does a version answer as it was built to?"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handlers import bundle, golden
+from handlers.bundle import Bundle
+from handlers.errors import ArchiveError, LoadError, ServerError
+from marsmith.client import Reply
+
+Differs = Callable[[Bundle, Any, Any, float], str | None]
+"""(bundle, expected, answer, tolerance) -> None where they agree, else what differs in one line."""
+
+Predict = Callable[[bytes], Reply]
+"""A picture's bytes -> the reply of the version that is probed; raises ServerError."""
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """How many golden requests an archive has, and what is wrong with an answer, in one line."""
+
+    count: int
+    problem: str | None
+
+    def __str__(self) -> str:
+        return self.problem or (f"{self.count} ok" if self.count else "none in the archive")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden request: its picture's name and bytes, answer, and how far scores may move."""
+
+    name: str
+    picture: bytes
+    answer: Any
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Goldens:
+    """An archive's golden requests, and what its model is; no cases and no bundle if it has none"""
+
+    bundle: Bundle | None
+    cases: tuple[Case, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Goldens:
+        """The golden requests of an archive; raises ArchiveError or LoadError."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if golden.FILE not in archive.namelist():
+                    return cls(None, ())
+                model = Bundle.parse(archive.read(bundle.FILE).decode("utf-8"))
+                cases = json.loads(archive.read(golden.FILE))
+                return cls(
+                    model,
+                    tuple(
+                        Case(
+                            case["picture"],
+                            archive.read(case["picture"]),
+                            case["answer"],
+                            case["tolerance"],
+                        )
+                        for case in cases
+                    ),
+                )
+        except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+            raise ArchiveError(f"{path.name} has no golden requests to read: {error!r}") from error
+
+
+def task_difference(bundle: Bundle, expected: Any, answer: Any, tolerance: float) -> str | None:
+    """What the task calls a difference: another decision, or scores moved by too much."""
+    # Here, for it imports torch
+    from handlers.plugins import load_task
+
+    handler = load_task(bundle.task)()
+    handler.bundle = bundle
+    difference = handler.compare(expected, answer)
+    if difference.same and difference.score <= tolerance:
+        return None
+    return f"{difference.detail}, scores moved by {difference.score:.3g} (allowed {tolerance:g})"
+
+
+def ask(goldens: Goldens, predict: Predict, differs: Differs = task_difference) -> GoldenCheck:
+    """Ask golden requests, until one goes wrong."""
+    if goldens.bundle is None:
+        return GoldenCheck(0, None)
+    for count, case in enumerate(goldens.cases, 1):
+        if problem := _problem(goldens.bundle, case, predict, differs):
+            return GoldenCheck(count, f"{case.name}: {problem}")
+    return GoldenCheck(len(goldens.cases), None)
+
+
+def _problem(model: Bundle, case: Case, predict: Predict, differs: Differs) -> str | None:
+    try:
+        reply = predict(case.picture)
+        if not reply.ok:
+            return reply.problem()
+        return differs(model, case.answer, reply.json(), case.tolerance)
+    except (ServerError, LoadError) as error:
+        return str(error)
+    # An answer of another shape than the task's
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        return f"the answer is not one of task {model.task}: {error!r}"

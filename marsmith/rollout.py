@@ -1,0 +1,216 @@
+"""One version of a model replaced by another in a running TorchServe, or nothing changed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from handlers.errors import ServerError
+from marsmith.archive import Header
+from marsmith.client import Client, Reply
+from marsmith.comparing import compare
+from marsmith.drain import drain_version
+from marsmith.grpc_client import GrpcClient
+from marsmith.log_lines import Follower
+from marsmith.probe import GoldenCheck, Goldens, ask
+from marsmith.processes import Running
+from marsmith.status import VersionStatus, read_status
+from marsmith.steps import Step
+from marsmith.watch import Failures, Limits, watch
+
+_NO_PICTURE = b"<html>not a picture</html>"
+_BASELINE_PROBES = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a version is brought in; times in seconds, ``disagreement`` a share from 0 to 1.
+
+    ``pictures`` are compared with the running version; none: nothing is compared.
+    """
+
+    pictures: Sequence[Path] = ()
+    disagreement: float = 0.01
+    load: float = 300.0
+    drain: float = 60.0
+    watch: Limits = field(default_factory=Limits)
+
+
+class Change:
+    """A model's default version changed from ``old`` (None: there is none) to that of an archive.
+
+    ``archive`` is a bare file name of the store, where it lies once the steps are taken, and
+    ``new`` what it says it is. Every method is a step or its way back, and tells what it did.
+    """
+
+    def __init__(
+        self,
+        running: Running,
+        clients: tuple[Client, GrpcClient],
+        archive: str,
+        new: Header,
+        old: VersionStatus | None,
+        options: Options,
+    ) -> None:
+        self._running, self._options = running, options
+        self.archive, self.old = archive, old
+        self._client, self._grpc = clients
+        self.model, self.version = new.name, new.version
+        self._usual = 0.0
+        self._since = running
+
+    @cached_property
+    def _goldens(self) -> Goldens:
+        return Goldens.read(self._running.model_store / self.archive)
+
+    def steps(self, registered: bool = False) -> list[Step]:
+        """All steps up to the switch and the watch after it."""
+        new = f"{self.model} {self.version}"
+        steps = [
+            Step(f"register {self.archive}", self.register, self.unregister),
+            Step(f"wait for the workers of {new}", self.load),
+            Step("ask its golden requests", self.prove),
+            Step("ask it over gRPC, and something that is no picture", self.smoke),
+        ]
+        if registered:
+            del steps[0]
+        if self._options.pictures and self.old:
+            steps.append(Step(f"compare it with {self.old.version}", self.compare))
+        steps.append(Step(f"make {self.version} the default version", self.switch, self.restore))
+        seconds = self._options.watch.seconds
+        return [*steps, Step(f"watch it for {seconds:g} s", self.watch)]
+
+    def status(self) -> VersionStatus | None:
+        """What TorchServe says of the new version; None if it is not registered."""
+        return find(read_status(self._since, self._client), self.model, self.version)
+
+    def register(self) -> str:
+        # An earlier try of the same version may have left its refusal in the log
+        self._since = replace(self._running, started=time.time())
+        return self._client.register(self.archive)
+
+    def unregister(self) -> str:
+        if self.status() is None:
+            return ""
+        if self.old:
+            # Alone it is the default version, and nobody else could answer
+            drain_version(self._client, self.model, self.version, self._options.drain)
+        return self._client.unregister(self.model, self.version)
+
+    def load(self) -> str:
+        deadline = time.monotonic() + self._options.load
+        while True:
+            status = self.status()
+            if status is None:
+                raise ServerError(f"{self.model} {self.version} is not registered any more")
+            if status.ready and status.ready_workers:
+                return f"{status.ready_workers} of {status.min_workers} workers live"
+            if status.failed:
+                raise ServerError(f"it does not load: {status.failed}")
+            if time.monotonic() > deadline:
+                raise ServerError(f"its workers do not load within {self._options.load:g} s")
+            time.sleep(0.2)
+
+    def prove(self) -> str:
+        if not self._goldens.cases:
+            raise ServerError(f"{self.archive} has no golden requests to prove it by")
+        return _right(ask(self._goldens, self._new))
+
+    def smoke(self) -> str:
+        told = _right(ask(self._goldens, self._new_grpc))
+        for reply in (self._new(_NO_PICTURE), self._new_grpc(_NO_PICTURE)):
+            if not 400 <= reply.status < 500:
+                raise ServerError(f"what is no picture is answered with {reply.status}, not 4xx")
+        return f"{told}, and what is no picture is refused ({reply.status})"
+
+    def compare(self) -> str:
+        assert self.old
+        assert self._goldens.bundle
+        found = compare(
+            self._running,
+            self._goldens.bundle,
+            self.old.version,
+            self.version,
+            self._options.pictures,
+        )
+        if found.share > self._options.disagreement:
+            raise ServerError(f"{found} (allowed {self._options.disagreement:.3g})")
+        return str(found)
+
+    def switch(self) -> str:
+        if self.old:
+            goldens = Goldens.read(self._running.model_store / self.old.archive)
+            self._usual = _median(goldens, self._version(self.old.version))
+        return self._client.set_default(self.model, self.version)
+
+    def restore(self) -> str:
+        if not self.old:
+            return ""
+        return self._client.set_default(self.model, self.old.version)
+
+    def watch(self) -> str:
+        log = Follower(self._running.home / "logs" / "access_log.log", from_end=True)
+        try:
+            failures = Failures(log, self.model).read
+            seen = watch(self._options.watch, self._probe, self._lives, failures, self._usual)
+        finally:
+            log.close()
+        return str(seen)
+
+    def remove_old(self) -> str:
+        """Drain and unregister the version before; raises ServerError, with nothing lost."""
+        assert self.old
+        return remove(self._client, self.model, self.old.version, self._options.drain)
+
+    def _probe(self) -> GoldenCheck:
+        # As a client who names no version, which is whom the switch concerns
+        return ask(self._goldens, self._version(None))
+
+    def _lives(self) -> bool:
+        status = self.status()
+        return status is not None and status.default and status.ready
+
+    def _new(self, picture: bytes) -> Reply:
+        return self._version(self.version)(picture)
+
+    def _new_grpc(self, picture: bytes) -> Reply:
+        return self._grpc.predict(self.model, {"data": picture}, version=self.version)
+
+    def _version(self, version: str | None) -> Callable[[bytes], Reply]:
+        return lambda picture: self._client.predict(self.model, picture, version=version)
+
+
+def remove(client: Client, model: str, version: str, seconds: float) -> str:
+    """Drain a version that is not the default one, then unregister it; raises ServerError."""
+    drain_version(client, model, version, seconds)
+    return client.unregister(model, version)
+
+
+def find(statuses: Sequence[VersionStatus], model: str, version: str) -> VersionStatus | None:
+    """The status of one version, if it is registered."""
+    return next((one for one in statuses if (one.model, one.version) == (model, version)), None)
+
+
+def find_default(statuses: Sequence[VersionStatus], model: str) -> VersionStatus | None:
+    """The status of a model's default version, if the model is registered."""
+    return next((one for one in statuses if one.model == model and one.default), None)
+
+
+def _right(check: GoldenCheck) -> str:
+    if check.problem:
+        raise ServerError(f"golden request answered wrongly: {check.problem}")
+    return f"golden requests: {check}"
+
+
+def _median(goldens: Goldens, predict: Callable[[bytes], Reply]) -> float:
+    """Median seconds of a golden request; 0 where the archive has none."""
+    times = []
+    for index in range(_BASELINE_PROBES * bool(goldens.cases)):
+        start = time.perf_counter()
+        predict(goldens.cases[index % len(goldens.cases)].picture)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) if times else 0.0

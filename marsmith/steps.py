@@ -1,0 +1,65 @@
+"""Steps that are all taken or all taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from handlers.errors import MarsmithError, ServerError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it is called, what it does (and tells), and how it is taken back.
+
+    ``undo`` is called for a step that failed as well, so it must bear that nothing was done yet.
+    """
+
+    name: str
+    do: Callable[[], str]
+    undo: Callable[[], str] | None = None
+
+
+class RolledBack(ServerError):
+    """A step failed and those before it were taken back; the message says why and what is left."""
+
+
+def carry_out(steps: Sequence[Step], say: Say) -> None:
+    """Take steps in turn; raises RolledBack where one fails, after undoing them from the last on.
+
+    Ctrl-C and a signal that raises SystemExit roll back as well.
+    """
+    for count, step in enumerate(steps, 1):
+        say(f"{step.name} ...")
+        try:
+            if told := step.do():
+                say(f"  {told}")
+        except MarsmithError as error:
+            _fail(steps[:count], f"{step.name}: {error}", say, error)
+        except (KeyboardInterrupt, SystemExit) as error:
+            _fail(steps[:count], f"{step.name}: it was interrupted", say, error)
+        except BaseException:
+            _undo(steps[:count], say)
+            raise
+
+
+def _fail(taken: Sequence[Step], reason: str, say: Say, error: BaseException) -> None:
+    left = _undo(taken, say)
+    problem = f"; not taken back: {'; '.join(left)}" if left else ""
+    raise RolledBack(f"{reason}{problem}") from error
+
+
+def _undo(taken: Sequence[Step], say: Say) -> list[str]:
+    """Take steps back; what could not be."""
+    left = []
+    for step in reversed(taken):
+        if step.undo is None:
+            continue
+        try:
+            if told := step.undo():
+                say(f"  taken back: {told}")
+        except MarsmithError as error:
+            left.append(f"{step.name} ({error})")
+    return left

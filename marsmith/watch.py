@@ -1,0 +1,108 @@
+"""A version watched while it answers everybody: golden requests, workers, failures, time taken."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from handlers.errors import ServerError
+from marsmith.log_lines import Follower
+from marsmith.probe import GoldenCheck
+
+# Both below what one probe may vary by on a busy host
+_GRACE_SECONDS = 0.1
+_FIRST_SERVER_ERROR = 500
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a version may do while it is watched.
+
+    ``failures`` are answers of 500 and above to any client over REST; ``slowdown`` is how many
+    times as long as the version before a golden request may take, by their medians.
+    """
+
+    seconds: float = 20.0
+    interval: float = 0.5
+    failures: int = 0
+    slowdown: float = 3.0
+
+
+class Failures:
+    """Answers of 500 and above for a model since this object was made, by TorchServe's access log.
+
+    It has one line for a request over REST. Its lines of gRPC name no model.
+    """
+
+    def __init__(self, log: Follower, model: str) -> None:
+        self._log = log
+        self._line = re.compile(rf' /predictions/{re.escape(model)}[/? ][^"]*" (?P<code>\d+) \d+$')
+        self._count = 0
+
+    def read(self) -> int:
+        """How many there were."""
+        for line in self._log.lines():
+            found = self._line.search(line)
+            self._count += found is not None and int(found["code"]) >= _FIRST_SERVER_ERROR
+        return self._count
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen: golden requests asked, failures of clients, and the median time in seconds."""
+
+    probes: int
+    failures: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.probes} golden requests answered rightly (median {self.seconds * 1e3:.0f} ms),"
+            f" {self.failures} requests of clients failed"
+        )
+
+
+def watch(
+    limits: Limits,
+    probe: Callable[[], GoldenCheck],
+    alive: Callable[[], bool],
+    failures: Callable[[], int],
+    usual: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Watched:
+    """Watch for ``limits.seconds``; raises ServerError with what went wrong as soon as it does.
+
+    ``usual`` is the median time (seconds) of the same golden requests before, 0 for not known.
+    """
+    end = clock() + limits.seconds
+    count, times = 0, []
+    while True:
+        start = clock()
+        check = probe()
+        times.append((clock() - start) / max(1, check.count))
+        count += check.count
+        if check.problem:
+            raise ServerError(f"golden request answered wrongly while watched: {check.problem}")
+        if not alive():
+            raise ServerError("a worker died while it was watched")
+        failed = failures()
+        if failed > limits.failures:
+            raise ServerError(
+                f"{failed} requests of clients failed while it was watched (allowed"
+                f" {limits.failures})"
+            )
+        if clock() >= end:
+            break
+        sleep(limits.interval)
+    median = statistics.median(times)
+    if usual and median > usual * limits.slowdown + _GRACE_SECONDS:
+        raise ServerError(
+            f"golden requests take {median * 1e3:.0f} ms, {usual * 1e3:.0f} ms before (allowed"
+            f" {limits.slowdown:g} times as long)"
+        )
+    return Watched(count, failed, median)
