@@ -45,6 +45,7 @@ class Follower:
             if self._is_new(self._file):
                 # What was written between reading and renaming
                 text += self._file.read()
+                text += "" if text.endswith("\n") or not text else "\n"
                 self.close()
         if not self._file:
             self._file = self._open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,5 +37,6 @@ def command(model: str | None, as_json: bool) -> None:
         time = entry.time.partition("+")[0].replace("T", " ")
         cells = (time, entry.operation, entry.model, entry.before, entry.after, result, entry.user)
         table.add_row(*cells)
-    console = Console(highlight=False, markup=False)
-    console.print(table, width=None if console.is_terminal else 160)
+    # What is written to a file may be as wide as it needs
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
+    console.print(table)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from handlers.errors import ArchiveError
-from marsmith.store import archives_newest_first, version_key
+from handlers.errors import ArchiveError, IntegrityError
+from marsmith.store import admit, archives_newest_first, name_in, verify, version_key
 
 
 def _archive(store: Path, file: str, model: str, version: str) -> None:
@@ -44,3 +45,57 @@ def test_a_zip_without_manifest_is_named(tmp_path: Path) -> None:
         archive.writestr("weights.pt", b"")
     with pytest.raises(ArchiveError, match=r"x.mar is not a readable model archive"):
         archives_newest_first(tmp_path)
+
+
+def test_a_chosen_version_comes_before_the_newest(tmp_path: Path) -> None:
+    for version in ("1.0", "2.0", "3.0"):
+        _archive(tmp_path, f"m-{version}.mar", "m", version)
+    expected = ["m-2.0.mar", "m-3.0.mar", "m-1.0.mar"]
+    assert archives_newest_first(tmp_path, {"m": "2.0", "other": "1.0"}) == expected
+    assert archives_newest_first(tmp_path, {"m": "gone"})[0] == "m-3.0.mar"
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """An archive with a record, outside the store."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    _archive(folder, "built.mar", "m", "2.0")
+    path = folder / "built.mar"
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("weights.pt", b"weights")
+        digests = {n: hashlib.sha256(archive.read(n)).hexdigest() for n in archive.namelist()}
+        archive.writestr("MAR-INF/RECORD.json", json.dumps({"sha256": digests}))
+    return path
+
+
+def test_an_archive_is_admitted_once_under_its_own_name(tmp_path: Path, whole: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    assert name_in(store, whole) == "m-2.0.mar"
+    assert admit(whole, store)
+    assert not admit(whole, store)
+    assert not admit(store / "m-2.0.mar", store)
+    assert [path.name for path in store.iterdir()] == ["m-2.0.mar"]
+    assert (store / "m-2.0.mar").read_bytes() == whole.read_bytes()
+    assert (store / "m-2.0.mar").stat().st_mode == whole.stat().st_mode
+
+
+def test_other_bytes_of_the_same_name_are_refused(tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "m-2.0.mar").write_bytes(b"another")
+    with pytest.raises(ArchiveError, match=r"the store has another m-2\.0\.mar already"):
+        admit(whole, tmp_path / "store")
+    assert (tmp_path / "store" / "m-2.0.mar").read_bytes() == b"another"
+
+
+def test_a_damaged_archive_is_not_admitted(tmp_path: Path, whole: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    with zipfile.ZipFile(whole, "a") as archive:
+        archive.writestr("added.py", "")
+    with pytest.raises(IntegrityError, match=r"added\.py was added"):
+        admit(whole, store)
+    with pytest.raises(IntegrityError, match=r"added\.py was added"):
+        verify(whole)
+    assert list(store.iterdir()) == []

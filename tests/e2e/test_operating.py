@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from asking import asking
+from proven import answer, pack_proven
+from tiny import PROJECT, marsmith
+
+from handlers.errors import ServerError
+from marsmith.autoscale import Policy, run
+from marsmith.client import Client
+from marsmith.environment import temp_folder
+from marsmith.processes import find_running, is_alive
+from marsmith.server import TorchServe
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory, make_home: object) -> Iterator[TorchServe]:
+    """A model whose every request takes a while."""
+    assert callable(make_home)
+    home = make_home()
+    pack_proven(home / "model-store", "1.0", seconds=0.05)
+    with TorchServe(home) as server:
+        server.wait_ready(60)
+        yield server
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for name in ("a.png", "b.jpg", "sub/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def test_predict_prints_json_and_draws(slow: TorchServe, pictures: Path) -> None:
+    out = pictures / "out"
+    done = marsmith(slow.home, "predict", "m", str(pictures), "--json", "--draw", str(out))
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["picture"] for row in rows] == [
+        str(pictures / name) for name in ("a.png", "b.jpg", "sub/a.png")
+    ]
+    assert rows[1]["answer"] == answer("1.0", b"b.jpg")
+    assert len([path for path in out.rglob("*.png") if path.is_file()]) == 3
+
+
+def test_predict_goes_on_after_a_failure(slow: TorchServe, pictures: Path) -> None:
+    (pictures / "b.jpg").write_bytes(b"<html>")
+    done = marsmith(slow.home, "predict", "m", str(pictures / "*.*"), "--version", "1.0")
+    assert done.returncode == 1
+    # The task's own summary
+    assert "1.0 0.750" in done.stdout
+    assert "failed" in done.stdout
+    assert done.stderr.splitlines() == [
+        f"{pictures / 'b.jpg'}: 415: no picture",
+        "1 of 2 pictures failed",
+    ]
+    done = marsmith(slow.home, "predict", "m", str(pictures), "--version", "9.9")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: TorchServe refuses GET models/m/9.9: 404")
+
+
+def test_workers_come_and_go_with_the_load(slow: TorchServe) -> None:
+    lines: list[str] = []
+    policy = Policy(least=1, most=2, up=0.02, down=0.01, calm=1)
+
+    def until(wanted: int) -> bool:
+        return len(client.describe("m")[0]["workers"]) != wanted
+
+    with slow.client(timeout=60) as client:
+        with asking(slow.running, "1.0", threads=8, pause=0) as counts:
+            run(slow.running, client, ["m"], policy, 0.5, lambda: until(2), lines.append)
+        assert counts.problems == []
+        with asking(slow.running, "1.0", threads=1, pause=0.1) as counts:
+            run(slow.running, client, ["m"], policy, 0.5, lambda: until(1), lines.append)
+        assert counts.problems == []
+    assert "m 1.0: 1 -> 2 workers" in lines
+    assert "m 1.0: 2 -> 1 workers" in lines
+
+
+def test_autoscale_command(slow: TorchServe) -> None:
+    asked = ("autoscale", "m", "--max", "2", "--interval", "0.2", "--rounds", "2")
+    done = marsmith(slow.home, *asked)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("m 1.0: 0.0 requests/s, 0.0 queued, wait 0 ms, 1 of 1") == 2
+    done = marsmith(slow.home, "autoscale", "--min", "3", "--max", "2")
+    assert done.stderr == "error: --max 2 is less than --min 3\n"
+
+
+def test_logs_command(slow: TorchServe) -> None:
+    everything = marsmith(slow.home, "logs", "--lines", "0").stdout.splitlines()
+    assert any("MODEL_LOG" in line for line in everything)
+    assert any("org.pytorch.serve" in line for line in everything)
+    assert marsmith(slow.home, "logs", "-n", "2").stdout.splitlines() == everything[-2:]
+    assert marsmith(slow.home, "logs", "--model", "none").stdout == ""
+
+
+def test_logs_are_followed(slow: TorchServe) -> None:
+    command = [sys.executable, "-m", "marsmith", "logs", "--follow", "-n", "0", "--model", "m"]
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        command, cwd=slow.home, env=environ, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        first = process.stdout.readline()
+        log = slow.home / "logs" / "model_log.log"
+        line = "2099-01-01T00:00:00,000 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - followed"
+        with log.open("a") as file:
+            file.write(f"{line}\n")
+        assert first
+        assert any(shown == f"{line}\n" for shown in process.stdout)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 0
+
+
+def _ask_behind(server: TorchServe, seconds: float, into: list[object]) -> threading.Thread:
+    """One request that is under way when this returns."""
+
+    def ask() -> None:
+        with server.client() as client:
+            into.append(client.predict("m", b"x").json())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(seconds)
+    return thread
+
+
+def test_stop_waits_for_requests(home: Path) -> None:
+    pack_proven(home / "model-store", "1.0", seconds=1.0)
+    server = TorchServe(home)
+    answers: list[object] = []
+    with server:
+        server.wait_ready(60)
+        threads = [_ask_behind(server, 0.1, answers) for _ in range(4)]
+        done = marsmith(home, "stop")
+        assert done.returncode == 0
+        assert done.stderr == ""
+        for thread in threads:
+            thread.join()
+    assert answers == [answer("1.0", b"x")] * 4
+    assert find_running(temp_folder(home)) is None
+
+
+def test_serve_waits_for_requests_at_a_signal(home: Path) -> None:
+    pack_proven(home / "model-store", "1.0", seconds=1.0)
+    command = [sys.executable, "-m", "marsmith", "serve", "--model-api"]
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    answers: list[object] = []
+    with subprocess.Popen(
+        command, cwd=home, env=environ, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "# m 1.0, 1 worker\n"
+        running = find_running(temp_folder(home))
+        assert running
+        thread = _ask_behind(TorchServe(home), 0.2, answers)
+        try:
+            with Client.of(running) as client, pytest.raises(ServerError, match=r"409: .*already"):
+                client.register("m-1.0.mar")
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=40) == 0
+        thread.join()
+    assert answers == [answer("1.0", b"x")]
+    assert not is_alive(running.pid)

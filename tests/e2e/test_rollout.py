@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from asking import Counts, asking
+from proven import pack_proven
+from tiny import marsmith
+
+from handlers.errors import ArchiveError, IntegrityError, ServerError
+from marsmith import journal
+from marsmith.client import Client
+from marsmith.grpc_client import GrpcClient
+from marsmith.operate import remove_version, roll_back, roll_out
+from marsmith.retire import scale_down
+from marsmith.rollout import Options
+from marsmith.server import TorchServe
+from marsmith.status import read_status
+from marsmith.steps import RolledBack
+from marsmith.watch import Limits
+
+QUICK = Options(drain=30, load=90, watch=Limits(seconds=1.5))
+
+
+@pytest.fixture(scope="module")
+def server(make_home: Callable[[], Path]) -> Iterator[TorchServe]:
+    """One TorchServe with the model API on, and version 1.0 of models for these tests."""
+    home = make_home()
+    store = home / "model-store"
+    for name in ("m", "other"):
+        pack_proven(store, "1.0", name=name)
+    pack_proven(store, "1.0", "built before", name="before")
+    with TorchServe(home, config={"enable_model_api": "true"}) as server:
+        server.wait_ready(120)
+        yield server
+
+
+@pytest.fixture
+def client(server: TorchServe) -> Iterator[Client]:
+    with server.client() as client:
+        yield client
+
+
+def _versions(server: TorchServe, client: Client, model: str) -> dict[str, bool]:
+    found = read_status(server.running, client)
+    return {one.version: one.default for one in found if one.model == model}
+
+
+def _proving(counts: Counts, version: str) -> Callable[[str], None]:
+    """Lets clients accept a version from the moment on that it is proven, and not before."""
+
+    def say(line: str) -> None:
+        if line.startswith("make "):
+            counts.proven.add(version)
+
+    return say
+
+
+def test_nothing_is_lost_or_wrong_while_versions_change_under_load(
+    server: TorchServe, client: Client, tmp_path: Path
+) -> None:
+    with asking(server.running, "1.0") as counts:
+        for version in ("2.0", "3.0"):
+            archive = pack_proven(tmp_path, version)
+            roll_out(server.running, archive, QUICK, False, _proving(counts, version))
+            assert _versions(server, client, "m") == {version: True}
+        roll_back(server.running, "m", QUICK, False, _proving(counts, "2.0"))
+        assert _versions(server, client, "m") == {"2.0": True}
+        archive = pack_proven(tmp_path, "4.0", "wrong")
+        with pytest.raises(RolledBack, match=r"golden request answered wrongly.*top-1 is wrong"):
+            roll_out(server.running, archive, QUICK, False, _proving(counts, "4.0"))
+        assert _versions(server, client, "m") == {"2.0": True}
+    assert counts.problems == []
+    assert set(counts.versions) == {"1.0", "2.0", "3.0"}
+    results = [(e.operation, e.before, e.after, e.result) for e in journal.read(server.home, "m")]
+    assert results == [
+        ("rollout", "1.0", "2.0", "started"),
+        ("rollout", "1.0", "2.0", "done"),
+        ("rollout", "2.0", "3.0", "started"),
+        ("rollout", "2.0", "3.0", "done"),
+        ("rollback", "3.0", "2.0", "started"),
+        ("rollback", "3.0", "2.0", "done"),
+        ("rollout", "2.0", "4.0", "started"),
+        ("rollout", "2.0", "4.0", "rolled back"),
+    ]
+    # A restart serves what was gone back to, and not the newest of the store
+    restarted = TorchServe(server.home)
+    assert restarted._checked_archives().index("m-2.0.mar") < restarted._checked_archives().index(
+        "m-3.0.mar"
+    )
+    assert not (server.model_store / "m-4.0.mar").exists()
+
+
+def test_what_fails_while_it_is_watched_is_rolled_back(
+    server: TorchServe, client: Client, tmp_path: Path
+) -> None:
+    [before] = client.describe("other")
+    archive = pack_proven(tmp_path, "2.0", "fails later", name="other")
+    with (
+        asking(server.running, "1.0", model="other") as counts,
+        pytest.raises(RolledBack, match="watch it for 20 s: "),
+    ):
+        roll_out(server.running, archive, Options(), False, _proving(counts, "2.0"))
+    assert {line.partition(":")[0] for line in counts.problems} <= {"failed"}
+    assert _versions(server, client, "other") == {"1.0": True}
+    assert client.describe("other")[0]["workers"][0]["pid"] == before["workers"][0]["pid"]
+    assert "watch it" in journal.read(server.home, "other")[-1].reason
+
+
+def test_workers_are_ended_between_requests(server: TorchServe, client: Client) -> None:
+    version = client.describe("other")[0]["modelVersion"]
+    client.scale("other", 2, version=version, timeout=60)
+    with asking(server.running, version, pause=0, model="other") as counts:
+        scale_down(server.running, "other", version, 1, 20)
+    assert counts.problems == []
+    assert sum(counts.versions.values()) > 0
+    assert len(client.describe("other")[0]["workers"]) == 1
+    done = marsmith(server.home, "scale", "before", "0")
+    assert done.returncode == 1
+    assert "build it again" in done.stderr
+
+
+def test_an_old_version_is_kept_on_demand_and_removed_later(
+    server: TorchServe, client: Client, tmp_path: Path
+) -> None:
+    archive = pack_proven(tmp_path, "2.0", name="before")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("a.png", "b.jpg"):
+        (pictures / name).write_bytes(name.encode())
+    asked = ("rollout", str(archive), "--watch", "1", "--compare", str(pictures))
+    done = marsmith(server.home, *asked)
+    assert done.returncode == 1
+    assert (
+        "error: compare it with 1.0: 2 of 2 pictures answered otherwise: a.png: top-1 is 2.0"
+        in (done.stderr)
+    )
+    roll_out(server.running, archive, QUICK, True, print)
+    assert _versions(server, client, "before") == {"1.0": False, "2.0": True}
+    with pytest.raises(ServerError, match="2.0 is the default version"):
+        remove_version(server.running, "before", "2.0", 5)
+    remove_version(server.running, "before", "1.0", 10)
+    assert _versions(server, client, "before") == {"2.0": True}
+    shown = marsmith(server.home, "history", "before").stdout
+    assert "done, old version kept" in shown
+    assert "compare it with 1.0" in shown
+
+
+def test_what_cannot_be_rolled_out_changes_nothing(
+    server: TorchServe, client: Client, tmp_path: Path
+) -> None:
+    version = client.describe("m")[0]["modelVersion"]
+    with pytest.raises(ServerError, match=f"m {version} is the default version already"):
+        roll_out(server.running, Path(f"m-{version}.mar"), QUICK, False, print)
+    damaged = pack_proven(tmp_path, "7.0")
+    damaged.write_bytes(damaged.read_bytes().replace(b"it fails later", b"it fails sooner"[:14]))
+    with pytest.raises(RolledBack, match="verify m-7.0.mar: ") as raised:
+        roll_out(server.running, damaged, QUICK, False, print)
+    assert isinstance(raised.value.__cause__, ArchiveError | IntegrityError)
+    other = pack_proven(tmp_path, "1.0", seconds=0.5, name="other")
+    with pytest.raises(ServerError, match="is the default version already"):
+        roll_out(server.running, other, QUICK, False, print)
+    with pytest.raises(ServerError, match="journal knows no version of other before 1.0"):
+        roll_back(server.running, "other", QUICK, False, print)
+    assert _versions(server, client, "m") == {version: True}
+    assert not (server.model_store / "m-7.0.mar").exists()
+
+
+def test_without_the_model_api_it_says_how_to_start(served: TorchServe, tmp_path: Path) -> None:
+    archive = pack_proven(tmp_path, "1.0", name="late")
+    done = marsmith(served.home, "rollout", str(archive))
+    assert done.returncode == 1
+    assert done.stderr.endswith("start it with `marsmith serve --model-api`\n")
+    assert not (served.model_store / "late-1.0.mar").exists()
+    with GrpcClient.of(served.running) as client:
+        for call in (lambda: client.register("x.mar"), lambda: client.unregister("echo", "1.0")):
+            with pytest.raises(ServerError, match="marsmith serve --model-api"):
+                call()
+
+
+def test_versions_come_and_go_over_grpc_too(server: TorchServe, client: Client) -> None:
+    pack_proven(server.model_store, "1.0", name="first")
+    with GrpcClient.of(server.running) as grpc_client:
+        grpc_client.register("first-1.0.mar")
+        assert _versions(server, client, "first") == {"1.0": True}
+        grpc_client.set_default("first", "1.0")
+        grpc_client.unregister("first", "1.0")
+    assert "first" not in client.models()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from handlers.errors import ServerError
+from marsmith.client import Client
+from marsmith.drain import QUIET_SECONDS, Queue, arrivals, drain
+
+_NEVER = 2**22 + 1  # above Linux' largest pid
+
+
+class _Time:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class _Queue(Queue):
+    """A version of nothing: lengths of its queue and who answers are given, the last for ever."""
+
+    def __init__(self, lengths: list[int], told: list[int | None], *pids: int) -> None:
+        super().__init__(Client.__new__(Client), "m", "1.0")
+        object.__setattr__(self, "_lengths", lengths)
+        object.__setattr__(self, "_told", told)
+        object.__setattr__(self, "_pids", pids)
+
+    def describe(self) -> dict[str, Any]:
+        lengths: list[int] = object.__getattribute__(self, "_lengths")
+        pids: tuple[int, ...] = object.__getattribute__(self, "_pids")
+        return {
+            "jobQueueStatus": {"pendingRequests": lengths[0]},
+            "workers": [{"status": "READY", "pid": pid} for pid in pids],
+            "responseTimeout": 20,
+        }
+
+    def pending(self) -> int:
+        lengths: list[int] = object.__getattribute__(self, "_lengths")
+        return lengths.pop(0) if len(lengths) > 1 else lengths[0]
+
+    def ask_worker(self) -> int | None:
+        told: list[int | None] = object.__getattribute__(self, "_told")
+        return told.pop(0)
+
+
+def _drain(queue: Queue, came: list[float], seconds: float = 30.0, **given: Any) -> float:
+    """Seconds that draining takes."""
+    time = _Time()
+    drain(
+        [queue],
+        lambda: came.pop(0) if len(came) > 1 else came[0],
+        seconds,
+        clock=time.clock,
+        sleep=time.sleep,
+        **given,
+    )
+    return time.now
+
+
+def test_an_idle_version_is_drained_when_its_worker_has_answered() -> None:
+    told: list[int | None] = [None]
+    assert _drain(_Queue([0], told, os.getpid()), [7]) == QUIET_SECONDS
+    assert told == []
+
+
+def test_a_dead_worker_holds_nothing() -> None:
+    assert _drain(_Queue([0], [], _NEVER), [7]) == QUIET_SECONDS
+
+
+def test_every_worker_must_answer() -> None:
+    told: list[int | None] = [os.getpid(), os.getpid(), os.getppid()]
+    assert _drain(_Queue([0], told, os.getpid(), os.getppid()), [7]) == QUIET_SECONDS
+    assert told == []
+
+
+def test_workers_that_do_not_tell_who_they_are_get_their_response_timeout() -> None:
+    assert _drain(_Queue([0], [None], os.getpid(), os.getppid()), [7]) == QUIET_SECONDS + 20
+
+
+def test_it_waits_for_the_queue_and_until_nothing_comes() -> None:
+    told: list[int | None] = [None] * 9
+    assert _drain(_Queue([3, 1, 0, 0], told, os.getpid()), [7]) > 2 * QUIET_SECONDS
+    assert _drain(_Queue([0], told, os.getpid()), [7, 8, 8, 9, 9, 9]) > 2 * QUIET_SECONDS
+
+
+def test_it_is_bounded() -> None:
+    with pytest.raises(ServerError, match=r"not drained within 5 s: 3 requests wait"):
+        _drain(_Queue([3], [], os.getpid()), [7], 5)
+    with pytest.raises(ServerError, match=r"not drained"):
+        _drain(_Queue([3], [], os.getpid()), [7], enough=lambda: True)
+
+
+def test_arrivals_of_prometheus_text() -> None:
+    text = (
+        "# HELP ts_inference_requests_total Torchserve prometheus metric\n"
+        'ts_inference_requests_total{model_name="m",model_version="default",hostname="h",} 12.0\n'
+        'ts_inference_requests_total{model_name="m",model_version="1.0",hostname="h",} 3.0\n'
+        'ts_inference_requests_total{model_name="n",model_version="1.0",hostname="h",} 1.0E3\n'
+        'ts_inference_latency_microseconds{model_name="m",model_version="1.0",hostname="h",} 9.0\n'
+    )
+    assert arrivals(text) == 1015
+    assert arrivals(text, "m", "1.0") == 3
+    assert arrivals(text, "m", "2.0") == 0

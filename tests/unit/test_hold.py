@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from handlers import hold
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_nobody_waits_unasked(folder: Path) -> None:
+    hold.asked(folder, os.getpid() + 1).touch()
+    hold.wait_if_asked()
+    assert hold.asked(folder, os.getpid() + 1).exists()
+
+
+def test_who_is_asked_says_so_and_waits_until_the_file_is_gone(folder: Path) -> None:
+    hold.asked(folder, os.getpid()).touch()
+    worker = threading.Thread(target=hold.wait_if_asked)
+    worker.start()
+    waiting = hold.held(folder, os.getpid())
+    while not waiting.exists():
+        time.sleep(0.001)
+    assert not hold.asked(folder, os.getpid()).exists()
+    assert worker.is_alive()
+    waiting.unlink()
+    worker.join(timeout=10)
+    assert not worker.is_alive()
+
+
+def test_nobody_waits_for_ever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hold, "SECONDS", 0.05)
+    hold.asked(folder, os.getpid()).touch()
+    hold.wait_if_asked()
+    assert list(folder.iterdir()) == []
+
+
+def test_files_of_others_count_for_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold.asked(folder, os.getpid()).touch()
+    monkeypatch.setattr("os.getuid", lambda: -1)
+    hold.wait_if_asked()
+    assert hold.asked(folder, os.getpid()).exists()

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from handlers.errors import ServerError
+from marsmith import journal
+from marsmith.journal import DONE, KEPT, ROLLBACK, ROLLED_BACK, ROLLOUT, STARTED, Entry
+
+
+def _write(home: Path, *entries: tuple[str, str, str, str]) -> None:
+    for operation, before, after, result in entries:
+        journal.append(home, Entry(operation, "m", before, after, result, sha256=f"of {after}"))
+
+
+def test_an_entry_is_read_as_written(tmp_path: Path) -> None:
+    assert journal.read(tmp_path) == []
+    entry = Entry(ROLLOUT, "m", "1.0", "2.0", ROLLED_BACK, reason="größer als zuvor\nzweite Zeile")
+    journal.append(tmp_path, entry)
+    journal.append(tmp_path, Entry(ROLLOUT, "other", "", "1.0", DONE))
+    assert journal.read(tmp_path, "m") == [entry]
+    assert len(journal.read(tmp_path)) == 2
+    assert entry.user
+    assert entry.time.endswith("+00:00")
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE))
+    with (tmp_path / journal.FILE).open("a") as file:
+        file.write('{"operation": "rollout"\n')
+    with pytest.raises(ServerError, match=r"journal.jsonl, line 2, is no entry"):
+        journal.read(tmp_path)
+
+
+def test_the_default_is_what_went_well_last(tmp_path: Path) -> None:
+    _write(
+        tmp_path,
+        (ROLLOUT, "1.0", "2.0", STARTED),
+        (ROLLOUT, "1.0", "2.0", KEPT),
+        (ROLLOUT, "2.0", "3.0", STARTED),
+        (ROLLOUT, "2.0", "3.0", ROLLED_BACK),
+        (journal.REMOVE, "1.0", "", DONE),
+    )
+    assert journal.defaults(tmp_path) == {"m": "2.0"}
+
+
+def test_each_rollback_leads_further_back(tmp_path: Path) -> None:
+    _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE), (ROLLOUT, "2.0", "3.0", DONE))
+    back = journal.before(tmp_path, "m", "3.0")
+    assert (back.after, back.sha256) == ("2.0", "of 2.0")
+    _write(tmp_path, (ROLLBACK, "3.0", "2.0", DONE))
+    back = journal.before(tmp_path, "m", "2.0")
+    # 1.0 was there before the journal
+    assert (back.after, back.sha256) == ("1.0", "")
+    for version in ("1.0", "9.0"):
+        with pytest.raises(ServerError, match=f"no version of m before {version}"):
+            journal.before(tmp_path, "m", version)
+
+
+def test_one_operation_at_a_time(tmp_path: Path) -> None:
+    with (
+        journal.exclusive(tmp_path),
+        pytest.raises(ServerError, match="another rollout or rollback"),
+        journal.exclusive(tmp_path),
+    ):
+        pytest.fail("entered twice")
+    with journal.exclusive(tmp_path):
+        pass

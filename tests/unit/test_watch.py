@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.errors import ServerError
+from marsmith.log_lines import Follower
+from marsmith.probe import GoldenCheck
+from marsmith.watch import Failures, Limits, Watched, watch
+
+GOOD = GoldenCheck(2, None)
+
+
+def _watch(limits: Limits, usual: float = 0.0, probe_seconds: float = 0.0, **given: Any) -> Watched:
+    """Watch in time that passes only by sleeping and probing."""
+    now = [0.0]
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+
+    def probe() -> GoldenCheck:
+        pass_by(probe_seconds)
+        check: GoldenCheck = given.get("check", GOOD)
+        return check
+
+    return watch(
+        limits,
+        probe,
+        given.get("alive", lambda: True),
+        given.get("failures", lambda: 0),
+        usual,
+        clock=lambda: now[0],
+        sleep=pass_by,
+    )
+
+
+def test_what_was_seen_is_told() -> None:
+    seen = _watch(Limits(seconds=1, interval=0.25), probe_seconds=0.25)
+    assert seen == Watched(6, 0, 0.125)
+    assert str(seen).startswith("6 golden requests answered rightly (median 125 ms), 0 requests")
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"check": GoldenCheck(1, "a.png: 503: busy")}, "answered wrongly .*a.png: 503: busy"),
+        ({"alive": lambda: False}, "a worker died"),
+        ({"failures": lambda: 3}, r"3 requests of clients failed .*\(allowed 2\)"),
+        ({"usual": 0.1, "probe_seconds": 1.2}, r"take 600 ms, 100 ms before \(allowed 3 times"),
+    ],
+)
+def test_each_trouble_ends_it(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ServerError, match=problem):
+        _watch(Limits(seconds=1, failures=2), **given)
+
+
+def test_what_is_allowed_passes() -> None:
+    seen = _watch(Limits(seconds=1, failures=2), failures=lambda: 2, usual=0.1, probe_seconds=0.6)
+    assert seen.failures == 2
+
+
+def test_failures_are_those_of_the_model_since_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "access_log.log"
+    line = '2026-11-21T04:12:55,906 - /127.0.0.1:4 "{} HTTP/1.1" {} 5\n'
+    path.write_text(line.format("POST /predictions/m", 503))
+    follower = Follower(path, from_end=True)
+    failures = Failures(follower, "m")
+    assert failures.read() == 0
+    with path.open("a") as log:
+        for request, code in (
+            ("POST /predictions/m", 500),
+            ("POST /predictions/m/2.0", 503),
+            ("POST /predictions/m?top_k=1", 507),
+            ("POST /predictions/m", 422),
+            ("POST /predictions/m2", 500),
+            ("GET /models/m", 500),
+        ):
+            log.write(line.format(request, code))
+    assert failures.read() == 3
+    follower.close()
