@@ -7,14 +7,16 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from handlers import bundle, golden
-from handlers.bundle import Bundle
+from handlers import golden
 from handlers.errors import ArchiveError, LoadError, ServerError
 from marsmith.client import Reply
 
-Differs = Callable[[Bundle, Any, Any, float], str | None]
+if TYPE_CHECKING:
+    from handlers.bundle import Bundle
+
+Differs = Callable[["Bundle", Any, Any, float], str | None]
 """(bundle, expected, answer, tolerance) -> None where they agree, else what differs in one line."""
 
 Predict = Callable[[bytes], Reply]
@@ -52,11 +54,14 @@ class Goldens:
     @classmethod
     def read(cls, path: Path) -> Goldens:
         """The golden requests of an archive; raises ArchiveError or LoadError."""
+        # Here, for it imports torch, which takes seconds
+        from handlers import bundle
+
         try:
             with zipfile.ZipFile(path) as archive:
                 if golden.FILE not in archive.namelist():
                     return cls(None, ())
-                model = Bundle.parse(archive.read(bundle.FILE).decode("utf-8"))
+                model = bundle.Bundle.parse(archive.read(bundle.FILE).decode("utf-8"))
                 cases = json.loads(archive.read(golden.FILE))
                 return cls(
                     model,

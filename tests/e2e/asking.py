@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,59 +14,86 @@ from typing import Any
 from proven import answer
 
 from handlers.errors import MarsmithError
-from marsmith.client import Client
+from marsmith.client import Client, Reply
 from marsmith.grpc_client import GrpcClient
 from marsmith.processes import Running
+
+Judge = Callable[[bytes, Any], tuple[str, bool]]
+"""(what was asked, the answer) -> the version that answered, and whether it answered rightly."""
+
+
+def judge(body: bytes, found: Any) -> tuple[str, bool]:
+    """A ``Judge`` of the archives of ``proven``."""
+    version = found[0]["label"]
+    return version, found == answer(version, body)
 
 
 @dataclass
 class Counts:
-    """What clients saw; ``versions`` by who answered, ``problems`` in words."""
+    """What clients saw: right answers by version, problems in words, and (start, seconds) each."""
 
+    judge: Judge
+    # Versions that may answer; the operator adds one when it is proven.
+    proven: set[str]
     versions: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-    # Versions that may answer; the operator adds one when it is proven.
-    proven: set[str] = field(default_factory=set)
+    times: list[tuple[float, float]] = field(default_factory=list)
 
-    def note(self, body: bytes, reply: Any) -> None:
-        """Count one reply."""
-        if not reply.ok:
-            self.problems.append(f"failed: {reply.problem()}")
+    def ask(self, predict: Callable[[], Reply], body: bytes) -> None:
+        """Ask once, and count."""
+        start = time.perf_counter()
+        try:
+            reply = predict()
+            if not reply.ok:
+                self.problems.append(f"failed: {reply.problem()}")
+                return
+            version, right = self.judge(body, reply.json())
+        except MarsmithError as error:
+            self.problems.append(f"failed: {error}")
             return
-        version = reply.json()[0]["label"]
+        self.times.append((start, time.perf_counter() - start))
         if version not in self.proven:
             self.problems.append(f"unproven: {version}")
-        elif reply.json() != answer(version, body):
-            self.problems.append(f"wrong: {reply.json()}")
+        elif not right:
+            self.problems.append(f"wrong: {reply.body[:200]!r} to {body[:50]!r}")
         else:
             self.versions[version] += 1
 
 
 @contextmanager
 def asking(
-    running: Running, proven: str, threads: int = 4, pause: float = 0.01, model: str = "m"
+    running: Running,
+    proven: str,
+    *,
+    threads: int = 4,
+    pause: float = 0.01,
+    model: str = "m",
+    bodies: Callable[[int, int], bytes] = lambda thread, count: f"{thread} {count}".encode(),
+    judge: Judge = judge,
 ) -> Iterator[Counts]:
-    """Ask the default version over REST and gRPC from as many threads each as half of ``threads``.
+    """Ask the default version, with every other of ``threads`` over REST and the rest over gRPC.
 
-    Every reply counts until the block ends and the last request is answered.
+    Each starts a request every ``pause`` seconds, or as soon as the one before is answered, where
+    that takes longer. Every reply counts until the block ends and the last request is answered.
     """
-    counts, stop = Counts(proven={proven}), threading.Event()
+    counts, stop = Counts(judge, {proven}), threading.Event()
 
     def loop(kind: type[Client] | type[GrpcClient], number: int) -> None:
+        due = time.perf_counter() + pause * number / threads
         with kind.of(running, timeout=30) as client:
             for count in itertools.count():
-                body = f"{kind.__name__} {number} {count}".encode()
+                body = bodies(number, count)
                 sent: Any = body if isinstance(client, Client) else {"data": body}
-                try:
-                    counts.note(body, client.predict(model, sent))
-                except MarsmithError as error:
-                    counts.problems.append(f"failed: {error}")
+                stop.wait(max(0.0, due - time.perf_counter()))
+                due = max(due + pause, time.perf_counter())
+                counts.ask(lambda sent=sent, client=client: client.predict(model, sent), body)
                 if stop.is_set():
                     return
-                time.sleep(pause)
 
-    kinds = [(Client, GrpcClient)[index % 2] for index in range(threads)]
-    pool = [threading.Thread(target=loop, args=pair) for pair in zip(kinds, range(threads))]  # noqa: B905
+    pool = [
+        threading.Thread(target=loop, args=((Client, GrpcClient)[number % 2], number))
+        for number in range(threads)
+    ]
     for thread in pool:
         thread.start()
     try:

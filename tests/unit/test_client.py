@@ -41,11 +41,15 @@ class _Server(BaseHTTPRequestHandler):
             return 200, b'{"nextPageToken": "100", "models": [{"modelName": "a"}]}'
         if self.path == "/models?limit=100&next_page_token=100":
             return 200, b'{"nextPageToken": "200", "models": [{"modelName": "b"}]}'
-        if self.path.startswith("/models?"):
+        if "closed" in self.path:
+            return 405, b'{"code": 405, "message": "Requested method is not allowed"}'
+        if self.path == "/metrics":
+            return 200, b"metric 1.0"
+        if self.command == "GET" and self.path.startswith("/models?"):
             return 200, b'{"models": []}'
         return 200, b'{"status": "done"}'
 
-    do_GET = do_POST = do_PUT = _answer
+    do_GET = do_POST = do_PUT = do_DELETE = _answer
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
@@ -103,12 +107,26 @@ def test_management(client: Client, asked: list[Any]) -> None:
     assert client.scale("m", 1, 3, version="2.0", synchronous=False) == "done"
     assert client.set_default("m", "2.0") == "done"
     client.describe("m", "all", customized=True)
+    assert client.register("m-2.0 a.mar") == "done"
+    assert client.unregister("m", "1.0") == "done"
     assert [(command, path) for command, path, _, _ in asked] == [
         ("PUT", "/models/m?min_worker=2&max_worker=2&synchronous=true"),
         ("PUT", "/models/m/2.0?min_worker=1&max_worker=3&synchronous=false"),
         ("PUT", "/models/m/2.0/set-default"),
         ("GET", "/models/m/all?customized=true"),
+        ("POST", "/models?url=m-2.0%20a.mar&synchronous=false"),
+        ("DELETE", "/models/m/1.0"),
     ]
+
+
+def test_the_model_api_is_off(client: Client) -> None:
+    with pytest.raises(ServerError, match="start it with `marsmith serve --model-api`"):
+        client.register("closed.mar")
+
+
+def test_metrics_need_no_token(client: Client, asked: list[Any]) -> None:
+    assert client.metrics() == "metric 1.0"
+    assert "authorization" not in asked[0][2]
 
 
 def test_an_error_status_is_a_reply_of_predict_and_an_error_elsewhere(client: Client) -> None:
