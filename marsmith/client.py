@@ -55,6 +55,10 @@ class Multipart:
     fields: Mapping[str, bytes | str]
 
 
+class Refused(ServerError):
+    """TorchServe, or a worker, has answered a call of management with an error."""
+
+
 Body = bytes | Mapping[str, Any] | Multipart
 
 MODEL_API_OFF = (
@@ -213,7 +217,7 @@ class Client:
         if reply.status == 405:
             raise ServerError(MODEL_API_OFF)
         if not reply.ok:
-            raise ServerError(f"TorchServe refuses {method} {path}: {reply.problem()}")
+            raise Refused(f"TorchServe refuses {method} {path}: {reply.problem()}")
         return reply.json()
 
     def _call(

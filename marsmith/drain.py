@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import ServerError
-from marsmith.client import Client
+from marsmith.client import Client, Refused
 from marsmith.status import live_workers
 
 # For a request that the front end has accepted but not queued yet.
@@ -56,7 +56,11 @@ class Queue:
 
     def ask_worker(self) -> int | None:
         """The pid of a worker that has answered a describe call; None where it does not tell."""
-        found = self.client.describe(self.model, self.version, customized=True)[0]
+        try:
+            found = self.client.describe(self.model, self.version, customized=True)[0]
+        except Refused:
+            # A handler that cannot be described has answered as well
+            return None
         told = found.get("customizedMetadata")
         return told.get("worker") if isinstance(told, dict) else None
 
@@ -69,7 +73,12 @@ Clock = Callable[[], float]
 
 
 def passed(queue: Queue, deadline: float, clock: Clock, sleep: Callable[[float], None]) -> bool:
-    """Whether every live worker has answered what was queued before this call."""
+    """Whether every live worker has answered what was queued before this call.
+
+    Several workers whose handler does not say which of them it is cannot be told apart: TorchServe
+    itself gives up on a request after its responseTimeout. Raises ServerError where that is more
+    than what is left until ``deadline``.
+    """
     described = queue.describe()
     left = set(live_workers(described))
     alone = len(left) == 1
@@ -78,8 +87,13 @@ def passed(queue: Queue, deadline: float, clock: Clock, sleep: Callable[[float],
         if alone:
             return True
         if pid is None:
-            # A handler that does not say which worker it is: TorchServe gives up on a request then
-            sleep(described["responseTimeout"])
+            seconds = described["responseTimeout"]
+            if clock() + seconds > deadline:
+                raise ServerError(
+                    f"not known to be drained: workers of {queue.model} {queue.version} do not say"
+                    f" when they are free, which takes {seconds} s, its responseTimeout, at most"
+                )
+            sleep(seconds)
             return True
         left.discard(pid)
         left.intersection_update(live_workers(queue.describe()))

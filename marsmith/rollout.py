@@ -36,7 +36,7 @@ class Options:
     pictures: Sequence[Path] = ()
     disagreement: float = 0.01
     load: float = 300.0
-    drain: float = 60.0
+    drain: float = 120.0
     watch: Limits = field(default_factory=Limits)
 
 
@@ -108,12 +108,20 @@ class Change:
             if status is None:
                 raise ServerError(f"{self.model} {self.version} is not registered any more")
             if status.ready and status.ready_workers:
-                return f"{status.ready_workers} of {status.min_workers} workers live"
+                return self._match(status)
             if status.failed:
                 raise ServerError(f"it does not load: {status.failed}")
             if time.monotonic() > deadline:
                 raise ServerError(f"its workers do not load within {self._options.load:g} s")
             time.sleep(0.2)
+
+    def _match(self, status: VersionStatus) -> str:
+        """As many workers as the old version has: it may have been scaled since it was built."""
+        wanted = max(status.min_workers, self.old.min_workers if self.old else 0)
+        if wanted > status.ready_workers:
+            seconds = self._options.load
+            self._client.scale(self.model, wanted, version=self.version, timeout=seconds)
+        return f"{wanted} of {wanted} workers live"
 
     def prove(self) -> str:
         if not self._goldens.cases:
@@ -142,7 +150,8 @@ class Change:
         return str(found)
 
     def switch(self) -> str:
-        if self.old:
+        # Nobody answers for a version that is dead
+        if self.old and self.old.ready_workers:
             goldens = Goldens.read(self._running.model_store / self.old.archive)
             self._usual = _median(goldens, self._version(self.old.version))
         return self._client.set_default(self.model, self.version)
@@ -156,7 +165,7 @@ class Change:
         log = Follower(self._running.home / "logs" / "access_log.log", from_end=True)
         try:
             failures = Failures(log, self.model).read
-            seen = watch(self._options.watch, self._probe, self._lives, failures, self._usual)
+            seen = watch(self._options.watch, self._probe, self._trouble, failures, self._usual)
         finally:
             log.close()
         return str(seen)
@@ -170,9 +179,14 @@ class Change:
         # As a client who names no version, which is whom the switch concerns
         return ask(self._goldens, self._version(None))
 
-    def _lives(self) -> bool:
+    def _trouble(self) -> str | None:
         status = self.status()
-        return status is not None and status.default and status.ready
+        if status is None or not status.default:
+            return "it was taken from being the default version by somebody else"
+        if not status.ready:
+            return "a worker died"
+        check = ask(self._goldens, lambda data: self._grpc.predict(self.model, {"data": data}))
+        return check.problem and f"golden request answered wrongly over gRPC: {check.problem}"
 
     def _new(self, picture: bytes) -> Reply:
         return self._version(self.version)(picture)
@@ -185,8 +199,12 @@ class Change:
 
 
 def remove(client: Client, model: str, version: str, seconds: float) -> str:
-    """Drain a version that is not the default one, then unregister it; raises ServerError."""
-    drain_version(client, model, version, seconds)
+    """Drain a version that is not the default one, then unregister it; raises ServerError.
+
+    With no ``seconds`` it is not drained.
+    """
+    if seconds:
+        drain_version(client, model, version, seconds)
     return client.unregister(model, version)
 
 

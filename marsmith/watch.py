@@ -68,7 +68,7 @@ class Watched:
 def watch(
     limits: Limits,
     probe: Callable[[], GoldenCheck],
-    alive: Callable[[], bool],
+    trouble: Callable[[], str | None],
     failures: Callable[[], int],
     usual: float,
     *,
@@ -77,7 +77,8 @@ def watch(
 ) -> Watched:
     """Watch for ``limits.seconds``; raises ServerError with what went wrong as soon as it does.
 
-    ``usual`` is the median time (seconds) of the same golden requests before, 0 for not known.
+    The time of ``probe`` is compared with ``usual``, the median time (seconds) of the same golden
+    requests before, 0 for not known; ``trouble`` tells of anything else that is wrong.
     """
     end = clock() + limits.seconds
     count, times = 0, []
@@ -88,8 +89,8 @@ def watch(
         count += check.count
         if check.problem:
             raise ServerError(f"golden request answered wrongly while watched: {check.problem}")
-        if not alive():
-            raise ServerError("a worker died while it was watched")
+        if problem := trouble():
+            raise ServerError(f"{problem} while it was watched")
         failed = failures()
         if failed > limits.failures:
             raise ServerError(

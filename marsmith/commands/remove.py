@@ -15,10 +15,10 @@ from marsmith.processes import require_running
 @click.argument("version")
 @click.option(
     "--drain-timeout",
-    default=60.0,
+    default=120.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long its requests are waited for.",
+    help="How long its requests are waited for; 0: they are lost, as of a version that is dead.",
 )
 def command(model: str, version: str, drain_timeout: float) -> None:
     """Drain VERSION of MODEL, which must not be the default one, and unregister it.

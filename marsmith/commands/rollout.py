@@ -38,7 +38,7 @@ _WATCHING = (
     ),
     click.option(
         "--drain-timeout",
-        default=60.0,
+        default=120.0,
         show_default=True,
         metavar="SECONDS",
         help="How long requests of the version that goes are waited for.",

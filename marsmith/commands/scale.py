@@ -32,5 +32,5 @@ def command(
     with Client.of(running) as client:
         chosen = client.describe(model, version)[0]["modelVersion"]
         if not now:
-            scale_down(running, model, chosen, most or workers, timeout)
+            scale_down(running, model, chosen, max(workers, most or 0), timeout)
         click.echo(client.scale(model, workers, most, version=chosen, timeout=timeout))

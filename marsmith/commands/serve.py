@@ -16,7 +16,7 @@ import yaml
 from handlers.errors import ServerError
 from marsmith.addresses import Tokens, free_addresses
 from marsmith.commands.stop import say_if_not_drained
-from marsmith.processes import Running
+from marsmith.processes import Running, find_running
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
 
@@ -89,8 +89,8 @@ def command(
             while server.running:
                 time.sleep(1)
         except SystemExit:
-            if drain_timeout:
-                say_if_not_drained(server.running, drain_timeout, _hurry.is_set)
+            if drain_timeout and (running := find_running(server.temp)):
+                say_if_not_drained(running, drain_timeout, _hurry.is_set)
             raise
 
 

@@ -63,8 +63,12 @@ def test_nothing_is_lost_or_wrong_while_versions_change_under_load(
     with asking(server.running, "1.0") as counts:
         for version in ("2.0", "3.0"):
             archive = pack_proven(tmp_path, version)
+            if version == "3.0":
+                client.scale("m", 2, timeout=60)
             roll_out(server.running, archive, QUICK, False, _proving(counts, version))
             assert _versions(server, client, "m") == {version: True}
+        # As many workers as the version before had
+        assert len(client.describe("m")[0]["workers"]) == 2
         roll_back(server.running, "m", QUICK, False, _proving(counts, "2.0"))
         assert _versions(server, client, "m") == {"2.0": True}
         archive = pack_proven(tmp_path, "4.0", "wrong")
@@ -177,6 +181,17 @@ def test_without_the_model_api_it_says_how_to_start(served: TorchServe, tmp_path
         for call in (lambda: client.register("x.mar"), lambda: client.unregister("echo", "1.0")):
             with pytest.raises(ServerError, match="marsmith serve --model-api"):
                 call()
+
+
+def test_a_first_version_stays_only_if_it_is_proven(
+    server: TorchServe, client: Client, tmp_path: Path
+) -> None:
+    wrong = pack_proven(tmp_path, "1.0", "wrong", name="brand-new")
+    with pytest.raises(RolledBack, match="golden request answered wrongly"):
+        roll_out(server.running, wrong, QUICK, False, print)
+    assert "brand-new" not in client.models()
+    roll_out(server.running, pack_proven(tmp_path, "1.0", name="brand-new"), QUICK, False, print)
+    assert _versions(server, client, "brand-new") == {"1.0": True}
 
 
 def test_versions_come_and_go_over_grpc_too(server: TorchServe, client: Client) -> None:

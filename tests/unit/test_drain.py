@@ -86,6 +86,11 @@ def test_workers_that_do_not_tell_who_they_are_get_their_response_timeout() -> N
     assert _drain(_Queue([0], [None], os.getpid(), os.getppid()), [7]) == QUIET_SECONDS + 20
 
 
+def test_that_response_timeout_must_fit_in() -> None:
+    with pytest.raises(ServerError, match=r"workers of m 1.0 do not say when they are free"):
+        _drain(_Queue([0], [None], os.getpid(), os.getppid()), [7], 10)
+
+
 def test_it_waits_for_the_queue_and_until_nothing_comes() -> None:
     told: list[int | None] = [None] * 9
     assert _drain(_Queue([3, 1, 0, 0], told, os.getpid()), [7]) > 2 * QUIET_SECONDS

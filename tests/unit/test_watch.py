@@ -28,7 +28,7 @@ def _watch(limits: Limits, usual: float = 0.0, probe_seconds: float = 0.0, **giv
     return watch(
         limits,
         probe,
-        given.get("alive", lambda: True),
+        given.get("trouble", lambda: None),
         given.get("failures", lambda: 0),
         usual,
         clock=lambda: now[0],
@@ -46,7 +46,7 @@ def test_what_was_seen_is_told() -> None:
     ("given", "problem"),
     [
         ({"check": GoldenCheck(1, "a.png: 503: busy")}, "answered wrongly .*a.png: 503: busy"),
-        ({"alive": lambda: False}, "a worker died"),
+        ({"trouble": lambda: "a worker died"}, "a worker died while it was watched"),
         ({"failures": lambda: 3}, r"3 requests of clients failed .*\(allowed 2\)"),
         ({"usual": 0.1, "probe_seconds": 1.2}, r"take 600 ms, 100 ms before \(allowed 3 times"),
     ],
