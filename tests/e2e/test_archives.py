@@ -8,13 +8,17 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from asking import asking
 from PIL import Image
 
 from handlers.bundle import Bundle
 from marsmith.client import Client, Multipart, Reply
+from marsmith.drain import Queue
 from marsmith.grpc_client import GrpcClient
+from marsmith.retire import scale_down
 from marsmith.server import TorchServe
 from marsmith.status import check_golden, read_status
 
@@ -117,6 +121,35 @@ def test_describe_tells_what_is_served(client: Client) -> None:
     told = client.describe(MODEL, customized=True)[0]["customizedMetadata"]
     for word in ("image-classification", "torchscript", "sha256", "top_k", '"labels"'):
         assert word in (told if isinstance(told, str) else str(told).replace("'", '"'))
+
+
+def test_real_workers_end_between_requests(
+    served: TorchServe, client: Client, digits: dict[str, bytes]
+) -> None:
+    client.scale(MODEL, 2, timeout=120)
+    workers = client.describe(MODEL)[0]["workers"]
+    queue = Queue(client, MODEL, "1.0")
+    assert {queue.ask_worker() for _ in range(10)} == {worker["pid"] for worker in workers}
+    bodies = list(digits.values())
+    expected = {body: client.predict(MODEL, body).json() for body in bodies}
+    with asking(
+        served.running,
+        "1.0",
+        pause=0,
+        model=MODEL,
+        bodies=lambda thread, count: bodies[(thread + count) % len(bodies)],
+        judge=lambda body, found: ("1.0", _same(found, expected[body])),
+    ) as counts:
+        scale_down(served.running, MODEL, "1.0", 1, 30)
+    assert counts.problems == []
+    [left] = client.describe(MODEL)[0]["workers"]
+    assert left["pid"] == workers[0]["pid"]
+
+
+def _same(answer: list[Any], expected: list[Any]) -> bool:
+    """The same labels in order, and scores but for what the size of a batch moves."""
+    pairs = zip(answer, expected, strict=True)
+    return all(a["label"] == e["label"] and abs(a["score"] - e["score"]) < 1e-4 for a, e in pairs)
 
 
 def _change(
