@@ -145,6 +145,16 @@ def drain_version(client: Client, model: str, version: str, seconds: float) -> N
         raise ServerError(f"{model} {version} is {error}") from error
 
 
+def remove_version(client: Client, model: str, version: str, seconds: float) -> str:
+    """Drain a version that is not the default one, then unregister it; raises ServerError.
+
+    With no ``seconds`` it is not drained.
+    """
+    if seconds:
+        drain_version(client, model, version, seconds)
+    return client.unregister(model, version)
+
+
 def drain_server(
     client: Client, seconds: float, enough: Callable[[], bool] = lambda: False
 ) -> None:

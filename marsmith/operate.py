@@ -10,11 +10,12 @@ from handlers.errors import MarsmithError, ServerError
 from marsmith import journal
 from marsmith.archive import Header, file_name, read_header
 from marsmith.client import Client
+from marsmith.drain import remove_version
 from marsmith.grpc_client import GrpcClient
 from marsmith.journal import Entry
 from marsmith.processes import Running
-from marsmith.rollout import Change, Options, find, find_default, remove
-from marsmith.status import VersionStatus, read_status
+from marsmith.rollout import Change, Options
+from marsmith.status import VersionStatus, find_default, find_version, read_status
 from marsmith.steps import RolledBack, Say, Step, carry_out
 from marsmith.store import admit, name_in
 
@@ -38,7 +39,7 @@ def roll_out(running: Running, archive: Path, options: Options, keep: bool, say:
         name = name_in(running.model_store, archive)
         change = Change(running, clients.both, name, new, old, options)
         steps = [_admission(archive, running.model_store)]
-        if find(found, new.name, new.version):
+        if find_version(found, new.name, new.version):
             steps.append(_removal(clients.rest, new, options))
         _carry_out(running, change, [*steps, *change.steps()], journal.ROLLOUT, keep, say)
 
@@ -51,7 +52,7 @@ def roll_back(running: Running, model: str, options: Options, keep: bool, say: S
         if old is None:
             raise ServerError(f"no model {model} is registered: `marsmith status` lists them")
         entry = journal.before(running.home, model, old.version)
-        target = find(found, model, entry.after)
+        target = find_version(found, model, entry.after)
         name = target.archive if target else _kept_archive(running, model, entry)
         new = Header(model, entry.after)
         change = Change(running, clients.both, name, new, old, options)
@@ -59,15 +60,15 @@ def roll_back(running: Running, model: str, options: Options, keep: bool, say: S
         _carry_out(running, change, steps, journal.ROLLBACK, keep, say)
 
 
-def remove_version(running: Running, model: str, version: str, seconds: float) -> str:
+def end_version(running: Running, model: str, version: str, seconds: float) -> str:
     """Drain and unregister a version that is not the default one; raises ServerError."""
     with journal.exclusive(running.home), _clients(running) as clients:
-        status = find(read_status(running, clients.rest), model, version)
+        status = find_version(read_status(running, clients.rest), model, version)
         if status is None:
             raise ServerError(f"{model} {version} is not registered: `marsmith status` lists them")
         if status.default:
             raise ServerError(f"{model} {version} is the default version: roll out another first")
-        told = remove(clients.rest, model, version, seconds)
+        told = remove_version(clients.rest, model, version, seconds)
         entry = Entry(journal.REMOVE, model, version, "", journal.DONE, status.archive)
         journal.append(running.home, entry)
         return told
@@ -145,7 +146,7 @@ def _removal(client: Client, new: Header, options: Options) -> Step:
     """A version that is registered but not the default one may come from other bytes."""
     return Step(
         f"remove the {new.version} that is registered beside the default version",
-        lambda: remove(client, new.name, new.version, options.drain),
+        lambda: remove_version(client, new.name, new.version, options.drain),
     )
 
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from handlers.errors import ServerError
+from handlers.errors import MarsmithError, ServerError
 from marsmith.archive import Header
 from marsmith.client import Client, Reply
 from marsmith.comparing import compare
-from marsmith.drain import drain_version
+from marsmith.drain import drain_version, remove_version
 from marsmith.grpc_client import GrpcClient
 from marsmith.log_lines import Follower
 from marsmith.probe import GoldenCheck, Goldens, ask
 from marsmith.processes import Running
-from marsmith.status import VersionStatus, read_status
+from marsmith.status import VersionStatus, find_version, read_status
 from marsmith.steps import Step
-from marsmith.watch import Failures, Limits, watch
+from marsmith.watch import Failures, Limits, median_time, watch
 
 _NO_PICTURE = b"<html>not a picture</html>"
-_BASELINE_PROBES = 5
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Change:
 
     def status(self) -> VersionStatus | None:
         """What TorchServe says of the new version; None if it is not registered."""
-        return find(read_status(self._since, self._client), self.model, self.version)
+        return find_version(read_status(self._since, self._client), self.model, self.version)
 
     def register(self) -> str:
         # An earlier try of the same version may have left its refusal in the log
@@ -107,7 +105,7 @@ class Change:
             status = self.status()
             if status is None:
                 raise ServerError(f"{self.model} {self.version} is not registered any more")
-            if status.ready and status.ready_workers:
+            if status.ready:
                 return self._match(status)
             if status.failed:
                 raise ServerError(f"it does not load: {status.failed}")
@@ -117,7 +115,7 @@ class Change:
 
     def _match(self, status: VersionStatus) -> str:
         """As many workers as the old version has: it may have been scaled since it was built."""
-        wanted = max(status.min_workers, self.old.min_workers if self.old else 0)
+        wanted = max(status.min_workers, self.old.min_workers if self.old else 1, 1)
         if wanted > status.ready_workers:
             seconds = self._options.load
             self._client.scale(self.model, wanted, version=self.version, timeout=seconds)
@@ -150,11 +148,19 @@ class Change:
         return str(found)
 
     def switch(self) -> str:
-        # Nobody answers for a version that is dead
-        if self.old and self.old.ready_workers:
+        told = self._measure_old() if self.old else ""
+        return self._client.set_default(self.model, self.version) + told
+
+    def _measure_old(self) -> str:
+        """How long the old version takes; a dead or damaged one must not be kept for that."""
+        assert self.old
+        try:
             goldens = Goldens.read(self._running.model_store / self.old.archive)
-            self._usual = _median(goldens, self._version(self.old.version))
-        return self._client.set_default(self.model, self.version)
+            ask_old = self._version(self.old.version)
+            self._usual = median_time([case.picture for case in goldens.cases], ask_old)
+        except MarsmithError as error:
+            return f"; how long {self.old.version} takes is not known: {error}"
+        return ""
 
     def restore(self) -> str:
         if not self.old:
@@ -173,7 +179,7 @@ class Change:
     def remove_old(self) -> str:
         """Drain and unregister the version before; raises ServerError, with nothing lost."""
         assert self.old
-        return remove(self._client, self.model, self.old.version, self._options.drain)
+        return remove_version(self._client, self.model, self.old.version, self._options.drain)
 
     def _probe(self) -> GoldenCheck:
         # As a client who names no version, which is whom the switch concerns
@@ -198,37 +204,7 @@ class Change:
         return lambda picture: self._client.predict(self.model, picture, version=version)
 
 
-def remove(client: Client, model: str, version: str, seconds: float) -> str:
-    """Drain a version that is not the default one, then unregister it; raises ServerError.
-
-    With no ``seconds`` it is not drained.
-    """
-    if seconds:
-        drain_version(client, model, version, seconds)
-    return client.unregister(model, version)
-
-
-def find(statuses: Sequence[VersionStatus], model: str, version: str) -> VersionStatus | None:
-    """The status of one version, if it is registered."""
-    return next((one for one in statuses if (one.model, one.version) == (model, version)), None)
-
-
-def find_default(statuses: Sequence[VersionStatus], model: str) -> VersionStatus | None:
-    """The status of a model's default version, if the model is registered."""
-    return next((one for one in statuses if one.model == model and one.default), None)
-
-
 def _right(check: GoldenCheck) -> str:
     if check.problem:
         raise ServerError(f"golden request answered wrongly: {check.problem}")
     return f"golden requests: {check}"
-
-
-def _median(goldens: Goldens, predict: Callable[[bytes], Reply]) -> float:
-    """Median seconds of a golden request; 0 where the archive has none."""
-    times = []
-    for index in range(_BASELINE_PROBES * bool(goldens.cases)):
-        start = time.perf_counter()
-        predict(goldens.cases[index % len(goldens.cases)].picture)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) if times else 0.0

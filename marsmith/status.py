@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,18 @@ def live_workers(described: Mapping[str, Any]) -> list[int]:
         for worker in described["workers"]
         if worker["status"] == "READY" and is_alive(worker["pid"])
     ]
+
+
+def find_version(
+    statuses: Sequence[VersionStatus], model: str, version: str
+) -> VersionStatus | None:
+    """The status of one version, if it is registered."""
+    return next((one for one in statuses if (one.model, one.version) == (model, version)), None)
+
+
+def find_default(statuses: Sequence[VersionStatus], model: str) -> VersionStatus | None:
+    """The status of a model's default version, if the model is registered."""
+    return next((one for one in statuses if one.model == model and one.default), None)
 
 
 def check_golden(

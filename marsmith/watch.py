@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from handlers.errors import ServerError
 from marsmith.log_lines import Follower
-from marsmith.probe import GoldenCheck
+from marsmith.probe import GoldenCheck, Predict
 
 # Both below what one probe may vary by on a busy host
 _GRACE_SECONDS = 0.1
 _FIRST_SERVER_ERROR = 500
+_BASELINE = 5
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,16 @@ class Watched:
             f"{self.probes} golden requests answered rightly (median {self.seconds * 1e3:.0f} ms),"
             f" {self.failures} requests of clients failed"
         )
+
+
+def median_time(pictures: Sequence[bytes], predict: Predict) -> float:
+    """Median seconds that pictures take, one after the other; 0 where there are none."""
+    times = []
+    for index in range(_BASELINE * bool(pictures)):
+        start = time.perf_counter()
+        predict(pictures[index % len(pictures)])
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) if times else 0.0
 
 
 def watch(

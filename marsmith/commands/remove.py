@@ -25,7 +25,7 @@ def command(model: str, version: str, drain_timeout: float) -> None:
 
     Its archive stays in the store. Requests that name the version get 404 from then on.
     """
-    from marsmith.operate import remove_version
+    from marsmith.operate import end_version
 
     leave_in_order()
-    click.echo(remove_version(require_running(Path.cwd()), model, version, drain_timeout))
+    click.echo(end_version(require_running(Path.cwd()), model, version, drain_timeout))

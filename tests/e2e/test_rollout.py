@@ -12,7 +12,7 @@ from handlers.errors import ArchiveError, IntegrityError, ServerError
 from marsmith import journal
 from marsmith.client import Client
 from marsmith.grpc_client import GrpcClient
-from marsmith.operate import remove_version, roll_back, roll_out
+from marsmith.operate import end_version, roll_back, roll_out
 from marsmith.retire import scale_down
 from marsmith.rollout import Options
 from marsmith.server import TorchServe
@@ -143,8 +143,8 @@ def test_an_old_version_is_kept_on_demand_and_removed_later(
     roll_out(server.running, archive, QUICK, True, print)
     assert _versions(server, client, "before") == {"1.0": False, "2.0": True}
     with pytest.raises(ServerError, match="2.0 is the default version"):
-        remove_version(server.running, "before", "2.0", 5)
-    remove_version(server.running, "before", "1.0", 10)
+        end_version(server.running, "before", "2.0", 5)
+    end_version(server.running, "before", "1.0", 10)
     assert _versions(server, client, "before") == {"2.0": True}
     shown = marsmith(server.home, "history", "before").stdout
     assert "done, old version kept" in shown
