@@ -24,6 +24,7 @@ class Follower:
     def __init__(self, path: Path, *, from_end: bool) -> None:
         self._path = path
         self._rest = ""
+        self._file: TextIO | None = None
         self._file = self._open()
         if self._file and from_end:
             self._file.seek(0, os.SEEK_END)
@@ -58,6 +59,9 @@ class Follower:
             return self._path.stat().st_ino != os.fstat(file.fileno()).st_ino
         except FileNotFoundError:
             return True
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -14,12 +14,11 @@ from marsmith.client import Client, Reply
 from marsmith.comparing import compare
 from marsmith.drain import drain_version, remove_version
 from marsmith.grpc_client import GrpcClient
-from marsmith.log_lines import Follower
 from marsmith.probe import GoldenCheck, Goldens, ask
 from marsmith.processes import Running
 from marsmith.status import VersionStatus, find_version, read_status
 from marsmith.steps import Step
-from marsmith.watch import Failures, Limits, median_time, watch
+from marsmith.watch import ACCESS_LOG, Failures, Limits, median_time, watch
 
 _NO_PICTURE = b"<html>not a picture</html>"
 
@@ -149,6 +148,8 @@ class Change:
 
     def switch(self) -> str:
         told = self._measure_old() if self.old else ""
+        # From now on failures are this version's
+        self._failures = Failures(self._running.home / ACCESS_LOG, self.model)
         return self._client.set_default(self.model, self.version) + told
 
     def _measure_old(self) -> str:
@@ -168,13 +169,8 @@ class Change:
         return self._client.set_default(self.model, self.old.version)
 
     def watch(self) -> str:
-        log = Follower(self._running.home / "logs" / "access_log.log", from_end=True)
-        try:
-            failures = Failures(log, self.model).read
-            seen = watch(self._options.watch, self._probe, self._trouble, failures, self._usual)
-        finally:
-            log.close()
-        return str(seen)
+        failures = self._failures.read
+        return str(watch(self._options.watch, self._probe, self._trouble, failures, self._usual))
 
     def remove_old(self) -> str:
         """Drain and unregister the version before; raises ServerError, with nothing lost."""

@@ -7,12 +7,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from handlers.errors import ServerError
 from marsmith.log_lines import Follower
 from marsmith.probe import GoldenCheck, Predict
 
-# Both below what one probe may vary by on a busy host
+ACCESS_LOG = Path("logs/access_log.log")
+# What one probe may vary by on a busy host
 _GRACE_SECONDS = 0.1
 _FIRST_SERVER_ERROR = 500
 _BASELINE = 5
@@ -35,11 +37,17 @@ class Limits:
 class Failures:
     """Answers of 500 and above for a model since this object was made, by TorchServe's access log.
 
-    It has one line for a request over REST. Its lines of gRPC name no model.
+    It has one line for a request over REST. Its lines of gRPC name no model. Raises ServerError
+    where there is no such log.
     """
 
-    def __init__(self, log: Follower, model: str) -> None:
-        self._log = log
+    def __init__(self, log: Path, model: str) -> None:
+        if not log.exists():
+            raise ServerError(
+                f"no {log} to read failures from: start the server with `marsmith serve` or after"
+                " `. ./env.sh`, which name the logging that writes it"
+            )
+        self._log = Follower(log, from_end=True)
         self._line = re.compile(rf' /predictions/{re.escape(model)}[/? ][^"]*" (?P<code>\d+) \d+$')
         self._count = 0
 

@@ -62,6 +62,7 @@ class _Grpc(GrpcClient):
 
 def _change(folder: Path, server: _Server, old_workers: int = 1, load: float = 0.0) -> Change:
     (folder / "logs").mkdir(exist_ok=True)
+    (folder / "logs/access_log.log").touch()
     config = folder / "config.properties"
     config.write_text("model_store=.\n")
     running = Running(os.getpid(), folder, config, 0)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from handlers.errors import ServerError
-from marsmith.log_lines import Follower
 from marsmith.probe import GoldenCheck
 from marsmith.watch import Failures, Limits, Watched, watch
 
@@ -65,8 +64,7 @@ def test_failures_are_those_of_the_model_since_the_start(tmp_path: Path) -> None
     path = tmp_path / "access_log.log"
     line = '2026-11-21T04:12:55,906 - /127.0.0.1:4 "{} HTTP/1.1" {} 5\n'
     path.write_text(line.format("POST /predictions/m", 503))
-    follower = Follower(path, from_end=True)
-    failures = Failures(follower, "m")
+    failures = Failures(path, "m")
     assert failures.read() == 0
     with path.open("a") as log:
         for request, code in (
@@ -79,4 +77,8 @@ def test_failures_are_those_of_the_model_since_the_start(tmp_path: Path) -> None
         ):
             log.write(line.format(request, code))
     assert failures.read() == 3
-    follower.close()
+
+
+def test_without_an_access_log_nothing_is_taken_for_granted(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match=r"no .*/access_log.log to read failures from"):
+        Failures(tmp_path / "access_log.log", "m")
