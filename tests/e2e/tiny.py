@@ -69,6 +69,8 @@ def pack(
         },
     }
     config = "minWorkers: 1\nmaxWorkers: 2\nbatchSize: 2\nmaxBatchDelay: 5\nresponseTimeout: 20\n"
+    # Once a worker that never loads is given up, /ping says so of the whole server
+    config += "maxRetryTimeoutInSec: 3600\n"
     with zipfile.ZipFile(store / f"{name}-{version}.mar", "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
         archive.writestr("model-config.yaml", config)
