@@ -21,21 +21,22 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 def find_pictures(named: Sequence[str]) -> list[Path]:
     """The files that were named, the pictures below named folders, what patterns such as ** match.
 
-    Raises ServerError where something named gives none: a typing mistake must not pass in silence.
+    A file need not be there: it fails when it is read. Raises ServerError for a folder without
+    pictures and a pattern that matches none: a typing mistake must not pass in silence.
     """
     found: list[Path] = []
     for name in named:
         path = Path(name)
         if path.is_dir():
             files = [one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES]
-        elif path.exists():
+        elif path.exists() or not glob.has_magic(name):
             files = [path]
         else:
             files = [one for one in map(Path, glob.glob(name, recursive=True)) if one.is_file()]
         if not files:
             kinds = ", ".join(SUFFIXES)
             raise ServerError(
-                f"{name} names no picture: give a file, a folder with {kinds} or a"
+                f"{name} names no picture: give a file, a folder with {kinds}, or a"
                 " pattern that matches"
             )
         found += sorted(files)

@@ -106,6 +106,16 @@ def before(home: Path, model: str, version: str) -> Entry:
     return known[-1] if known else Entry("", model, "", last.before, "")
 
 
+def ended(entries: list[Entry]) -> list[Entry]:
+    """Entries without those of a beginning whose end is there as well."""
+
+    def is_begun(one: Entry, rest: list[Entry]) -> bool:
+        following = next((other for other in rest if other.model == one.model), None)
+        return one.result == STARTED and following is not None and following.result != STARTED
+
+    return [one for at, one in enumerate(entries, 1) if not is_begun(one, entries[at:])]
+
+
 @contextmanager
 def exclusive(home: Path) -> Iterator[None]:
     """Hold the project's journal against other operations; raises ServerError if one is on."""

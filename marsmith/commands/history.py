@@ -20,8 +20,8 @@ from marsmith import journal
 def command(model: str | None, as_json: bool) -> None:
     """Show what was done to MODEL's versions, or to those of all models, oldest first.
 
-    It is read from state/journal.jsonl. An operation that "started" and has no other line was
-    broken off: `marsmith status` shows what is registered.
+    It is read from state/journal.jsonl. An operation of which the table says "started" is under way
+    or was broken off: `marsmith status` shows what is registered.
     """
     entries = journal.read(Path.cwd(), model)
     if as_json:
@@ -32,7 +32,7 @@ def command(model: str | None, as_json: bool) -> None:
         click.echo(f"{journal.FILE} has nothing{f' of {model}' if model else ''}")
         return
     table = Table("time (UTC)", "operation", "model", "from", "to", "result", "by")
-    for entry in entries:
+    for entry in journal.ended(entries):
         result = f"{entry.result}: {entry.reason}" if entry.reason else entry.result
         time = entry.time.partition("+")[0].replace("T", " ")
         cells = (time, entry.operation, entry.model, entry.before, entry.after, result, entry.user)

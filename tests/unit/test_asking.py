@@ -42,8 +42,11 @@ def test_files_folders_and_patterns(tmp_path: Path) -> None:
     assert names("**/*.webp") == ["inner/c.webp"]
     (tmp_path / "[x].png").touch()
     assert names("[x].png") == ["[x].png"]
-    with pytest.raises(ServerError, match=r"none\.png names no picture: give a file"):
-        names("none.png")
+    assert names("none.png") == ["none.png"]
+    (tmp_path / "empty").mkdir()
+    for nothing in ("empty", "*.bmp"):
+        with pytest.raises(ServerError, match=r"names no picture: give a file"):
+            names(nothing)
 
 
 def test_a_picture_that_fails_fails_alone(tmp_path: Path) -> None:

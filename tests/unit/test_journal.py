@@ -67,3 +67,15 @@ def test_one_operation_at_a_time(tmp_path: Path) -> None:
         pytest.fail("entered twice")
     with journal.exclusive(tmp_path):
         pass
+
+
+def test_a_beginning_is_left_out_where_the_end_is_known(tmp_path: Path) -> None:
+    _write(
+        tmp_path,
+        (ROLLOUT, "1.0", "2.0", STARTED),
+        (ROLLOUT, "1.0", "2.0", DONE),
+        (ROLLOUT, "2.0", "3.0", STARTED),
+        (ROLLOUT, "2.0", "4.0", STARTED),
+    )
+    shown = [(one.after, one.result) for one in journal.ended(journal.read(tmp_path))]
+    assert shown == [("2.0", DONE), ("3.0", STARTED), ("4.0", STARTED)]
