@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,10 +26,13 @@ Predict = Callable[[bytes], Reply]
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """How many golden requests an archive has, and what is wrong with an answer, in one line."""
+    """How many golden requests were asked, what is wrong with an answer, in one line, and how long
+    one takes at the server, in seconds (their mean; 0 where none was answered).
+    """
 
     count: int
     problem: str | None
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         return self.problem or (f"{self.count} ok" if self.count else "none in the archive")
@@ -96,10 +100,20 @@ def ask(goldens: Goldens, predict: Predict, differs: Differs = task_difference) 
     """Ask golden requests, until one goes wrong."""
     if goldens.bundle is None:
         return GoldenCheck(0, None)
+    spent = 0.0
+
+    def timed(picture: bytes) -> Reply:
+        nonlocal spent
+        start = time.perf_counter()
+        reply = predict(picture)
+        spent += time.perf_counter() - start
+        return reply
+
     for count, case in enumerate(goldens.cases, 1):
-        if problem := _problem(goldens.bundle, case, predict, differs):
-            return GoldenCheck(count, f"{case.name}: {problem}")
-    return GoldenCheck(len(goldens.cases), None)
+        if problem := _problem(goldens.bundle, case, timed, differs):
+            return GoldenCheck(count, f"{case.name}: {problem}", spent / count)
+    count = len(goldens.cases)
+    return GoldenCheck(count, None, spent / max(1, count))
 
 
 def _problem(model: Bundle, case: Case, predict: Predict, differs: Differs) -> str | None:

@@ -14,7 +14,7 @@ from marsmith.probe import GoldenCheck
 from marsmith.processes import require_running
 from marsmith.status import VersionStatus, check_golden, read_status
 
-_HEAD = ("model", "version", "default", "workers", "queue", "golden", "state")
+_HEAD = ("model", "version", "default", "workers", "queue", "golden", "takes", "state")
 
 
 @click.command()
@@ -56,6 +56,7 @@ def _row(status: VersionStatus, check: GoldenCheck | None) -> tuple[str, ...]:
         f"{status.ready_workers}/{status.min_workers}",
         f"{status.pending}/{status.pending + status.capacity}",
         str(check or "not asked"),
+        f"{check.seconds * 1e3:.0f} ms" if check and check.count else "",
         "ready" if status.ready else reason,
     )
 

@@ -21,7 +21,11 @@ def test_status_command(served: TorchServe) -> None:
     assert done.returncode == 1
     rows = {(row["model"], row["version"]): row for row in json.loads(done.stdout)}
     assert rows["refuses", "1.0"]["refusal"] == "not today"
-    assert rows["echo", "10.0"]["golden"] == {"count": 0, "problem": None}
+    assert rows["echo", "10.0"]["golden"] == {
+        "count": 0,
+        "problem": None,
+        "seconds": 0.0,
+    }
     table = marsmith(served.home, "status", "--no-golden").stdout
     assert "refused: not today" in table
 
