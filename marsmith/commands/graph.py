@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -46,4 +47,7 @@ def _serve(path: Path, port: int, browser: bool) -> None:
 
     host, port = netron.serve(str(path), address=(HOST, port), browse=browser)
     click.echo(f"{path.name} at http://{host}:{port} until Ctrl-C")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A shell starts its background jobs deaf to the first.
+        signal.signal(number, signal.default_int_handler)
     netron.wait()
