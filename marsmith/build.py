@@ -41,6 +41,7 @@ from marsmith.accuracy import Accuracy
 from marsmith.spec import ModelSpec
 
 SAMPLES = 8
+OTHER_SIZE = (427, 640)
 Tell = Callable[[str], None]
 
 
@@ -102,6 +103,9 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
     tell("weights")
     images = samples.load(root / spec.samples, SAMPLES, spec.serving.max_pixels)
     if spec.artifact is None:
+        if not resolve.image_input(spec).fixed:
+            # A script may compute another size than eager for some pictures and not for others.
+            images.append(images[0].resize(OTHER_SIZE))
         proof = _exported(spec, root, folder, images, tell)
     else:
         bundle = bundle_of(spec, root, [], artifact=foreign.copy(spec, root, folder))

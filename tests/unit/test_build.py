@@ -29,7 +29,7 @@ from handlers.errors import (
 )
 from handlers.integrity import RECORD, sha256
 from handlers.runtimes.torchscript import TorchScript
-from marsmith import archive, build, spec
+from marsmith import archive, build, exporting, spec
 
 RUNTIMES = [
     ("torchscript", {"method": "trace"}),
@@ -417,3 +417,21 @@ def test_a_torchscript_artifact_needs_no_source(unpacked: Path) -> None:
     artifact = TorchScript(unpacked / "model.pt", "cpu", {"threads": 1})
     (scores,) = artifact(np.zeros((2, 32, 32, 1), np.uint8))
     assert scores.shape == (2, 10)
+
+
+@pytest.mark.parametrize(("name", "varies"), [("lenet5_digits", False), ("lraspp_shapes", True)])
+def test_inputs_of_any_size_are_proven_at_another_size_than_the_samples(
+    name: str, varies: bool, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All scenes are 480x360, at which a script may agree with eager, and not at 427x640."""
+    sizes: list[tuple[int, int]] = []
+
+    def seen(*given: Any) -> None:
+        sizes.extend(image.size for image in given[5])
+        raise ParityError("seen enough")
+
+    monkeypatch.setattr(exporting, "proven", seen)
+    with pytest.raises(ParityError, match="seen enough"):
+        build._stage(spec.load(project / f"models/{name}.yaml"), project, tmp_path, quiet)
+    assert len(sizes) > 1
+    assert ((427, 640) in sizes) is varies
