@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, as_arrays
 from handlers.servable import Network, Servable
 from handlers.tasks.image_classification import ImageClassification, Softmax
-from marsmith import parity, samples
+from marsmith import build, parity, samples, spec
 
 Model = Callable[[Array], Arrays]
 TOLERANCE = Closeness().outputs
@@ -206,3 +207,16 @@ def test_the_report_holds_what_repeats() -> None:
         "largest_score_difference": 0.0,
         "spread": 0.99,
     }
+
+
+def test_a_detector_that_lost_its_nms_threshold_is_caught(project: Path, tmp_path: Path) -> None:
+    model = spec.load(project / "models/ssdlite_shapes.yaml", {"runtime": "eager"})
+    module, bundle = build.prepare(model, project, tmp_path)
+    scenes = samples.load(project / model.samples, 2, 10**8)
+    right = build.reference(bundle, module)
+    assert parity.check(right, right, scenes).pictures == 2
+    # What an exporter does that keeps the boxes and drops the suppression of overlapping ones.
+    lost = copy.deepcopy(module)
+    lost.bare().nms_thresh = 0.99
+    with pytest.raises(ParityError, match="boxes lost or added"):
+        parity.check(right, build.reference(bundle, lost), scenes)
