@@ -1,22 +1,21 @@
-"""Where the time of a batch goes: seconds of each stage, as histograms of TorchServe's metrics."""
+"""What happened to one batch: seconds of each stage, and how many requests failed with what."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-NAMES = ("decode", "preprocess", "inference", "postprocess", "encode")
-SECONDS = "MarsmithStageSeconds"
-BATCH = "MarsmithBatchPictures"
+from handlers.metrics import BATCH_PICTURES, BATCH_REQUESTS, ERRORS, STAGE_SECONDS, Publisher
 
 
 class Stages:
-    """A clock of one batch's stages; what is timed twice is summed."""
+    """A clock of one batch's stages; what is timed twice is summed. ``failed`` is by status."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.failed: Counter[int] = Counter()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -27,20 +26,14 @@ class Stages:
             spent = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
-    def publish(self, metrics: Any, version: str, pictures: int) -> None:
-        """Hand the seconds of each stage, and the batch's pictures, to TorchServe's metrics cache.
-
-        The labels are the model's name (TorchServe's own), its version and the stage.
-        """
-        from ts.metrics.dimension import Dimension
-        from ts.metrics.metric_type_enum import MetricTypes
-
-        model = Dimension("ModelName", metrics.model_name)
-        labels = [model, Dimension("ModelVersion", version)]
-        kind = MetricTypes.HISTOGRAM
+    def publish(self, to: Publisher, requests: int, pictures: int) -> None:
+        """Publish a batch of so many requests and readable pictures; a batch of none, nothing."""
+        if not requests:
+            return
         for name, seconds in self.seconds.items():
-            stage = [*labels, Dimension("Stage", name)]
-            metrics.add_metric(
-                SECONDS, round(seconds, 6), "Seconds", dimensions=stage, metric_type=kind
-            )
-        metrics.add_metric(BATCH, pictures, "Count", dimensions=labels, metric_type=kind)
+            to.add(STAGE_SECONDS, seconds, Stage=name)
+        for status, count in self.failed.items():
+            to.add(ERRORS, count, Status=str(status))
+        to.add(BATCH_REQUESTS, requests)
+        if pictures:
+            to.add(BATCH_PICTURES, pictures)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +24,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from handlers import device, drawing, golden, hold, pictures, requests, split
+from handlers import device, drawing, failures, golden, hold, pictures, requests, split
 from handlers.accept import JSON
 from handlers.bundle import Bundle
-from handlers.errors import BadRequest, InferenceError, RequestError
+from handlers.errors import BadRequest, GoldenError, InferenceError, RequestError
 from handlers.foreign import Foreign, Meaning, meaning_of
 from handlers.formats import FORMATS
 from handlers.inputs import ImageInput
+from handlers.metrics import GOLDEN_OK, LOAD_SECONDS, LOADS, Publisher
 from handlers.options import Option
 from handlers.pictures import Picture
 from handlers.plugins import load_runtime
@@ -173,9 +175,18 @@ class TaskHandler(BaseHandler):
 
     def initialize(self, context: Any) -> None:
         """Load the archive at ``model_dir`` and answer its golden requests; raises LoadError."""
+        start = time.perf_counter()
         folder = Path(context.system_properties["model_dir"])
         self.bind(Bundle.read(folder), folder, context.system_properties.get("gpu_id"))
-        golden.check(self, folder)
+        publisher = self._publisher(context)
+        try:
+            golden.check(self, folder)
+        except GoldenError:
+            publisher.add(GOLDEN_OK, 0)
+            raise
+        publisher.add(GOLDEN_OK, 1)
+        publisher.add(LOAD_SECONDS, time.perf_counter() - start)
+        publisher.add(LOADS, 1)
         self.manifest, self.initialized = context.manifest, True
 
     def bind(self, bundle: Bundle, folder: Path, gpu_id: int | None = None) -> None:
@@ -247,9 +258,11 @@ class TaskHandler(BaseHandler):
         items = [item for request in asked if isinstance(request, _Asked) for item in request.items]
         answers = iter(self.predict(items, clock) if items else [])
         with clock("encode"):
-            replies = [self._reply(each, answers, context, i) for i, each in enumerate(asked)]
-        if items and context.metrics is not None:
-            clock.publish(context.metrics, self.bundle.version, len(items))
+            replies = [
+                self._reply(each, answers, context, i, clock) for i, each in enumerate(asked)
+            ]
+        predictions = sum(request is not None for request in asked)
+        clock.publish(self._publisher(context), predictions, len(items))
         return replies
 
     def describe(self) -> dict[str, Any]:
@@ -306,8 +319,9 @@ class TaskHandler(BaseHandler):
                     "a batch of %d failed, running it singly", len(arrays), exc_info=True
                 )
                 return [self._run([array])[0] for array in arrays]
-            logger.exception("inference failed for a picture of shape %s", arrays[0].shape)
-            return [InferenceError(f"the model failed on this picture: {type(error).__name__}")]
+            failed = InferenceError(f"the model failed on this picture: {type(error).__name__}")
+            failed.__cause__ = error
+            return [failed]
 
     def _finish(self, outputs: Arrays | RequestError, item: Item) -> Any:
         if isinstance(outputs, RequestError):
@@ -316,8 +330,16 @@ class TaskHandler(BaseHandler):
             return InferenceError("the model's output for this picture is not finite")
         return _guarded(self.postprocess, outputs, item.picture, item.options)
 
+    def _publisher(self, context: Any) -> Publisher:
+        return Publisher(context.metrics, self.bundle.name, self.bundle.version)
+
     def _reply(
-        self, asked: _Asked | RequestError | None, answers: Any, context: Any, i: int
+        self,
+        asked: _Asked | RequestError | None,
+        answers: Any,
+        context: Any,
+        i: int,
+        clock: Stages,
     ) -> bytes:
         media_type = JSON
         try:
@@ -335,6 +357,8 @@ class TaskHandler(BaseHandler):
                 body = encoded
         except RequestError as error:
             media_type, body = JSON, error.body()
+            clock.failed[error.status] += 1
+            failures.log(error, self.bundle, context.get_request_id(i))
             context.set_response_status(code=error.status, phrase=error.phrase, idx=i)
         context.set_response_content_type(i, media_type)
         return body
@@ -363,8 +387,9 @@ def _guarded(step: Callable[..., T], *arguments: Any) -> T | RequestError:
         return error
     # A task's own step may fail in ways of its own.
     except Exception as error:
-        logger.exception("%s failed", getattr(step, "__name__", step))
-        return InferenceError(f"this model could not answer: {type(error).__name__} at the server")
+        failed = InferenceError(f"this model could not answer: {type(error).__name__} at the server")
+        failed.__cause__ = error
+        return failed
 
 
 def _groups(arrays: Mapping[int, Array], most: int) -> list[list[int]]:
