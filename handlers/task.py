@@ -382,14 +382,21 @@ class _Asked:
 def _guarded(step: Callable[..., T], *arguments: Any) -> T | RequestError:
     """What a step of one picture gives, or its error: its neighbours must not feel it."""
     try:
-        return step(*arguments)
+        return _attempted(step, *arguments)
     except RequestError as error:
         return error
+
+
+def _attempted(step: Callable[..., T], *arguments: Any) -> T:
+    try:
+        return step(*arguments)
+    except RequestError:
+        raise
     # A task's own step may fail in ways of its own.
     except Exception as error:
-        failed = InferenceError(f"this model could not answer: {type(error).__name__} at the server")
-        failed.__cause__ = error
-        return failed
+        raise InferenceError(
+            f"this model could not answer: {type(error).__name__} at the server"
+        ) from error
 
 
 def _groups(arrays: Mapping[int, Array], most: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ line starts its servers with the same. Standard library only, so that a shell ge
 | TEMP | worker sockets and unpacked archives: one private folder per project, with a short path |
 | TMPDIR | the pid file that ``torchserve --stop`` and ``marsmith stop`` read: the same folder |
 | LOG4J_CONFIGURATION_FILE | logs that rotate: ``log4j2.xml`` beside this file |
-| MARSMITH_METRICS | ``metrics.yaml`` beside this file, which ``config.properties`` takes from here |
+| MARSMITH_METRICS | ``metrics.yaml`` beside this file, for ``config.properties`` |
 | PYTHONPATH | unset: workers put it ahead of what an archive carries |
 | PATH, JAVA_HOME | so that ``java`` and this Python's ``torchserve`` are the ones found |
 """

@@ -6,7 +6,6 @@ TorchServe, and the tables of ``docs/metrics.md``. Both are of this list alone.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,16 +116,27 @@ QUEUE_FREE = Metric(
     MODEL_LABELS,
     "free places of the queue; at 0 TorchServe answers 503",
 )
+WORKERS_LOST = Metric(
+    "MarsmithWorkersLost_total",
+    "counter",
+    "Count",
+    MODEL_LABELS,
+    "workers that died since the exporter first saw their version; those that were scaled away "
+    "are not among them",
+)
 EXPORTER = (
     UP,
     WORKERS_WANTED,
     WORKERS_READY,
+    WORKERS_LOST,
     REFUSED,
     DEFAULT_VERSION,
     QUEUE_PENDING,
     QUEUE_FREE,
 )
-_HEAD = "# Written by `python -m marsmith.metrics`; TorchServe reads it (environment.py names it).\n"
+_HEAD = (
+    "# Written by `python -m marsmith.metrics`; TorchServe reads it (environment.py names it).\n"
+)
 
 
 def config() -> str:
@@ -146,8 +156,9 @@ def config() -> str:
 def _by_kind(metrics: Sequence[Metric]) -> dict[str, list[dict[str, object]]]:
     kinds: dict[str, list[dict[str, object]]] = {}
     for one in metrics:
-        entry = {"name": one.name, "unit": one.unit, "dimensions": list(one.labels)}
-        kinds.setdefault(one.kind, []).append(entry)
+        kinds.setdefault(one.kind, []).append(
+            {"name": one.name, "unit": one.unit, "dimensions": list(one.labels)}
+        )
     return kinds
 
 
@@ -174,8 +185,9 @@ def fill(document: str) -> str:
     """A document with the tables between ``<!-- NAME -->`` and ``<!-- /NAME -->`` written anew."""
     for name, metrics in TABLES.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        between = re.compile(f"(?<={begin}\n).*(?={end})", re.DOTALL)
-        document = between.sub(lambda _, found=metrics: table(found) + "\n", document)
+        before, _, rest = document.partition(f"{begin}\n")
+        if end in rest:
+            document = f"{before}{begin}\n{table(metrics)}\n{end}{rest.partition(end)[2]}"
     return document
 
 

@@ -15,7 +15,10 @@ from marsmith.refusals import read_refusals
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """One version of a model; counts of workers and of requests that wait in its queue."""
+    """One version of a model; counts of workers and of requests that wait in its queue.
+
+    ``pids`` are those of the ready workers.
+    """
 
     model: str
     version: str
@@ -26,6 +29,7 @@ class VersionStatus:
     pending: int
     capacity: int
     refusal: str | None
+    pids: tuple[int, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -48,10 +52,11 @@ def read_status(running: Running, client: Client) -> list[VersionStatus]:
             archive=found["modelUrl"],
             default=version == default,
             min_workers=found["minWorkers"],
-            ready_workers=len(live_workers(found)),
+            ready_workers=len(pids := live_workers(found)),
             pending=found["jobQueueStatus"]["pendingRequests"],
             capacity=found["jobQueueStatus"]["remainingCapacity"],
             refusal=refusals.get((model, version)),
+            pids=tuple(pids),
         )
         for model, default, found in _described(client)
     ]

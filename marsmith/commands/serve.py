@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ import yaml
 from handlers.errors import ServerError
 from marsmith.addresses import Tokens, free_addresses
 from marsmith.commands.stop import say_if_not_drained
+from marsmith.exporter import Exporter
 from marsmith.processes import Running, find_running
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
@@ -35,6 +37,11 @@ from marsmith.status import VersionStatus
 @click.option("--free-ports", is_flag=True, help="Ports that nobody uses, not the configured ones.")
 @click.option("--model-api", is_flag=True, help="Let versions be registered, for rollouts.")
 @click.option(
+    "--exporter",
+    metavar="HOST:PORT",
+    help="Publish what `marsmith exporter` does, as long as it runs.",
+)
+@click.option(
     "--timeout", default=180.0, show_default=True, metavar="SECONDS", help="For all to load."
 )
 @click.option(
@@ -51,6 +58,7 @@ def command(
     background: bool,
     free_ports: bool,
     model_api: bool,
+    exporter: str | None,
     timeout: float,
     drain_timeout: float,
 ) -> None:
@@ -71,7 +79,11 @@ def command(
             **({"enable_model_api": "true"} if model_api else {}),
         },
     )
-    with server:
+    if exporter and background:
+        raise click.UsageError(
+            "--exporter ends with this command: with --background start it apart"
+        )
+    with server, Exporter(Path.cwd(), exporter) if exporter else nullcontext():
         click.echo("TorchServe has started, its models are loading", err=True)
         statuses = server.wait_ready(timeout)
         failed = [status for status in statuses if status.failed]

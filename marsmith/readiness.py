@@ -1,0 +1,97 @@
+"""Whether clients get right answers now; TorchServe's ``/ping`` says Healthy of dead workers."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from handlers import golden
+from handlers.errors import MarsmithError, ServerError
+from marsmith.client import Client
+from marsmith.environment import temp_folder
+from marsmith.processes import Running, find_running
+from marsmith.status import VersionStatus, check_golden, read_status
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether all that was asked about is ready, and why, in one line."""
+
+    ready: bool
+    reason: str
+
+
+def read_readiness(home: Path, model: str | None, seconds: float) -> Readiness:
+    """The readiness of the default version of one model, or of every model, of a folder's server.
+
+    Ready is a version that has all its workers, alive, and answers a golden request over the way
+    that clients take. ``seconds`` are for each call. Raises nothing of its own: a server that is
+    silent is not ready.
+    """
+    try:
+        running = find_running(temp_folder(home))
+        if running is None:
+            return Readiness(False, f"no TorchServe runs for {home}")
+        with Client.of(running, timeout=seconds) as client:
+            chosen = [one for one in read_status(running, client) if one.default]
+            if model is not None:
+                chosen = [one for one in chosen if one.model == model]
+            if not chosen:
+                missing = "no model is loaded" if model is None else f"no model {model} is loaded"
+                return Readiness(False, missing)
+            answers = [_version(running, client, one) for one in chosen]
+    except MarsmithError as error:
+        return Readiness(False, str(error))
+    wrong = [answer.reason for answer in answers if not answer.ready]
+    return Readiness(not wrong, "; ".join(wrong or [answer.reason for answer in answers]))
+
+
+def read_liveness(home: Path, seconds: float) -> Readiness:
+    """Whether a folder's TorchServe answers its own ``/ping``, whatever its workers do."""
+    try:
+        running = find_running(temp_folder(home))
+        if running is None:
+            return Readiness(False, f"no TorchServe runs for {home}")
+        with Client.of(running, timeout=seconds) as client:
+            return Readiness(client.ping(), "what TorchServe's /ping says")
+    except MarsmithError as error:
+        return Readiness(False, str(error))
+
+
+def _version(running: Running, client: Client, status: VersionStatus) -> Readiness:
+    name = f"{status.model} {status.version}"
+    if status.failed:
+        return Readiness(False, f"{name} refuses to load: {status.failed}")
+    # With no worker a request would wait in vain
+    if not status.ready or not status.ready_workers:
+        wanted = max(1, status.min_workers)
+        return Readiness(False, f"{name} has {status.ready_workers} of {wanted} workers")
+    if _answers_exactly(running, client, status):
+        return Readiness(True, f"{name} answers")
+    check = check_golden(running, client, status)
+    if check.problem:
+        return Readiness(False, f"{name} answers wrongly: {check.problem}")
+    proof = "answers" if check.count else "has its workers (no golden request to ask)"
+    return Readiness(True, f"{name} {proof}")
+
+
+def _answers_exactly(running: Running, client: Client, status: VersionStatus) -> bool:
+    """Whether the first golden answer is the archive's to the digit, as it is on the build host.
+
+    That needs no torch, whose import would take a probe seconds. False says nothing yet: the task
+    has to compare.
+    """
+    try:
+        with zipfile.ZipFile(running.model_store / status.archive) as archive:
+            if golden.FILE not in archive.namelist():
+                return False
+            case = json.loads(archive.read(golden.FILE))[0]
+            picture = archive.read(case["picture"])
+    except (OSError, zipfile.BadZipFile, ValueError, LookupError, TypeError) as error:
+        raise ServerError(f"{status.archive} has no golden requests to read: {error!r}") from error
+    reply = client.predict(status.model, picture, version=status.version)
+    if not reply.ok:
+        raise ServerError(f"{status.model} {status.version} answers {reply.problem()}")
+    return bool(reply.json() == case["answer"])
