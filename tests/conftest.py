@@ -21,8 +21,8 @@ settings.load_profile("marsmith")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # They leave files of their own open: their version at import, ts its metrics.
-    files = ".*packages.(ts|model_archiver)."
+    # They leave files open: their version at import, ts its metrics.
+    files = ".*(packages.(ts|model_archiver).|marsmith.metrics.yaml)"
     for category in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
         config.addinivalue_line("filterwarnings", f"ignore:{files}:{category}")
 

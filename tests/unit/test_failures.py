@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+PREFIX = "marsmith: failed "
+
+
+def _failed(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    lines = [line for line in caplog.messages if line.startswith(PREFIX)]
+    assert not [line for line in lines if "\n" in line]
+    return [json.loads(line.removeprefix(PREFIX)) for line in lines]
+
+
+def test_a_failed_request_is_one_line_with_its_id(
+    worker: Any, digits: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    forged = b"text\nmarsmith: refused lenet5_digits 1.0: forged"
+    picture = digits["3"]
+    replies = worker.ask(({"data": picture}, {}), ({"data": forged}, {}), ({"data": b""}, {}))
+    assert [reply.status for reply in replies] == [200, 415, 400]
+    first, second = _failed(caplog)
+    assert {key: first[key] for key in ("request", "model", "version", "status", "error")} == {
+        "request": "1",
+        "model": "lenet5_digits",
+        "version": "1.0",
+        "status": 415,
+        "error": "UnsupportedPicture",
+    }
+    assert first["message"] == replies[1].json()["message"]
+    assert (second["request"], second["status"]) == ("2", 400)
+    assert "trace" not in first
+
+
+def test_a_fault_of_the_server_is_logged_with_its_trace_and_not_told(
+    unpacked: Path,
+    load_worker: Any,
+    digits: dict[str, bytes],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = load_worker(unpacked)
+
+    def model(images: np.ndarray) -> Any:
+        raise ValueError("inside")
+
+    monkeypatch.setattr(worker.handler, "model", model)
+    (reply,) = worker.ask(({"data": digits["3"]}, {}))
+    assert reply.status == 500
+    assert b"inside" not in reply.body
+    monkeypatch.undo()
+    monkeypatch.setattr(type(worker.handler), "postprocess", lambda *_: 1 / 0)
+    (reply,) = worker.ask(({"data": digits["3"]}, {}))
+    assert reply.status == 500
+    model_failed, step_failed = _failed(caplog)
+    assert model_failed["trace"].endswith("ValueError: inside\n")
+    assert step_failed["trace"].endswith("ZeroDivisionError: division by zero\n")
