@@ -15,6 +15,7 @@ from tiny import PROJECT, kill, marsmith, pack
 
 from handlers import metrics as published
 from marsmith import metrics
+from marsmith.addresses import free_addresses
 from marsmith.exporter import Exporter
 from marsmith.processes import find_workers
 from marsmith.server import TorchServe
@@ -131,7 +132,27 @@ def test_ready_says_why_a_model_refuses_and_what_has_no_golden_request(
     )
 
 
-def test_exporter_beside_serve(home: Path) -> None:
+def test_exporter_as_long_as_serve(home: Path) -> None:
+    pack(home / "model-store")
+    address = free_addresses()["metrics_address"]
+    command = [sys.executable, "-m", "marsmith", "serve", "--exporter", address.partition("//")[2]]
+    with subprocess.Popen(
+        command,
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "# echo 1.0, 1 worker\n"
+        assert "MarsmithUp 1.0" in requests.get(f"{address}/metrics", timeout=30).text
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{address}/metrics", timeout=30)
+
+
+def test_an_exporter_that_cannot_be_is_refused(home: Path) -> None:
     pack(home / "model-store")
     done = marsmith(home, "serve", "--background", "--exporter", "127.0.0.1:0")
     assert done.returncode == 2
