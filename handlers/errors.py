@@ -21,6 +21,7 @@
     |   |-- AccuracyError            the artifact loses more of the metric than is allowed
     |   |-- ArchiveError             the archive cannot be written or read
     |   `-- SmokeError               TorchServe's own loader does not accept the archive
+    |-- SignatureError               an archive is not signed by a key that is trusted
     `-- ServerError                  TorchServe does not start, answer or stop as asked
 
 Messages are one line and say what came, what is accepted and what to do. Errors of other
@@ -133,6 +134,10 @@ class ArchiveError(BuildError):
 
 class SmokeError(BuildError):
     """TorchServe's own loader does not accept the archive."""
+
+
+class SignatureError(MarsmithError):
+    """An archive is not signed by a key that is trusted, or a key cannot be read."""
 
 
 class ServerError(MarsmithError):

@@ -1,7 +1,8 @@
 """Every file of an archive against the sha256 recorded when it was built.
 
 Checked before anything is deserialised or imported beyond this package. It tells damage and
-mix-ups, not malice: who can change a file can change the record.
+mix-ups, not malice: who can change a file can change the record. A signature of the record tells
+malice, and is checked by who starts TorchServe, for a hostile archive would not check itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from handlers.errors import IntegrityError
 
 RECORD = "MAR-INF/RECORD.json"
+SIGNATURE = "MAR-INF/RECORD.json.sig"
 
 
 def sha256(path: Path) -> str:
@@ -31,7 +33,7 @@ def verify(folder: Path) -> None:
         ) from error
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     # Python writes these beside the handlers while they run.
-    found = {name for name in found if "__pycache__" not in name} - {RECORD}
+    found = {name for name in found if "__pycache__" not in name} - {RECORD, SIGNATURE}
     for name in sorted(expected.keys() - found):
         raise IntegrityError(f"{name} is missing from the archive: build or copy it again")
     for name in sorted(found - expected.keys()):

@@ -81,20 +81,31 @@ def pack(folder: Path, bundle: Bundle, path: Path) -> None:
         config_file="model-config.yaml",
         export_path=str(path.parent),
     )
-    moment = _moment()
+    when = moment()
     manifest = json.loads(ModelExportUtils.generate_manifest_json(config))
-    manifest["createdOn"] = moment.strftime("%d/%m/%Y %H:%M:%S")
+    manifest["createdOn"] = when.strftime("%d/%m/%Y %H:%M:%S")
     (folder / "MAR-INF").mkdir()
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    names = _names(folder)
     record = {"sha256": {name: sha256(folder / name) for name in names}}
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    zip_folder(folder, path, when)
+
+
+def zip_folder(folder: Path, path: Path, when: datetime) -> None:
+    """Zip all files of a folder, each with the same time."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted([*names, RECORD]):
-            info = zipfile.ZipInfo(name, moment.timetuple()[:6])
+        for name in _names(folder):
+            info = zipfile.ZipInfo(name, when.timetuple()[:6])
             info.create_system, info.external_attr = 3, 0o644 << 16
+            # Beforehand, for one of 2 GiB or more needs another kind of header.
+            info.file_size = (folder / name).stat().st_size
             with (folder / name).open("rb") as source, archive.open(info, "w") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def unpack(path: Path, folder: Path) -> None:
@@ -106,7 +117,8 @@ def unpack(path: Path, folder: Path) -> None:
         raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
 
 
-def _moment() -> datetime:
+def moment() -> datetime:
+    """The time that a build writes: ``SOURCE_DATE_EPOCH``, or the first that a zip can hold."""
     given = os.environ.get("SOURCE_DATE_EPOCH", str(_EPOCH))
     if not given.isdecimal() or not _EPOCH <= int(given) <= _LATEST:
         raise ArchiveError(

@@ -30,9 +30,12 @@ from marsmith import (
     fitting,
     foreign,
     goldens,
+    origin,
     parity,
+    quantise,
     resolve,
     samples,
+    sbom,
     smoke,
     sources,
     weights,
@@ -122,6 +125,7 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
     (folder / "parity.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     (folder / "model-config.yaml").write_text(spec.serving.model_config_yaml(), "utf-8")
     bundle.write(folder)
+    sbom.write(bundle, folder)
     archive.stage_handlers(folder)
     # Python writes these where it imports the network's source.
     for cache in list(folder.rglob("__pycache__")):
@@ -182,7 +186,7 @@ def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> B
         closeness=spec.parity.closeness(spec.precision),
         artifact_batch=1 if single and spec.artifact is None else spec.serving.batch_size,
         foreign=resolve.contract(spec),
-        provenance=_provenance(spec, notes, **files),
+        provenance=_provenance(spec, root, notes, **files),
     )
 
 
@@ -244,7 +248,7 @@ def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
         )
 
 
-def _provenance(spec: ModelSpec, notes: list[str], **files: Path) -> dict[str, Any]:
+def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> dict[str, Any]:
     """What the archive was made of and with; nothing that differs between two builds of it.
 
     ``files`` by the keys of the spec that name them: their names and sha256 are recorded.
@@ -257,8 +261,11 @@ def _provenance(spec: ModelSpec, notes: list[str], **files: Path) -> dict[str, A
     for key, file in files.items():
         given[key] |= {"file": file.name, "sha256": sha256(file)}
     packages = ("torch", "torchvision", "numpy", "pillow", "torchserve", "torch-model-archiver")
+    chosen = samples.chosen(root / spec.samples, SAMPLES)
     return {
         "spec": given,
+        "code": origin.code(),
+        "data": {"samples": {"pictures": len(chosen), "data": quantise.digest(chosen)}},
         **({"notes": notes} if notes else {}),
         "licence": spec.licence,
         "description": spec.description,

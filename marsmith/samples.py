@@ -25,13 +25,16 @@ def files(folder: Path, deep: bool = False) -> list[Path]:
     return found
 
 
-def load(folder: Path, most: int, max_pixels: int) -> list[Image.Image]:
-    """At most ``most`` pictures of a folder, spread evenly over its files."""
+def chosen(folder: Path, most: int) -> list[Path]:
+    """At most ``most`` picture files of a folder, spread evenly over them."""
     found = files(folder)
-    step = max(1, len(found) // most)
-    chosen = found[::step][:most]
+    return found[:: max(1, len(found) // most)][:most]
+
+
+def load(folder: Path, most: int, max_pixels: int) -> list[Image.Image]:
+    """At most ``most`` pictures of a folder, decoded; see ``chosen``."""
     loaded = []
-    for path in chosen:
+    for path in chosen(folder, most):
         try:
             loaded.append(pictures.decode(path.read_bytes(), max_pixels))
         except RequestError as error:

@@ -1,0 +1,115 @@
+"""The bill of materials in an archive, and what says where the archive comes from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclonedx.model.bom import Bom
+
+from handlers.bundle import Bundle
+from handlers.integrity import sha256
+from marsmith import origin, quantise, sbom
+
+
+@pytest.fixture
+def bill(unpacked: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((unpacked / sbom.FILE).read_text())
+    return content
+
+
+def test_it_names_the_model_its_weights_and_every_package(
+    bill: dict[str, Any], unpacked: Path
+) -> None:
+    assert Bom.from_json(bill).validate()  # type: ignore[attr-defined]
+    model = bill["metadata"]["component"]
+    assert (model["name"], model["version"]) == ("lenet5_digits", "1.0")
+    assert model["type"] == "machine-learning-model"
+    assert model["hashes"] == [{"alg": "SHA-256", "content": sha256(unpacked / "model.pt")}]
+    assert model["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    parts = {part["name"]: part for part in bill["components"]}
+    weights = Bundle.read(unpacked).provenance["spec"]["weights"]
+    assert parts[weights["file"]]["hashes"][0]["content"] == weights["sha256"]
+    # Those that a worker imports, and what torch needs in turn.
+    for name in ("torch", "torchserve", "pyyaml", "numpy", "pillow", "simplejpeg", "sympy"):
+        assert parts[name]["version"] == version(name)
+        assert parts[name]["purl"] == f"pkg:pypi/{name}@{version(name).replace('+', '%2B')}"
+
+
+def test_only_a_given_epoch_puts_a_time_into_it(
+    bill: dict[str, Any], unpacked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "timestamp" not in bill["metadata"]
+    bundle, before = Bundle.read(unpacked), (unpacked / sbom.FILE).read_bytes()
+    sbom.write(bundle, unpacked)
+    assert (unpacked / sbom.FILE).read_bytes() == before
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    sbom.write(bundle, unpacked)
+    dated = json.loads((unpacked / sbom.FILE).read_text())
+    assert dated["metadata"]["timestamp"] == "2023-11-14T22:13:20+00:00"
+    assert dated["serialNumber"] != bill["serialNumber"]
+
+
+def test_a_runtimes_own_packages_are_in_it() -> None:
+    assert "onnxruntime" in sbom.needed("onnx")
+    assert "onnxruntime" not in sbom.needed("eager")
+
+
+def test_extras_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = {"torch": ["a[x]"], "a": ["b; extra == 'x'", "c; extra == 'y'"]}
+    monkeypatch.setattr(sbom.metadata, "requires", lambda name: needs.get(name))
+    assert {"a", "b"} <= set(sbom.needed("eager"))
+    assert "c" not in sbom.needed("eager")
+
+
+def test_provenance_names_the_pictures_that_it_was_proven_on(unpacked: Path, project: Path) -> None:
+    from marsmith import samples
+
+    files = samples.chosen(project / "samples/digits", 8)
+    expected = {"pictures": 8, "data": quantise.digest(files)}
+    assert Bundle.read(unpacked).provenance["data"] == {"samples": expected}
+
+
+def test_the_commit_is_the_packages_own_and_dirt_is_told(tmp_path: Path, project: Path) -> None:
+    home = tmp_path / "home"
+    for name in ("handlers", "marsmith"):
+        (home / name).mkdir(parents=True)
+        (home / name / "__init__.py").write_text("WAIT_POLICY = ''\n")
+    (home / "marsmith/origin.py").write_text(Path(origin.__file__).read_text())
+
+    def git(*command: str) -> str:
+        author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ("git", *author, *command)
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def code() -> Any:
+        run = "import json; from marsmith import origin; print(json.dumps(origin.code()))"
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", run],
+            cwd=home,
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert code() == {}
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    first = git("rev-parse", "HEAD")
+    (home / "README.md").write_text("words")
+    git("add", ".")
+    git("commit", "-qm", "two")
+    assert code() == {"commit": first, "dirty": False}
+    (home / "handlers/new.py").write_text("")
+    assert code() == {"commit": first, "dirty": True}
