@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from handlers.errors import MarsmithError, ServerError
+from marsmith import signing
+from marsmith.addresses import read_properties
 from marsmith.archive import Header
 from marsmith.client import Client, Reply
 from marsmith.comparing import compare
@@ -86,6 +88,8 @@ class Change:
         return find_version(read_status(self._since, self._client), self.model, self.version)
 
     def register(self) -> str:
+        store, home = self._running.model_store, self._running.home
+        signing.admit(store / self.archive, read_properties(self._running.config), home)
         # An earlier try of the same version may have left its refusal in the log
         self._since = replace(self._running, started=time.time())
         return self._client.register(self.archive)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from handlers.errors import ServerError
-from marsmith import environment, journal
+from marsmith import environment, journal, signing
 from marsmith.addresses import TOKEN_FILE, read_properties
 from marsmith.archive import read_header
 from marsmith.client import Client
@@ -29,8 +29,9 @@ class TorchServe:
 
     ``config`` overrides settings of ``config_file`` (by default ``home/config.properties``) in a
     private copy. ``archives`` are files of the model store in the order of loading, by default all,
-    a model's newest version first, or the one that the journal names as its default. As a context
-    manager it starts on entry, unless it has, and always stops on exit.
+    a model's newest version first, or the one that the journal names as its default. Those that are
+    not signed as ``require_signature`` demands are left out: ``refused`` says why, by file name. As
+    a context manager it starts on entry, unless it has, and always stops on exit.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class TorchServe:
         self.model_store = store.resolve()
         self.properties["model_store"] = str(self.model_store)
         self.archives = archives
+        self.refused: dict[str, str] = {}
         self._expected: set[tuple[str, str]] = set()
         self._ours = False
 
@@ -149,6 +151,9 @@ class TorchServe:
         archives = list(self.archives or archives_newest_first(self.model_store, chosen))
         if not archives:
             raise ServerError(f"no archives in {self.model_store}: build a model first")
+        archives, self.refused = signing.admitted(
+            self.model_store, archives, self.properties, self.home
+        )
         self._expected = {
             (header.name, header.version)
             for header in (read_header(self.model_store / name) for name in archives)

@@ -87,11 +87,15 @@ def command(
         click.echo("TorchServe has started, its models are loading", err=True)
         statuses = server.wait_ready(timeout)
         failed = [status for status in statuses if status.failed]
+        for name, reason in server.refused.items():
+            click.secho(f"{name} is left out: {reason}", err=True, fg="red")
         for status in failed:
             reason = f"{status.model} {status.version} does not load: {status.failed}"
             click.secho(reason, err=True, fg="red")
         if len(failed) == len(statuses) or (strict and failed):
             raise ServerError(f"{len(failed)} of {len(statuses)} models do not load: stopped")
+        if strict and server.refused:
+            raise ServerError(f"{len(server.refused)} archives are refused: stopped")
         click.echo("\n".join(_how_to_ask(server.running, statuses)))
         if background:
             server.leave_running()

@@ -1,0 +1,201 @@
+"""Ed25519 signatures of archives, and the policy that only signed ones are served.
+
+What is signed are the bytes of the record, which has the sha256 of every other file; the signature
+lies beside it. All checks are here, outside the archive: the code in an archive could not be
+trusted to check itself. Nothing of an archive is imported or deserialised.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization as pem
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from handlers import integrity
+from handlers.errors import IntegrityError, ServerError, SignatureError
+from handlers.integrity import RECORD, SIGNATURE
+from marsmith import archive
+
+SETTING = "require_signature"
+_MAKE = "make a pair of keys with `marsmith keygen NAME`"
+
+
+def generate(name: Path) -> tuple[Path, Path]:
+    """Write ``name.key`` (private, mode 600) and ``name.pub``; both PEM, as openssl reads them."""
+    private = Ed25519PrivateKey.generate()
+    secret = private.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
+    public = private.public_key().public_bytes(
+        pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo
+    )
+    files = name.with_name(name.name + ".key"), name.with_name(name.name + ".pub")
+    for file, mode, content in ((files[0], 0o600, secret), (files[1], 0o644, public)):
+        try:
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+                out.write(content)
+        except OSError as error:
+            raise SignatureError(f"cannot write the key {file}: {error.strerror}") from error
+    return files
+
+
+def sign(path: Path, key: Path) -> None:
+    """Sign an archive by a private key, in its place; an older signature is replaced.
+
+    Signing the same archive by the same key gives the same bytes. Raises SignatureError, or
+    IntegrityError where a file is not as built.
+    """
+    private = _private(key)
+    # In the archive's folder, so that the rename at the end is atomic.
+    with tempfile.TemporaryDirectory(prefix=".sign-", dir=path.parent) as temporary:
+        folder, signed = Path(temporary) / "archive", Path(temporary) / path.name
+        moment = _unpack(path, folder)
+        integrity.verify(folder)
+        (folder / SIGNATURE).write_bytes(private.sign((folder / RECORD).read_bytes()))
+        archive.zip_folder(folder, signed, moment)
+        signed.replace(path)
+
+
+def check(path: Path, keys: Sequence[Path]) -> Path:
+    """The one of the public ``keys`` that signed an archive; every byte of it is covered.
+
+    Raises SignatureError, or IntegrityError with the name of the file that is not as signed.
+    """
+    publics = [(key, _public(key)) for key in keys]
+    signature = _member(path, SIGNATURE)
+    if signature is None:
+        raise SignatureError(f"{path.name} is not signed: `marsmith sign` does that")
+    record = _member(path, RECORD) or b""
+    signer = next((key for key, public in publics if _fits(public, signature, record)), None)
+    if signer is None:
+        names = ", ".join(key.name for key in keys)
+        raise SignatureError(
+            f"{path.name}: {SIGNATURE} is no signature of {RECORD} by {names}: the record was "
+            "changed, or another key has signed it"
+        )
+    try:
+        _check_bytes(path)
+    except IntegrityError as error:
+        raise IntegrityError(f"{path.name}: {error}") from error
+    return signer
+
+
+def required(properties: Mapping[str, str], home: Path) -> list[Path] | None:
+    """The public keys, one of which must have signed an archive; None where none is demanded.
+
+    ``require_signature`` holds paths relative to ``home``, with commas between. Raises
+    SignatureError where it names no readable key: a policy is never off by mistake.
+    """
+    if SETTING not in properties:
+        return None
+    keys = [home / name.strip() for name in properties[SETTING].split(",") if name.strip()]
+    if not keys:
+        raise SignatureError(f"{SETTING} names no public key: {_MAKE}, or leave the line out")
+    for key in keys:
+        _public(key)
+    return keys
+
+
+def admit(path: Path, properties: Mapping[str, str], home: Path) -> None:
+    """Raise SignatureError or IntegrityError for an archive that is not signed as demanded."""
+    if keys := required(properties, home):
+        check(path, keys)
+
+
+def admitted(
+    store: Path, names: Sequence[str], properties: Mapping[str, str], home: Path
+) -> tuple[list[str], dict[str, str]]:
+    """Those archives of a store that the configuration wants, and why the others are refused."""
+    keys = required(properties, home)
+    if keys is None:
+        return list(names), {}
+    refused = {}
+    for name in names:
+        try:
+            check(store / name, keys)
+        except (SignatureError, IntegrityError) as error:
+            refused[name] = str(error)
+    if len(refused) == len(names):
+        reasons = "; ".join(refused.values())
+        raise ServerError(f"{SETTING} is set and no archive may be served: {reasons}")
+    return [name for name in names if name not in refused], refused
+
+
+def _check_bytes(path: Path) -> None:
+    """The files are those of the record, and the zip is the one that we write of them.
+
+    TorchServe reads a zip from its beginning, Python from its end: a made-up one can show each of
+    them other files. There is one way only in which we write given files.
+    """
+    with tempfile.TemporaryDirectory(prefix="marsmith-signature-") as temporary:
+        folder, again = Path(temporary) / "archive", Path(temporary) / "again.mar"
+        moment = _unpack(path, folder)
+        integrity.verify(folder)
+        archive.zip_folder(folder, again, moment)
+        if not filecmp.cmp(path, again, shallow=False):
+            raise IntegrityError(
+                "its files are as signed, but the zip around them was changed: sign it again"
+            )
+
+
+def _unpack(path: Path, folder: Path) -> datetime:
+    """Unpack an archive; the time that its entries have."""
+    try:
+        with zipfile.ZipFile(path) as content:
+            _check_stored(content, path)
+            content.extractall(folder)
+            return datetime(*content.infolist()[0].date_time, tzinfo=UTC)
+    # A changed byte in a header may show as any of these.
+    except (OSError, ValueError, IndexError, zipfile.BadZipFile) as error:
+        raise IntegrityError(f"it cannot be unpacked: {error}") from error
+
+
+def _check_stored(content: zipfile.ZipFile, path: Path) -> None:
+    """Nothing is compressed, so that unpacking takes no more than the archive's own size."""
+    entries = content.infolist()
+    plain = all(e.compress_type == zipfile.ZIP_STORED and not e.flag_bits & 1 for e in entries)
+    if not plain or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("it was not zipped by marsmith")
+
+
+def _member(path: Path, name: str) -> bytes | None:
+    try:
+        with zipfile.ZipFile(path) as content:
+            _check_stored(content, path)
+            return content.read(name) if name in content.namelist() else None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise SignatureError(f"{path.name}: {name} cannot be read: {error}") from error
+
+
+def _fits(public: Ed25519PublicKey, signature: bytes, record: bytes) -> bool:
+    try:
+        public.verify(signature, record)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _private(file: Path) -> Ed25519PrivateKey:
+    try:
+        key = pem.load_pem_private_key(file.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SignatureError(f"{file} is no plain private key: {error}; {_MAKE}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SignatureError(f"{file} is not an Ed25519 key: {_MAKE}")
+    return key
+
+
+def _public(file: Path) -> Ed25519PublicKey:
+    try:
+        key = pem.load_pem_public_key(file.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise SignatureError(f"{file} is no public key: {error}; {_MAKE}") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise SignatureError(f"{file} is not an Ed25519 key: {_MAKE}")
+    return key

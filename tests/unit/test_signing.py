@@ -1,0 +1,250 @@
+"""Signatures: every byte of a signed archive is covered, and a policy is never off by mistake."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from handlers import integrity
+from handlers.bundle import Bundle
+from handlers.errors import IntegrityError, MarsmithError, ServerError, SignatureError
+from handlers.inputs import ImageInput
+from handlers.integrity import RECORD, SIGNATURE
+from marsmith import archive, signing
+from marsmith.server import TorchServe
+
+FILES = {"model.pth": b"weights", "model-config.yaml": b"minWorkers: 1\n", "handlers/a.py": b"a"}
+
+
+def pack(place: Path, version: str = "1.0") -> Path:
+    folder = place / f"staged-{version}"
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    task, labels = "image-classification", ["a"]
+    bundle = Bundle("m", version, task, "eager", "model.pth", labels, ImageInput())
+    path = place / f"m-{version}.mar"
+    archive.pack(folder, bundle, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return signing.generate(tmp_path_factory.mktemp("keys") / "release")
+
+
+@pytest.fixture
+def signed(tmp_path: Path, pair: tuple[Path, Path]) -> Path:
+    path = pack(tmp_path)
+    signing.sign(path, pair[0])
+    return path
+
+
+def test_a_signed_archive_passes_and_loads_as_before(
+    signed: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    assert signing.check(signed, [pair[1]]) == pair[1]
+    archive.unpack(signed, tmp_path / "out")
+    integrity.verify(tmp_path / "out")
+    assert (tmp_path / "out/model.pth").read_bytes() == b"weights"
+
+
+def test_signing_is_reproducible_and_replaces(signed: Path, pair: tuple[Path, Path]) -> None:
+    before = signed.read_bytes()
+    signing.sign(signed, pair[0])
+    assert signed.read_bytes() == before
+    assert [path.name for path in signed.parent.iterdir() if path.name[0] == "."] == []
+
+
+def test_every_changed_byte_is_refused(signed: Path, pair: tuple[Path, Path]) -> None:
+    content = signed.read_bytes()
+    # In the zip's own structures as well as in the files.
+    for at in range(0, len(content), 7):
+        changed = bytearray(content)
+        changed[at] ^= 1
+        signed.write_bytes(changed)
+        with pytest.raises((SignatureError, IntegrityError), match=r"^m-1\.0\.mar"):
+            signing.check(signed, [pair[1]])
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200])
+def test_what_is_added_or_cut_off_is_refused(
+    signed: Path, pair: tuple[Path, Path], cut: int
+) -> None:
+    content = signed.read_bytes()
+    for changed in (content[:-cut], content + b"x" * cut, b"x" * cut + content):
+        signed.write_bytes(changed)
+        with pytest.raises((SignatureError, IntegrityError)):
+            signing.check(signed, [pair[1]])
+
+
+def _rewrite(path: Path, changes: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path) as old:
+        files = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in {**files, **changes}.items():
+            new.writestr(name, content)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_refused_with_the_files_name(
+    signed: Path, pair: tuple[Path, Path], name: str
+) -> None:
+    # Zipped anew, so that the zip's own checksum is right.
+    _rewrite(signed, {name: bytes([FILES[name][0] ^ 1]) + FILES[name][1:]})
+    with pytest.raises(IntegrityError, match=rf"^m-1\.0\.mar: {name} was changed after the build"):
+        signing.check(signed, [pair[1]])
+
+
+def test_an_added_file_is_refused(signed: Path, pair: tuple[Path, Path]) -> None:
+    _rewrite(signed, {"sitecustomize.py": b"print('pwned')"})
+    with pytest.raises(IntegrityError, match=r"sitecustomize\.py was added"):
+        signing.check(signed, [pair[1]])
+
+
+def test_a_file_that_only_a_reader_from_the_beginning_sees_is_refused(
+    signed: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    extra = tmp_path / "extra.zip"
+    with zipfile.ZipFile(extra, "w") as content:
+        content.writestr("sitecustomize.py", b"print('pwned')")
+    local = extra.read_bytes().partition(b"PK\x01\x02")[0]
+    # Python finds the files by the directory at the end, and so none of this one.
+    signed.write_bytes(local + signed.read_bytes())
+    with zipfile.ZipFile(signed) as content:
+        assert "sitecustomize.py" not in content.namelist()
+    with pytest.raises(IntegrityError, match="the zip around them was changed"):
+        signing.check(signed, [pair[1]])
+
+
+def test_a_record_that_fits_changed_files_is_no_longer_signed(
+    signed: Path, pair: tuple[Path, Path]
+) -> None:
+    with zipfile.ZipFile(signed) as content:
+        record = content.read(RECORD)
+    _rewrite(signed, {RECORD: record + b"\n"})
+    with pytest.raises(SignatureError, match="the record was changed, or another key has signed"):
+        signing.check(signed, [pair[1]])
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(signed: Path, pair: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(signed, "a", zipfile.ZIP_DEFLATED) as content:
+        content.writestr("bomb", bytes(10_000_000))
+    with pytest.raises(SignatureError, match="it was not zipped by marsmith"):
+        signing.check(signed, [pair[1]])
+
+
+def test_one_of_several_keys_is_enough_and_a_strange_one_is_not(
+    signed: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = signing.generate(tmp_path / "other")[1]
+    assert signing.check(signed, [other, pair[1]]) == pair[1]
+    with pytest.raises(SignatureError, match=r"no signature of .* by other\.pub"):
+        signing.check(signed, [other])
+
+
+def test_an_unsigned_archive_is_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    with pytest.raises(SignatureError, match=r"m-1\.0\.mar is not signed"):
+        signing.check(pack(tmp_path), [pair[1]])
+
+
+def test_a_damaged_archive_is_not_signed(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    path = pack(tmp_path)
+    _rewrite(path, {"model.pth": b"Weights"})
+    before = path.read_bytes()
+    with pytest.raises(IntegrityError, match=r"model\.pth was changed"):
+        signing.sign(path, pair[0])
+    assert path.read_bytes() == before
+
+
+def test_openssl_reads_the_keys_and_the_signature(
+    signed: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    archive.unpack(signed, tmp_path / "out")
+    command = f"pkeyutl -verify -pubin -inkey {pair[1]} -rawin -in {RECORD} -sigfile {SIGNATURE}"
+    done = subprocess.run(
+        [openssl, *command.split()],
+        cwd=tmp_path / "out",
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "Signature Verified Successfully" in done.stdout + done.stderr
+
+
+def test_the_private_key_is_private_and_never_replaced(pair: tuple[Path, Path]) -> None:
+    assert stat.S_IMODE(pair[0].stat().st_mode) == 0o600
+    with pytest.raises(SignatureError, match=r"cannot write the key .*release\.key: File exists"):
+        signing.generate(pair[0].with_suffix(""))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no key"])
+def test_what_is_no_key_says_so(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "some.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SignatureError, match=r"some\.pem is no public key"):
+        signing.check(pack(tmp_path), [file])
+    with pytest.raises(SignatureError, match=r"some\.pem is no plain private key"):
+        signing.sign(pack(tmp_path / "b"), file)
+
+
+# The policy --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, pair: tuple[Path, Path]) -> Path:
+    """A project with a signed and an unsigned version, which demands signatures."""
+    home = tmp_path / "home"
+    (home / "model-store").mkdir(parents=True)
+    shutil.copy(pair[1], home)
+    (home / "config.properties").write_text("require_signature=release.pub\n")
+    for version in ("1.0", "2.0"):
+        pack(home / "model-store", version)
+    signing.sign(home / "model-store/m-1.0.mar", pair[0])
+    return home
+
+
+def test_the_server_leaves_out_what_is_not_signed(home: Path) -> None:
+    server = TorchServe(home)
+    assert server._checked_archives() == ["m-1.0.mar"]
+    assert server.refused.keys() == {"m-2.0.mar"}
+    assert "m-2.0.mar is not signed" in server.refused["m-2.0.mar"]
+
+
+def test_the_server_does_not_start_with_nothing_signed(home: Path) -> None:
+    with pytest.raises(ServerError, match=r"no archive may be served: m-2\.0\.mar is not signed"):
+        TorchServe(home, archives=["m-2.0.mar"]).start()
+
+
+def test_without_the_policy_nothing_is_refused(home: Path) -> None:
+    (home / "config.properties").write_text("")
+    server = TorchServe(home)
+    assert server._checked_archives() == ["m-2.0.mar", "m-1.0.mar"]
+    assert server.refused == {}
+
+
+@pytest.mark.parametrize("setting", ["", " , ", "release.pub,missing.pub", "config.properties"])
+def test_a_policy_that_names_no_key_is_an_error(home: Path, setting: str) -> None:
+    with pytest.raises(SignatureError, match="names no public key|is no public key"):
+        TorchServe(home, config={"require_signature": setting})._checked_archives()
+
+
+def test_a_rollout_does_not_register_what_is_not_signed(home: Path) -> None:
+    from marsmith.processes import Running
+    from marsmith.rollout import Change, Options
+
+    running = Running(0, home, home / "config.properties", 0.0)
+    header = archive.Header("m", "2.0")
+    # It must fail before it asks any server, so there is none.
+    change = Change(running, (None, None), "m-2.0.mar", header, None, Options())  # type: ignore[arg-type]
+    with pytest.raises(MarsmithError, match=r"m-2\.0\.mar is not signed"):
+        change.register()
