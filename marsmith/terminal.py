@@ -13,3 +13,8 @@ WIDTH = 120
 def console() -> Console:
     """A console as wide as the terminal, or ``WIDTH`` where the output goes elsewhere."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+
+def printable(text: str) -> str:
+    """A text that steers no terminal, whoever wrote it."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
