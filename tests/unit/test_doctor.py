@@ -1,0 +1,207 @@
+"""``marsmith doctor``: what is wrong is found, and what the repository ships is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from handlers.errors import ServerError
+from marsmith import doctor, doctor_settings, signing
+from marsmith.addresses import free_addresses, read_properties
+from marsmith.commands.doctor import command
+from marsmith.environment import temp_folder
+from marsmith.finding import Finding
+
+
+@pytest.fixture
+def home(tmp_path: Path, project: Path, lenet5: Path) -> Iterator[Path]:
+    """A project with the shipped configuration, free ports and one archive."""
+    settings = {**read_properties(project / "config.properties"), **free_addresses()}
+    write(tmp_path, settings)
+    (tmp_path / "model-store").mkdir()
+    shutil.copy(lenet5, tmp_path / "model-store")
+    yield tmp_path
+    shutil.rmtree(temp_folder(tmp_path))
+
+
+def write(home: Path, settings: dict[str, str]) -> None:
+    lines = "".join(f"{name}={value}\n" for name, value in settings.items())
+    (home / "config.properties").write_text(lines)
+
+
+def examine(home: Path, **changes: str) -> list[Finding]:
+    write(home, {**read_properties(home / "config.properties"), **changes})
+    return doctor.examine(home, home / "config.properties")
+
+
+def bad(found: list[Finding]) -> dict[str, Finding]:
+    """What is not ok, but for who runs the tests and on how many cores."""
+    rest = ("user", "cores")
+    return {one.subject: one for one in found if one.level != "ok" and one.subject not in rest}
+
+
+def test_nothing_is_wrong_with_what_is_shipped(home: Path) -> None:
+    assert bad(examine(home)) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "subject", "level"),
+    [
+        ("inference_address", "http://0.0.0.0:0", "inference address", "wrong"),
+        ("management_address", "http://[::]:0", "management address", "wrong"),
+        ("metrics_address", "https://0.0.0.0:0", "metrics address", "warning"),
+        ("grpc_management_address", "0.0.0.0", "grpc_management address", "wrong"),
+        ("disable_token_authorization", "true", "token authorization", "wrong"),
+        ("token_expiration_min", "60", "token lifetime", "warning"),
+        ("token_expiration_min", "a year", "token lifetime", "warning"),
+        ("enable_model_api", "true", "model API", "warning"),
+        ("allowed_urls", "https://.*", "allowed_urls", "wrong"),
+        ("allowed_urls", "none,file:///tmp/.*", "allowed_urls", "wrong"),
+        ("allowed_urls", "[", "allowed_urls", "wrong"),
+        ("install_py_dep_per_model", "true", "install_py_dep_per_model", "wrong"),
+        ("use_env_allowed_urls", "TRUE", "use_env_allowed_urls", "wrong"),
+        ("enable_envvars_config", "true", "enable_envvars_config", "wrong"),
+        ("blacklist_env_vars", "", "blacklist_env_vars", "wrong"),
+        ("blacklist_env_vars", "MY_.*", "blacklist_env_vars", "wrong"),
+        ("require_signature", "", "require_signature", "wrong"),
+        ("model_store", "nowhere", "nowhere", "wrong"),
+    ],
+)
+def test_a_dangerous_setting_is_named_with_what_to_do(
+    home: Path, setting: str, value: str, subject: str, level: str
+) -> None:
+    found = bad(examine(home, **{setting: value}))
+    assert found[subject].level == level
+    assert found[subject].mend
+
+
+def test_what_is_left_out_counts_with_torchserves_default(home: Path) -> None:
+    write(home, free_addresses())
+    found = bad(doctor.examine(home, home / "config.properties"))
+    assert {"allowed_urls", "blacklist_env_vars", "token lifetime"} <= found.keys()
+
+
+def test_a_taken_port_is_named(home: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = bad(examine(home, grpc_inference_port=str(port)))
+    assert f"127.0.0.1:{port} cannot be had" in found["grpc_inference port"].text
+
+
+@pytest.mark.parametrize("port", ["http", "99999999"])
+def test_a_port_that_is_none_says_so(home: Path, port: str) -> None:
+    with pytest.raises(ServerError, match="an address or a port of the configuration is none"):
+        doctor_settings.hosts({"inference_address": f"http://127.0.0.1:{port}"})
+
+
+@pytest.mark.parametrize("name", ["config.properties", "model-store", "lenet5_digits-1.0.mar"])
+def test_what_everybody_may_write_is_named(home: Path, name: str) -> None:
+    path = next(home.rglob(name))
+    path.chmod(path.stat().st_mode | 0o002)
+    assert bad(examine(home))[name].text == "everybody may change it"
+
+
+def test_an_open_temp_folder_is_named(home: Path) -> None:
+    temp_folder(home).chmod(0o755)
+    assert "not a private folder" in bad(examine(home))["temp folder"].text
+    temp = Path(bad(examine(home))["temp folder"].text.split()[0])
+    temp.chmod(0o700)
+
+
+def write_tokens(home: Path, left: timedelta) -> Path:
+    end = (datetime.now(UTC) + left).isoformat().replace("+00:00", "123Z")
+    keys = {name: {"key": "k", "expiration time": end} for name in ("inference", "management")}
+    path = home / "key_file.json"
+    path.write_text(json.dumps({**keys, "API": {"key": "k"}}))
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("days", "level"), [(300, None), (2, "warning"), (-1, "wrong")], ids=["fresh", "soon", "over"]
+)
+def test_tokens_that_end_are_told_in_time(home: Path, days: int, level: str | None) -> None:
+    write_tokens(home, timedelta(days=days))
+    found = bad(examine(home)).get("tokens")
+    assert (found and found.level) == level
+
+
+def test_a_token_file_must_be_private_and_readable(home: Path) -> None:
+    path = write_tokens(home, timedelta(days=300))
+    path.chmod(0o644)
+    assert "others may read the tokens" in bad(examine(home))["key_file.json"].text
+    path.chmod(0o600)
+    path.write_text("{}")
+    assert "not TorchServe's" in bad(examine(home))["key_file.json"].text
+
+
+def test_java_is_judged_by_its_version(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    java = tmp_path / "jre/bin/java"
+    java.parent.mkdir(parents=True)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jre"))
+    assert "has no bin/java" in bad(examine(home))["java"].text
+    for version, wrong in (("1.8.0_1", True), ("11.0.2", False), ("17.0.15", False), ("x", True)):
+        java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+        java.chmod(0o755)
+        assert ("java" in bad(examine(home))) is wrong
+
+
+def test_a_spinning_wait_policy_is_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert bad(examine(home))["OMP_WAIT_POLICY"].level == "warning"
+
+
+def test_archives_are_read_but_for_those_that_the_policy_refuses(
+    home: Path, tmp_path: Path
+) -> None:
+    secret, public = signing.generate(home / "release")
+    archive = home / "model-store/lenet5_digits-1.0.mar"
+    assert "is not signed" in bad(examine(home, require_signature=public.name))[archive.name].text
+    signing.sign(archive, secret)
+    assert bad(examine(home)) == {}
+    public.chmod(0o666)
+    assert "others may write it" in bad(examine(home))["require_signature"].text
+    public.chmod(0o644)
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    archive.write_bytes(content)
+    assert bad(examine(home))[archive.name].level == "wrong"
+
+
+def test_missing_and_other_packages_are_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_installed", lambda name: "0.1" if name == "torch" else "")
+    assert "torch 0.1 (built with" in bad(examine(home))["lenet5_digits-1.0.mar"].text
+    found = {"file": "m.mar", "runtime": "onnx", "packages": {}}
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    [finding] = doctor._packages(found)
+    assert (finding.text, finding.mend) == ("runtime onnx needs onnxruntime", "make runtime-onnx")
+
+
+def test_too_many_workers_are_a_warning() -> None:
+    one = {"file": "m.mar", "serving": {"minWorkers": 1000}, "limits": {"threads": 2}}
+    assert [finding.level for finding in doctor._cores([one])] == ["warning", "warning"]
+
+
+def test_the_exit_status_is_1_only_where_something_is_wrong(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    assert CliRunner().invoke(command, []).exit_code == 0
+    examine(home, enable_model_api="true")
+    assert CliRunner().invoke(command, []).exit_code == 0
+    examine(home, disable_token_authorization="true")
+    shown = CliRunner().invoke(command, ["--json"])
+    assert shown.exit_code == 1
+    levels = {one["subject"]: one["level"] for one in json.loads(shown.output)}
+    assert levels["token authorization"] == "wrong"
