@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MARSMITH := $(BIN)/python -m marsmith
 
 .DEFAULT_GOAL := help
-.PHONY: help env dev archives demo serve test check format clean bench bench-peers
+.PHONY: help env dev archives demo serve test check audit format clean bench bench-peers
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -62,6 +62,15 @@ check: dev  ## Format, lint, types and tests: everything a change must pass
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# With --strict, for a package that could not be judged must not look like one without holes.
+audit: env $(VENV)-audit/stamp  ## Look for known holes in the installed packages; needs the internet
+	$(VENV)-audit/bin/pip-audit --strict --path "$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
+
+$(VENV)-audit/stamp: requirements-audit.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 format: dev  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +81,8 @@ class Client:
         self._session = requests.Session()
         # Proxies are not for loopback, and a ~/.netrc would replace the token
         self._session.trust_env = False
+        # Which authority signed the server's certificate, as for every program with requests
+        self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE", True)
 
     @classmethod
     def of(cls, running: Running, *, timeout: float = 30.0) -> Client:

@@ -48,7 +48,7 @@ def hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
 
 def _hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
     found = Addresses.of(properties)
-    secure = bool(properties.get("certificate_file"))
+    secure = properties.get("enable_grpc_ssl", "false").lower() == "true"
     places = {}
     for name in ("inference", "management", "metrics"):
         url = urlsplit(getattr(found, name))

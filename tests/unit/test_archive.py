@@ -55,6 +55,17 @@ def test_names_are_sorted_and_times_and_modes_are_fixed(packed: Path) -> None:
         assert entry.compress_type == zipfile.ZIP_STORED
 
 
+def test_a_file_too_large_for_a_plain_header_gets_a_large_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a file of 2 GiB would, without writing one.
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 500)
+    path = pack(tmp_path)
+    assert len(FILES["model.pth"]) > 500
+    archive.unpack(path, tmp_path / "out")
+    integrity.verify(tmp_path / "out")
+
+
 def test_source_date_epoch_moves_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     path = pack(tmp_path)
