@@ -8,41 +8,19 @@ trusted to check itself. Nothing of an archive is imported or deserialised.
 from __future__ import annotations
 
 import filecmp
-import os
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization as pem
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from handlers import integrity
 from handlers.errors import IntegrityError, ServerError, SignatureError
 from handlers.integrity import RECORD, SIGNATURE
 from marsmith import archive
+from marsmith import keys as key_files
 
 SETTING = "require_signature"
-_MAKE = "make a pair of keys with `marsmith keygen NAME`"
-
-
-def generate(name: Path) -> tuple[Path, Path]:
-    """Write ``name.key`` (private, mode 600) and ``name.pub``; both PEM, as openssl reads them."""
-    private = Ed25519PrivateKey.generate()
-    secret = private.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
-    public = private.public_key().public_bytes(
-        pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo
-    )
-    files = name.with_name(name.name + ".key"), name.with_name(name.name + ".pub")
-    for file, mode, content in ((files[0], 0o600, secret), (files[1], 0o644, public)):
-        try:
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
-                out.write(content)
-        except OSError as error:
-            raise SignatureError(f"cannot write the key {file}: {error.strerror}") from error
-    return files
 
 
 def sign(path: Path, key: Path) -> None:
@@ -51,7 +29,7 @@ def sign(path: Path, key: Path) -> None:
     Signing the same archive by the same key gives the same bytes. Raises SignatureError, or
     IntegrityError where a file is not as built.
     """
-    private = _private(key)
+    private = key_files.private(key)
     # In the archive's folder, so that the rename at the end is atomic.
     with tempfile.TemporaryDirectory(prefix=".sign-", dir=path.parent) as temporary:
         folder, signed = Path(temporary) / "archive", Path(temporary) / path.name
@@ -67,13 +45,13 @@ def check(path: Path, keys: Sequence[Path]) -> Path:
 
     Raises SignatureError, or IntegrityError with the name of the file that is not as signed.
     """
-    publics = [(key, _public(key)) for key in keys]
+    publics = [(key, key_files.public(key)) for key in keys]
     signature = _member(path, SIGNATURE)
     if signature is None:
         raise SignatureError(f"{path.name} is not signed: `marsmith sign` does that")
     record = _member(path, RECORD) or b""
-    signer = next((key for key, public in publics if _fits(public, signature, record)), None)
-    if signer is None:
+    signers = [key for key, public in publics if key_files.fits(public, signature, record)]
+    if not signers:
         names = ", ".join(key.name for key in keys)
         raise SignatureError(
             f"{path.name}: {SIGNATURE} is no signature of {RECORD} by {names}: the record was "
@@ -83,7 +61,7 @@ def check(path: Path, keys: Sequence[Path]) -> Path:
         _check_bytes(path)
     except IntegrityError as error:
         raise IntegrityError(f"{path.name}: {error}") from error
-    return signer
+    return signers[0]
 
 
 def required(properties: Mapping[str, str], home: Path) -> list[Path] | None:
@@ -96,9 +74,11 @@ def required(properties: Mapping[str, str], home: Path) -> list[Path] | None:
         return None
     keys = [home / name.strip() for name in properties[SETTING].split(",") if name.strip()]
     if not keys:
-        raise SignatureError(f"{SETTING} names no public key: {_MAKE}, or leave the line out")
+        raise SignatureError(
+            f"{SETTING} names no public key: {key_files.MAKE}, or leave the line out"
+        )
     for key in keys:
-        _public(key)
+        key_files.public(key)
     return keys
 
 
@@ -171,31 +151,3 @@ def _member(path: Path, name: str) -> bytes | None:
             return content.read(name) if name in content.namelist() else None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise SignatureError(f"{path.name}: {name} cannot be read: {error}") from error
-
-
-def _fits(public: Ed25519PublicKey, signature: bytes, record: bytes) -> bool:
-    try:
-        public.verify(signature, record)
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _private(file: Path) -> Ed25519PrivateKey:
-    try:
-        key = pem.load_pem_private_key(file.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SignatureError(f"{file} is no plain private key: {error}; {_MAKE}") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise SignatureError(f"{file} is not an Ed25519 key: {_MAKE}")
-    return key
-
-
-def _public(file: Path) -> Ed25519PublicKey:
-    try:
-        key = pem.load_pem_public_key(file.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise SignatureError(f"{file} is no public key: {error}; {_MAKE}") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise SignatureError(f"{file} is not an Ed25519 key: {_MAKE}")
-    return key

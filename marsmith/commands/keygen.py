@@ -16,8 +16,8 @@ def command(name: Path) -> None:
 
     Both are PEM files, which openssl reads. Existing files are never replaced.
     """
-    from marsmith import signing
+    from marsmith import keys
 
-    secret, public = signing.generate(caller() / name)
+    secret, public = keys.generate(caller() / name)
     click.echo(f"{secret.name} signs (`marsmith sign ARCHIVE --key {secret.name}`): keep it secret")
     click.echo(f"{public.name} proves it (require_signature={public.name} in config.properties)")

@@ -24,7 +24,7 @@ from tiny import marsmith, pack
 
 from handlers.errors import ServerError
 from handlers.integrity import RECORD, SIGNATURE, sha256
-from marsmith import signing
+from marsmith import keys, signing
 from marsmith.addresses import Tokens, bearer
 from marsmith.archive import MANIFEST, moment, unpack, zip_folder
 from marsmith.grpc_client import GrpcClient
@@ -46,7 +46,7 @@ def guarded(
 ) -> Iterator[TorchServe]:
     """A server that demands signatures, with one signed archive and one hostile."""
     home = make_home()
-    secret, _ = signing.generate(home / "release")
+    secret, _ = keys.generate(home / "release")
     shutil.copy(lenet5, home / "model-store")
     signing.sign(home / "model-store" / lenet5.name, secret)
     hostile(home / "model-store", home / "marker")
@@ -99,7 +99,7 @@ def test_a_rollout_of_what_is_not_as_signed_is_refused(
 
 
 def test_strict_serve_does_not_go_on_without_a_refused_archive(home: Path, lenet5: Path) -> None:
-    secret, _ = signing.generate(home / "release")
+    secret, _ = keys.generate(home / "release")
     shutil.copy(lenet5, home / "model-store")
     signing.sign(home / "model-store" / lenet5.name, secret)
     hostile(home / "model-store", home / "marker")

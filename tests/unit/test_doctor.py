@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from handlers.errors import ServerError
-from marsmith import doctor, doctor_settings, signing
+from marsmith import doctor, doctor_settings, keys, signing
 from marsmith.addresses import free_addresses, read_properties
 from marsmith.commands.doctor import command
 from marsmith.environment import temp_folder
@@ -165,7 +165,7 @@ def test_a_spinning_wait_policy_is_a_warning(home: Path, monkeypatch: pytest.Mon
 def test_archives_are_read_but_for_those_that_the_policy_refuses(
     home: Path, tmp_path: Path
 ) -> None:
-    secret, public = signing.generate(home / "release")
+    secret, public = keys.generate(home / "release")
     archive = home / "model-store/lenet5_digits-1.0.mar"
     assert "is not signed" in bad(examine(home, require_signature=public.name))[archive.name].text
     signing.sign(archive, secret)

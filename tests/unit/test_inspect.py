@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from handlers.errors import ArchiveError
 from handlers.integrity import sha256
-from marsmith import inspection, signing
+from marsmith import inspection, keys, signing
 from marsmith.commands import diff, inspect
 
 Changed = Callable[[dict[str, bytes | None]], Path]
@@ -95,7 +95,7 @@ def test_what_is_not_as_built_is_told(
 
 
 def test_a_signature_is_checked_by_the_keys_that_are_given(lenet5: Path, tmp_path: Path) -> None:
-    secret, public = signing.generate(tmp_path / "release")
+    secret, public = keys.generate(tmp_path / "release")
     path = tmp_path / lenet5.name
     path.write_bytes(lenet5.read_bytes())
     shown = run(inspect, path, "--key", public)

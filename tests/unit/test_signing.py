@@ -15,7 +15,7 @@ from handlers.bundle import Bundle
 from handlers.errors import IntegrityError, MarsmithError, ServerError, SignatureError
 from handlers.inputs import ImageInput
 from handlers.integrity import RECORD, SIGNATURE
-from marsmith import archive, signing
+from marsmith import archive, keys, signing
 from marsmith.server import TorchServe
 
 FILES = {"model.pth": b"weights", "model-config.yaml": b"minWorkers: 1\n", "handlers/a.py": b"a"}
@@ -35,7 +35,7 @@ def pack(place: Path, version: str = "1.0") -> Path:
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return signing.generate(tmp_path_factory.mktemp("keys") / "release")
+    return keys.generate(tmp_path_factory.mktemp("keys") / "release")
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(signed: Path, pair: tuple[Path,
 def test_one_of_several_keys_is_enough_and_a_strange_one_is_not(
     signed: Path, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    other = signing.generate(tmp_path / "other")[1]
+    other = keys.generate(tmp_path / "other")[1]
     assert signing.check(signed, [other, pair[1]]) == pair[1]
     with pytest.raises(SignatureError, match=r"no signature of .* by other\.pub"):
         signing.check(signed, [other])
@@ -183,7 +183,7 @@ def test_openssl_reads_the_keys_and_the_signature(
 def test_the_private_key_is_private_and_never_replaced(pair: tuple[Path, Path]) -> None:
     assert stat.S_IMODE(pair[0].stat().st_mode) == 0o600
     with pytest.raises(SignatureError, match=r"cannot write the key .*release\.key: File exists"):
-        signing.generate(pair[0].with_suffix(""))
+        keys.generate(pair[0].with_suffix(""))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no key"])
