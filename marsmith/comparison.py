@@ -75,18 +75,23 @@ def to_json(spec: ModelSpec, trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def plot(spec: ModelSpec, trials: Sequence[Trial], path: Path) -> None:
-    """Speed against accuracy (or the largest move of a score) as a PNG."""
+def new_figure() -> tuple[Any, Any]:
+    """An empty figure and its axes; raises RuntimeUnavailable where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise RuntimeUnavailable(
             "a plot needs the Python package matplotlib: install it with `make extra-plots`"
         ) from error
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def plot(spec: ModelSpec, trials: Sequence[Trial], path: Path) -> None:
+    """Speed against accuracy (or the largest move of a score) as a PNG."""
+    figure, axes = new_figure()
     good = [trial for trial in trials if trial.problem is None]
     measured = any(trial.metric is not None for trial in good)
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
     for trial in good:
         across = trial.metric if measured else trial.largest_difference
         if across is None:

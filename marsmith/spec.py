@@ -213,8 +213,8 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
     given = {**fields, **(overrides or {})}
-    for key in ("calibration", "accuracy"):
-        # Each option on the command line changes one of their values.
+    for key in ("calibration", "accuracy", "serving"):
+        # An option on the command line, or a profile, changes some of their values.
         if isinstance(fields.get(key), dict) and isinstance(given[key], dict):
             given[key] = {**fields[key], **given[key]}
     ours, theirs = fields.get("weights"), given.get("weights")

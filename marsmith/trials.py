@@ -22,7 +22,7 @@ from marsmith.spec import ModelSpec
 BATCH = 8
 Tell = Callable[[str], object]
 _WORKER = Path(__file__).with_name("load_worker.py")
-_BUILD_SECONDS = 3600.0
+BUILD_SECONDS = 3600.0
 REFERENCE = ("eager", "fp32")
 
 
@@ -73,13 +73,21 @@ def pairs(spec: ModelSpec, precisions: Sequence[str] | None = None) -> Iterator[
 
 
 def run(
-    spec: ModelSpec, root: Path, store: Path, chosen: Sequence[tuple[str, str]], tell: Tell
+    spec: ModelSpec,
+    root: Path,
+    store: Path,
+    chosen: Sequence[tuple[str, str]],
+    tell: Tell,
+    seconds: float = BUILD_SECONDS,
 ) -> Iterator[Trial]:
-    """Build and time each pair, in processes of their own; a failure is a trial with a problem."""
+    """Build and time each pair, in processes of their own; a failure is a trial with a problem.
+
+    So is a build that takes more than ``seconds``.
+    """
     for runtime, precision in chosen:
         tell(f"{runtime} {precision}: build")
         folder = store / f"{runtime}-{precision}"
-        built = _build(spec, root, folder, runtime, precision)
+        built = _build(spec, root, folder, runtime, precision, seconds)
         if "problem" in built:
             yield Trial(runtime, precision, built["problem"])
             continue
@@ -97,7 +105,7 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 
 def _build(
-    spec: ModelSpec, root: Path, store: Path, runtime: str, precision: str
+    spec: ModelSpec, root: Path, store: Path, runtime: str, precision: str, seconds: float
 ) -> dict[str, Any]:
     """What the build reports, or its problem."""
     fields = spec.model_dump(mode="json", exclude_unset=True)
@@ -114,10 +122,10 @@ def _build(
                 cwd=root,
                 capture_output=True,
                 text=True,
-                timeout=_BUILD_SECONDS,
+                timeout=seconds,
             )
         except subprocess.TimeoutExpired:
-            return {"problem": f"the build took longer than {_BUILD_SECONDS:g} s"}
+            return {"problem": f"the build took longer than {seconds:.0f} s"}
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
         return {"problem": last[-1].removeprefix("error: ")}

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.serving.stats import percentile, poisson_arrivals
+from marsmith.arrivals import percentile, poisson_arrivals
 
 _TIMEOUT_SECONDS = 30.0
 

@@ -26,6 +26,7 @@ from handlers.task import TaskHandler
 from marsmith import resolve, weights
 from marsmith.archive import file_name, unpack
 from marsmith.spec import ModelSpec, load, parse
+from marsmith.tuning.fingerprint import code_digest
 
 PROJECT = Path(__file__).parents[2]
 # Archives of earlier runs, by a digest of everything that they were made of.
@@ -103,7 +104,7 @@ class Subject:
         """Our archive of this model, built where no earlier run has; raises BuildError."""
         fields = self._fields(runtime, precision, serving)
         text = yaml.safe_dump(fields, sort_keys=True)
-        store = STORE / hashlib.sha256(text.encode() + _sources()).hexdigest()[:16]
+        store = STORE / hashlib.sha256(text.encode() + code_digest()).hexdigest()[:16]
         target = store / file_name(self.spec.name, self.spec.version)
         if target.is_file():
             return target
@@ -170,16 +171,6 @@ class Subject:
         }
         file.write_text(json.dumps(described), encoding="utf-8")
         return file
-
-
-@functools.cache
-def _sources() -> bytes:
-    """A digest of the code that builds archives and travels in them."""
-    digest = hashlib.sha256()
-    for package in ("handlers", "marsmith"):
-        for path in sorted((PROJECT / package).rglob("*.py")):
-            digest.update(path.relative_to(PROJECT).as_posix().encode() + path.read_bytes())
-    return digest.digest()
 
 
 def handler_of(spec: ModelSpec) -> TaskHandler:

@@ -55,6 +55,7 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.option("--precision", help="fp32, bf16, fp16 or int8, as the runtime can.")
 @click.option("--method", help="How TorchScript is made: trace or script.")
 @model_options
+@click.option("--profile", type=click.Path(path_type=Path), help="As `marsmith tune` found.")
 @click.option("--store", type=click.Path(path_type=Path), help="Default: model-store.")
 @click.option("--force", is_flag=True, help="Replace an archive of the same name and version.")
 @click.option("--missing", is_flag=True, help="Leave out what is in the store already.")
@@ -97,7 +98,7 @@ def command(
         _list()
         return
     from marsmith import own
-    from marsmith.spec import defaults, load
+    from marsmith.spec import defaults
 
     here = caller()
     mine = [key for key in own.KEYS if given[key] not in (None, ())]
@@ -105,13 +106,15 @@ def command(
         if names:
             option = (mine or ["save_yaml"])[0].replace("_", "-")
             raise SpecError(f"--{option} makes a model without a file: leave out {names[0]}")
+        if given["profile"]:
+            raise SpecError("--profile is for models with a file: save one with --save-yaml first")
         _own(given, here, force, as_json)
         return
     paths = [model_path(name, here) for name in names]
     paths = paths or [model_path(spec.name, here) for spec in defaults(Path.cwd())]
     if missing:
-        store, changes = _store(given, here), overrides(given, here)
-        paths = [path for path in paths if not _is_built(load(path, changes), store)]
+        store = _store(given, here)
+        paths = [path for path in paths if not _is_built(_spec(path, given, here), store)]
     if not paths:
         return
     if len(paths) > 1:
@@ -124,8 +127,21 @@ def command(
             if done.returncode:
                 sys.exit(done.returncode)
         return
-    spec = load(paths[0], overrides(given, here))
+    spec = _spec(paths[0], given, here)
     _build(_chosen(checked(spec, given), given), _store(given, here), force, as_json)
+
+
+def _spec(path: Path, given: dict[str, Any], here: Path) -> ModelSpec:
+    """A model file with the keys of ``--profile`` and, over them, those of other options."""
+    from marsmith import host_profile
+    from marsmith.spec import load
+
+    if not given["profile"]:
+        return load(path, overrides(given, here))
+    if given["runtime"] == AUTO:
+        raise SpecError("--runtime auto and --profile both choose the runtime: give one of them")
+    found = host_profile.overrides(here / given["profile"], load(path).name)
+    return load(path, {**found, **overrides(given, here)})
 
 
 def _is_built(spec: ModelSpec, store: Path) -> bool:

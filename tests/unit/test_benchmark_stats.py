@@ -8,7 +8,8 @@ from statistics import mean
 import pytest
 
 from benchmarks.serving.poisson import summary
-from benchmarks.serving.stats import Spread, percentile, poisson_arrivals, ratio
+from benchmarks.serving.stats import Spread, ratio
+from marsmith.arrivals import percentile, poisson_arrivals
 
 
 def test_a_percentile_is_the_least_value_that_enough_values_do_not_exceed() -> None:

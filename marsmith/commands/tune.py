@@ -1,0 +1,169 @@
+"""Find a model's runtime, precision and serving settings on this host."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from handlers.errors import SpecError
+from marsmith.model_options import caller, model_options, model_path, overrides
+from marsmith.terminal import console
+
+if TYPE_CHECKING:
+    from marsmith.spec import ModelSpec
+    from marsmith.tuning.session import Session
+
+_PICTURES = 200
+_INTERRUPTED = 130
+
+
+def _milliseconds(context: click.Context, option: click.Parameter, text: str | None) -> Any:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)?", text)
+    if match is None or float(match[1]) <= 0:
+        raise click.BadParameter(f"{text!r}: write a time above 0 such as 50ms or 0.2s")
+    return float(match[1]) * (1000 if match[2] == "s" else 1)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--pictures", type=click.Path(path_type=Path), help="To ask. Default: the samples.")
+@click.option("--max-p99", callback=_milliseconds, help="Such as 50ms. Default: most throughput.")
+@click.option(
+    "--seconds-per-point",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    help="Of each of two loops: closed for throughput, Poisson for p99.",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Minutes; nothing is begun after them.",
+)
+@click.option("--runtime", "runtimes", multiple=True, help="Only these; repeatable.")
+@click.option("--precision", "precisions", multiple=True, help="Only these; repeatable.")
+@model_options
+@click.option("--write", is_flag=True, help="Write the choice into the model's file.")
+@click.option("--profile", type=click.Path(path_type=Path), help="Write it into a host's profile.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Save throughput against p99 as PNG.")
+def command(
+    model: str,
+    pictures: Path | None,
+    max_p99: float | None,
+    seconds_per_point: float,
+    budget: float,
+    runtimes: tuple[str, ...],
+    precisions: tuple[str, ...],
+    write: bool,
+    profile: Path | None,
+    as_json: bool,
+    plot: Path | None,
+    **given: Any,
+) -> None:
+    """Find a model's runtime, precision, workers, threads, batch size and delay on this host.
+
+    Every pair of runtime and precision is built and proven; the fastest three are served by a
+    TorchServe and loaded. Results are kept in build/tune: the same command goes on after Ctrl-C.
+    int8 needs --calibrate and --evaluate, or the model file's own.
+    """
+    from marsmith import comparison, samples, trials
+    from marsmith.spec import load
+    from marsmith.tuning.points import Objective
+    from marsmith.tuning.serving import Load
+    from marsmith.tuning.session import Session
+
+    if plot is not None:
+        comparison.new_figure()
+    here = caller()
+    path = model_path(model, here)
+    spec = load(path, overrides(given, here))
+    pairs = [
+        pair
+        for pair in trials.pairs(spec, precisions or None)
+        if not runtimes or pair[0] in runtimes
+    ]
+    if spec.artifact is not None:
+        raise SpecError(f"{spec.name}: an artifact of others runs in the runtime of its format")
+    if not pairs:
+        raise SpecError("no pair of runtime and precision is left: see `marsmith formats`")
+    folder = here / pictures if pictures else Path(spec.samples)
+    asked = Load(samples.files(folder)[:_PICTURES], seconds_per_point)
+    told = Console(stderr=True, highlight=False)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeElapsedColumn(), console=told, transient=True) as progress:
+        bar = progress.add_task(spec.name, total=None)
+        session = Session(
+            spec,
+            Path.cwd(),
+            asked,
+            Objective(max_p99),
+            60 * budget,
+            lambda words: progress.update(bar, description=words),
+            lambda done, most: progress.update(bar, completed=done, total=most),
+        )
+        interrupted = _run(session, pairs)
+    _show(session, as_json, here / plot if plot else None, told)
+    if interrupted:
+        told.print("interrupted: nothing is written")
+        sys.exit(_INTERRUPTED)
+    if write or profile is not None:
+        _write(session, spec, path if write else None, here / profile if profile else None, told)
+
+
+def _run(session: Session, pairs: list[tuple[str, str]]) -> bool:
+    """Whether the search was ended by Ctrl-C or SIGTERM."""
+    # A shell starts its background jobs deaf to the first.
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        session.run(pairs)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return False
+
+
+def _show(session: Session, as_json: bool, plot: Path | None, told: Console) -> None:
+    from marsmith.tuning import show
+
+    if as_json:
+        print(json.dumps(show.to_json(session), indent=1))
+    else:
+        show.print_tables(console(), session)
+    if plot is not None and any(one.problem is None for one in session.measured):
+        title = f"{session.spec.name} {session.spec.version}"
+        show.plot(title, session.measured, session.objective, plot)
+        told.print(f"plot {plot}")
+
+
+def _write(
+    session: Session, spec: ModelSpec, file: Path | None, profile: Path | None, told: Console
+) -> None:
+    from marsmith.tuning import fingerprint, writing
+
+    host = fingerprint.host()
+    best = session.objective.best(session.measured)
+    keys = writing.changes(spec, best.point, host["cores"])
+    if file is not None:
+        writing.to_model_file(file, keys)
+        told.print(f"written into {file}: {best.point}")
+    if profile is not None:
+        writing.to_profile(profile, spec.name, keys, host)
+        told.print(f"written into {profile}: {best.point}")

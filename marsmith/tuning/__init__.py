@@ -1,0 +1,1 @@
+"""Find a model's runtime, precision and serving settings on this host by measuring."""

@@ -1,0 +1,87 @@
+"""What a result depends on: code, model, pictures and host. A changed one is measured anew."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from handlers import plugins
+from marsmith import resolve, samples, weights
+from marsmith.spec import ModelSpec
+
+PROJECT = Path(__file__).parents[2]
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+@functools.cache
+def code_digest() -> bytes:
+    """A digest of the code that builds archives and travels in them."""
+    digest = hashlib.sha256()
+    for package in ("handlers", "marsmith"):
+        for path in sorted((PROJECT / package).rglob("*.py")):
+            digest.update(path.relative_to(PROJECT).as_posix().encode() + path.read_bytes())
+    return digest.digest()
+
+
+def host() -> dict[str, Any]:
+    """The kind of this host: its processor and the cores that this process may use."""
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def of_pictures(files: Iterable[Path]) -> str:
+    """A digest of the pictures that a load sends."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def of_pair(spec: ModelSpec, root: Path, runtime: str, precision: str) -> str:
+    """A digest of what a trial of a pair is made of, files by their times and sizes."""
+    loaded = plugins.load_runtime(runtime)
+    packages = ("torch", "torchvision", "torchserve", *loaded.requires, *loaded.export_requires)
+    made_of = {
+        "spec": spec.model_dump(mode="json", exclude_unset=True),
+        "pair": [runtime, precision],
+        "versions": {name: _installed(name) for name in sorted(set(packages))},
+        "files": [_stamp(path) for path in _files(spec, root)],
+        "host": host(),
+        "code": code_digest().hex(),
+    }
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _files(spec: ModelSpec, root: Path) -> Sequence[Path]:
+    found = [weights.locate(spec, root)]
+    source = resolve.source_file(spec, root)
+    if source is not None:
+        found += sorted(source.parent.rglob("*.py"))
+    found += samples.files(root / spec.samples)
+    for part in (spec.calibration, spec.accuracy):
+        if part is not None:
+            found += samples.files(root / part.folder, deep=True)
+    return found
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

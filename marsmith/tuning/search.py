@@ -1,0 +1,48 @@
+"""Which points to measure, and in what order: one coordinate after the other, halving the field.
+
+The full grid of a host of many cores has hundreds of points of some fifteen seconds each. Here the
+workers are settled first, for each of the fastest pairs, then batches, then the delay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point
+
+Pair = tuple[str, str]
+# How many points each coordinate after the first starts from.
+KEPT = (2, 1)
+
+
+def splits(cores: int) -> list[tuple[int, int]]:
+    """(workers, threads) with workers x threads <= cores: one worker, one a core, and between."""
+    middle = 2 ** round(math.log2(cores) / 2)
+    return list(dict.fromkeys((workers, cores // workers) for workers in (1, cores, middle)))
+
+
+def most(pairs: int, cores: int) -> int:
+    """At most so many points are measured."""
+    first, last = KEPT
+    return pairs * len(splits(cores)) + first * (len(BATCHES) - 1) + last * (len(DELAYS) - 1)
+
+
+def points(
+    pairs: Sequence[Pair], cores: int, objective: Objective, measured: list[Measured]
+) -> Iterator[Point]:
+    """The points in turn; the caller appends to ``measured`` what each gave before the next."""
+    delay, batch_size = DELAYS[0], BATCHES[0]
+    for runtime, precision in pairs:
+        for workers, threads in splits(cores):
+            yield Point(runtime, precision, workers, threads, batch_size, delay)
+    first, last = KEPT
+    for one in objective.ranked(measured)[:first]:
+        for size in BATCHES[1:]:
+            yield replace(one.point, batch_size=size)
+    for one in objective.ranked(measured)[:last]:
+        # A batch of one waits for nobody.
+        if one.point.batch_size > 1:
+            for other in DELAYS[1:]:
+                yield replace(one.point, delay=other)

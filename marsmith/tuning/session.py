@@ -1,0 +1,142 @@
+"""One search: pairs built, proven and timed in process, the fastest of them served and loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import ExportError
+from handlers.integrity import sha256
+from marsmith import trials
+from marsmith.archive import file_name
+from marsmith.spec import ModelSpec
+from marsmith.trials import Trial
+from marsmith.tuning import fingerprint, search, serving
+from marsmith.tuning.points import BATCHES, Measured, Objective
+from marsmith.tuning.record import Record
+from marsmith.tuning.search import Pair
+
+FOLDER = Path("build/tune")
+FINALISTS = 3
+# Of the budget; what is left is for serving.
+_BUILD_SHARE = 0.6
+# Where the time does not suffice for all, these are tried first: mostly the fastest.
+_LIKELY = ("tensorrt", "openvino", "onnx")
+
+
+@dataclass
+class Session:
+    """What was found so far is in ``tried`` and ``measured``, also when it is interrupted.
+
+    ``budget`` in seconds: nothing is begun after it. ``tell`` hears what is done now, ``advance``
+    how many steps are done and how many there are at most.
+    """
+
+    spec: ModelSpec
+    root: Path
+    load: serving.Load
+    objective: Objective
+    budget: float
+    tell: Callable[[str], object]
+    advance: Callable[[int, int], object]
+    tried: list[Trial] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    skipped: list[Pair] = field(default_factory=list)
+    complete: bool = False
+
+    def __post_init__(self) -> None:
+        size = max(*BATCHES, self.spec.serving.batch_size)
+        queue = max(size, self.spec.serving.queue_size)
+        # One artifact for all points: it takes the largest batch.
+        changes = {"workers": 1, "threads": 0, "batch_size": size, "queue_size": queue}
+        wide = self.spec.serving.model_copy(update=changes)
+        self._built = self.spec.model_copy(update={"serving": wide})
+        self._store = self.root / FOLDER / self.spec.name
+        self._record = Record(self.root / FOLDER / f"{self.spec.name}.jsonl")
+        self._host = fingerprint.host()
+        self._deadline = time.monotonic() + self.budget
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return self._deadline - time.monotonic()
+
+    def run(self, pairs: Sequence[Pair]) -> None:
+        """Search; raises ExportError where no pair can serve the model."""
+        cores = self._host["cores"]
+        ahead = search.most(min(FINALISTS, len(pairs)), cores)
+        for number, pair in enumerate(self._ordered(pairs)):
+            self.advance(number, len(pairs) + ahead)
+            self._try(pair)
+        finalists = self._finalists()
+        ahead = search.most(len(finalists), cores)
+        self.tried.sort(key=lambda trial: (trial.problem is not None, -trial.throughput))
+        digests = {pair: sha256(self._archive(pair)) for pair in finalists}
+        pictures = fingerprint.of_pictures(self.load.pictures)
+        for point in search.points(finalists, cores, self.objective, self.measured):
+            self.advance(len(pairs) + len(self.measured), len(pairs) + ahead)
+            pair = (point.runtime, point.precision)
+            key = {
+                "archive": digests[pair],
+                "point": asdict(point),
+                "host": self._host,
+                "seconds": self.load.seconds,
+                "pictures": pictures,
+            }
+            found = self._record.get(key)
+            if found is None:
+                if self.left <= 0:
+                    return
+                self.tell(str(point))
+                one = serving.measure(self._archive(pair), self.spec, self.root, point, self.load)
+                self.measured.append(one)
+                self._record.add(key, one.to_json())
+            else:
+                self.measured.append(Measured.from_json(found))
+        self.complete = True
+
+    def _ordered(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """The model file's own pair first, for it is known to work; then the likely ones."""
+        own = (self.spec.runtime, self.spec.precision)
+        return sorted(pairs, key=lambda pair: (pair != own, pair[0] not in _LIKELY))
+
+    def _try(self, pair: Pair) -> None:
+        key: dict[str, Any] = {
+            "trial": fingerprint.of_pair(self._built, self.root, *pair),
+            "host": self._host,
+        }
+        kept, archive = self._record.get(key), self._archive(pair)
+        if kept is not None:
+            trial = Trial(**kept["trial"])
+            if trial.problem or (archive.is_file() and sha256(archive) == kept["archive"]):
+                self.tried.append(trial)
+                return
+        good = any(trial.problem is None for trial in self.tried)
+        seconds = self.left - (1 - _BUILD_SHARE) * self.budget * good
+        if seconds <= 0:
+            self.skipped.append(pair)
+            return
+        start = time.monotonic()
+        (trial,) = trials.run(self._built, self.root, self._store, [pair], self.tell, seconds)
+        if trial.problem and time.monotonic() - start >= seconds:
+            # The budget's fault: with more time it may succeed.
+            self.skipped.append(pair)
+            return
+        self.tried.append(trial)
+        digest = None if trial.problem else sha256(archive)
+        self._record.add(key, {"trial": trial.to_json(), "archive": digest})
+
+    def _finalists(self) -> list[Pair]:
+        good = [trial for trial in self.tried if trial.problem is None]
+        if not good and self.skipped:
+            raise ExportError("no archive was built in this time: give more with --budget MINUTES")
+        trials.best(self.tried)
+        good.sort(key=lambda trial: -trial.throughput)
+        return [(trial.runtime, trial.precision) for trial in good[:FINALISTS]]
+
+    def _archive(self, pair: Pair) -> Path:
+        name = file_name(self.spec.name, self.spec.version)
+        return self._store / "-".join(pair) / name

@@ -1,0 +1,133 @@
+"""What a search found: as a table for a person, as JSON, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from marsmith.comparison import new_figure
+from marsmith.trials import Trial
+from marsmith.tuning import fingerprint
+from marsmith.tuning.points import LOAD, Measured, Objective, pareto
+from marsmith.tuning.session import Session
+
+_COLUMNS = ("workers", "threads", "batch", "delay ms", "pictures/s", "p50 ms", "p99 ms", "asked")
+
+
+def print_tables(console: Console, session: Session) -> None:
+    """The points, the fastest first, with a star at those that no other beats; then the choice."""
+    spec, objective = session.spec, session.objective
+    front = pareto(session.measured)
+    best = objective.best(session.measured) if front else None
+    table = Table(title=f"{spec.name} {spec.version} served by this host", title_justify="left")
+    for name in ("", "runtime", "precision"):
+        table.add_column(name, no_wrap=True)
+    for name in _COLUMNS:
+        table.add_column(name, justify="right")
+    metrics = {(each.runtime, each.precision): each for each in session.tried}
+    metric = next((each.metric_name for each in session.tried if each.metric is not None), "")
+    if metric:
+        table.add_column(metric, justify="right")
+    failed = any(one.problem for one in session.measured)
+    if failed:
+        table.add_column("problem")
+    for one in sorted(session.measured, key=lambda one: (one.problem or "", -one.throughput)):
+        mark = "->" if one is best else "*" if one in front else ""
+        trial = metrics[one.point.runtime, one.point.precision]
+        why = [escape(one.problem or "")] if failed else []
+        table.add_row(*_row(mark, one, trial if metric else None), *why)
+    if session.measured:
+        console.print(table)
+        console.print(
+            f"* no other point is better on both; p99 under Poisson arrivals at {LOAD:.0%} of the "
+            "point's own pictures/s"
+        )
+    _print_rest(console, session)
+    if best is not None:
+        console.print(f"-> {best.point}: {objective.reason(session.measured)}", markup=False)
+
+
+def _row(mark: str, one: Measured, trial: Trial | None) -> list[str]:
+    point = one.point
+    counts = (point.workers, point.threads, point.batch_size, point.delay)
+    settings = [mark, point.runtime, point.precision, *map(str, counts)]
+    if one.problem is None:
+        figures = f"{one.throughput:.1f}", f"{one.p50:.1f}", f"{one.p99:.1f}", str(one.requests)
+    else:
+        figures = "", "", "", ""
+    if trial is None:
+        return [*settings, *figures]
+    return [*settings, *figures, "" if trial.metric is None else f"{trial.metric:.4f}"]
+
+
+def _print_rest(console: Console, session: Session) -> None:
+    """What is not in the table, and why."""
+    for trial in session.tried:
+        if trial.problem is not None:
+            words = f"{trial.runtime} {trial.precision} left out: {trial.problem}"
+            console.print(words, markup=False, soft_wrap=True)
+    good = [one for one in session.measured if one.problem is None]
+    if session.skipped:
+        names = ", ".join(" ".join(pair) for pair in session.skipped)
+        console.print(f"not tried for want of time (--budget): {names}", soft_wrap=True)
+    if not session.complete:
+        console.print("the search is not complete: the same command goes on where this one ended")
+    if good:
+        cpu = max(one.client_cpu for one in good)
+        late = max(one.late_p99 for one in good)
+        console.print(
+            f"the client shared the cores: at most {cpu:.2f} ms of CPU a request, and 99 % of its "
+            f"requests left at most {late:.1f} ms late"
+        )
+
+
+def to_json(session: Session) -> dict[str, Any]:
+    """All of it as JSON values; ``chosen`` is None where no point was measured."""
+    front = pareto(session.measured)
+    best = session.objective.best(session.measured) if front else None
+    return {
+        "model": session.spec.name,
+        "version": session.spec.version,
+        "host": fingerprint.host(),
+        "max_p99": session.objective.max_p99,
+        "complete": session.complete,
+        "trials": [trial.to_json() for trial in session.tried],
+        "skipped": session.skipped,
+        "points": [{**one.to_json(), "pareto": one in front} for one in session.measured],
+        "chosen": best and asdict(best.point),
+        "reason": best and session.objective.reason(session.measured),
+    }
+
+
+def plot(title: str, measured: Sequence[Measured], objective: Objective, path: Path) -> None:
+    """Throughput against p99 as a PNG, with the Pareto front and the choice."""
+    figure, axes = new_figure()
+    good = [one for one in measured if one.problem is None]
+    for name in dict.fromkeys(f"{one.point.runtime} {one.point.precision}" for one in good):
+        mine = [one for one in good if f"{one.point.runtime} {one.point.precision}" == name]
+        axes.scatter([one.throughput for one in mine], [one.p99 for one in mine], label=name)
+    front = pareto(measured)
+    axes.plot([one.throughput for one in front], [one.p99 for one in front], "k--", linewidth=1)
+    for one in front:
+        point = one.point
+        words = f"{point.workers}x{point.threads} b{point.batch_size} {point.delay}ms"
+        axes.annotate(
+            words, (one.throughput, one.p99), xytext=(6, 4), textcoords="offset points", fontsize=8
+        )
+    best = objective.best(measured)
+    size = {"s": 220, "facecolors": "none", "edgecolors": "k"}
+    axes.scatter([best.throughput], [best.p99], label="chosen", **size)
+    if objective.max_p99 is not None:
+        axes.axhline(objective.max_p99, linewidth=1, label="largest p99 wanted")
+    axes.set(title=title, xlabel="pictures per second", ylabel=f"p99 in ms at {LOAD:.0%} load")
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,95 @@
+"""``marsmith tune`` from its command line: interrupted, taken up again, written, built by."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from marsmith import spec
+from marsmith.archive import read_json
+
+PARTS = ("config.properties", "weights", "samples", "training")
+MODEL = "lenet5_digits"
+LIMIT = 240.0
+
+
+@pytest.fixture
+def place(project: Path, tmp_path: Path) -> Path:
+    """A project folder with results and a model file of its own."""
+    for name in PARTS:
+        (tmp_path / name).symlink_to(project / name)
+    (tmp_path / "models").mkdir()
+    shutil.copy(project / f"models/{MODEL}.yaml", tmp_path / "models")
+    return tmp_path
+
+
+def _start(place: Path, project: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "marsmith", *words],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(project)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_interrupted_and_taken_up_again(place: Path, project: Path) -> None:
+    file, results = place / f"models/{MODEL}.yaml", place / f"build/tune/{MODEL}.jsonl"
+    before = file.read_text()
+    words = ["tune", MODEL, "--runtime", "eager", "--precision", "fp32"]
+    words += ["--seconds-per-point", "0.3"]
+    first = _start(place, project, *words, "--write")
+    deadline = time.monotonic() + LIMIT
+    while first.poll() is None and (not results.exists() or '"point"' not in results.read_text()):
+        assert time.monotonic() < deadline, "no point was measured"
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    table, told = first.communicate(timeout=60)
+    assert first.returncode == 130, table + told
+    assert "-> eager fp32, " in table
+    assert "interrupted: nothing is written" in told
+    assert file.read_text() == before
+
+    kept = results.read_text()
+    # No time for another point: all comes from the results kept.
+    options = [
+        "--budget",
+        "0.0001",
+        "--json",
+        "--write",
+        "--profile",
+        "host.yaml",
+        "--plot",
+        "p.png",
+    ]
+    again = _start(place, project, *words, *options)
+    text, told = again.communicate(timeout=LIMIT)
+    assert again.returncode == 0, told
+    assert results.read_text() == kept
+    found = json.loads(text)
+    assert not found["complete"]
+    assert [one["problem"] for one in found["points"]] == [None] * (len(kept.splitlines()) - 1)
+    assert all(one["throughput"] > 0 and one["p99"] > 0 for one in found["points"])
+    assert (place / "p.png").read_bytes().startswith(b"\x89PNG")
+    chosen = found["chosen"]
+    written = spec.load(file)
+    assert (written.runtime, written.serving.workers) == ("eager", chosen["workers"])
+    assert f"written into models/{MODEL}.yaml: eager fp32" in told
+
+    file.write_text(before)
+    build = _start(place, project, "build", MODEL, "--profile", "host.yaml", "--store", "store")
+    _, told = build.communicate(timeout=LIMIT)
+    assert build.returncode == 0, told
+    limits = read_json(place / f"store/{MODEL}-1.0.mar", "marsmith.json")["limits"]
+    assert {key: limits[key] for key in ("workers", "threads", "batch_size")} == {
+        key: chosen[key] for key in ("workers", "threads", "batch_size")
+    }

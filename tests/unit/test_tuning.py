@@ -1,0 +1,301 @@
+"""The search for serving settings: what is measured, kept and chosen, and what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from handlers.errors import ServerError, SpecError
+from marsmith import host_profile, smoke, spec
+from marsmith.archive import read_json
+from marsmith.tuning import client, search, staging, writing
+from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point, pareto
+from marsmith.tuning.record import Record
+
+HOST = {"cpu": "a processor", "cores": 2}
+
+
+def point(**changes: Any) -> Point:
+    plain = {"workers": 1, "threads": 2, "batch_size": 8, "delay": 1}
+    return Point(**{"runtime": "eager", "precision": "fp32", **plain, **changes})
+
+
+def measured(throughput: float, p99: float, **changes: Any) -> Measured:
+    return Measured(point(**changes), throughput=throughput, p99=p99)
+
+
+def test_the_front_has_what_no_other_beats() -> None:
+    fast, quick, between = measured(100, 40), measured(20, 5), measured(60, 20)
+    slower, same = measured(60, 21), measured(60, 20, workers=2)
+    broken = Measured(point(), problem="refused")
+    front = pareto([quick, slower, broken, between, fast, same])
+    assert front == [fast, between, same, quick]
+
+
+def test_the_objective() -> None:
+    fast, quick, between = measured(100, 40), measured(20, 5), measured(60, 20)
+    broken = Measured(point(workers=9), problem="refused")
+    found = [quick, broken, between, fast]
+    assert Objective().best(found) is fast
+    assert Objective(30).best(found) is between
+    assert "p99 <= 30 ms: 60 pictures/s" in Objective(30).reason(found)
+    assert Objective(1).best(found) is quick
+    assert "none of 3 points has p99 <= 1 ms" in Objective(1).reason(found)
+    with pytest.raises(ServerError, match="9 x 2 threads.*refused"):
+        Objective().best([broken])
+    with pytest.raises(ServerError, match="--budget"):
+        Objective().best([])
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 6, 16])
+def test_splits_never_ask_for_more_than_the_cores(cores: int) -> None:
+    found = search.splits(cores)
+    assert {(1, cores), (cores, 1)} <= set(found)
+    assert len(set(found)) == len(found)
+    assert all(0 < workers * threads <= cores for workers, threads in found)
+
+
+def test_one_coordinate_after_the_other_with_fewer_each_time() -> None:
+    done: list[Measured] = []
+    for each in search.points([("onnx", "fp32"), ("eager", "bf16")], 2, Objective(), done):
+        # More batch and more workers pay; the delay does not.
+        speed = 10 * each.batch_size + 5 * each.workers + (each.runtime == "onnx") - each.delay
+        done.append(Measured(each, throughput=speed, p99=speed))
+    points = [one.point for one in done]
+    assert len(points) == len(set(points)) == search.most(2, 2)
+    first, batches, delays = points[:4], points[4:10], points[10:]
+    assert {(each.batch_size, each.delay) for each in first} == {(BATCHES[0], DELAYS[0])}
+    assert {(each.runtime, each.workers) for each in first} == {
+        (runtime, workers) for runtime in ("onnx", "eager") for workers in (1, 2)
+    }
+    assert {(each.runtime, each.workers) for each in batches} == {("onnx", 2), ("eager", 2)}
+    assert {each.batch_size for each in batches} == set(BATCHES[1:])
+    assert delays == [point(runtime="onnx", workers=2, threads=1, batch_size=16, delay=5)]
+
+
+def test_a_batch_of_one_is_not_tried_with_other_delays() -> None:
+    done: list[Measured] = []
+    for each in search.points([("eager", "fp32")], 1, Objective(), done):
+        done.append(Measured(each, throughput=1 / each.batch_size, p99=1.0))
+    assert {one.point.delay for one in done} == {DELAYS[0]}
+
+
+def test_a_point_that_fails_is_left_behind() -> None:
+    done: list[Measured] = []
+    for each in search.points([("eager", "fp32"), ("onnx", "fp32")], 1, Objective(), done):
+        problem = "refused" if each.runtime == "onnx" else None
+        done.append(Measured(each, throughput=1.0, p99=1.0, problem=problem))
+    assert [one.point.runtime for one in done].count("onnx") == 1
+
+
+def test_results_are_kept_under_their_key(tmp_path: Path) -> None:
+    path = tmp_path / "new/results.jsonl"
+    one, other = {"point": {"workers": 1}, "host": HOST}, {"point": {"workers": 2}, "host": HOST}
+    assert Record(path).get(one) is None
+    Record(path).add(one, measured(5, 7).to_json())
+    # As a machine that goes down leaves it.
+    with path.open("a") as file:
+        file.write('{"key": {"point": ')
+    again = Record(path)
+    again.add(other, {"throughput": 2})
+    kept = Record(path)
+    assert Measured.from_json(kept.get(one) or {}) == measured(5, 7)
+    assert kept.get(other) == {"throughput": 2}
+    assert kept.get({**one, "host": {**HOST, "cores": 4}}) is None
+
+
+MODEL = """\
+# A model of the shop.
+name: "m"  # its name
+task: image-classification
+architecture: torchvision:resnet18
+weights: {torchvision: IMAGENET1K_V1}
+runtime_options:
+  method: trace  # scripts are slower
+# How it is served:
+serving: {queue_size: 50, batch_size: 4}  # tuned by hand
+version: '2.0'
+"""
+
+
+def test_a_model_file_keeps_all_but_the_keys_changed(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL)
+    model = spec.load(path)
+    keys = writing.changes(model, point(runtime="openvino", workers=2, threads=1), 2)
+    writing.to_model_file(path, keys)
+    text = path.read_text()
+    for comment in (line.partition("#")[2] for line in MODEL.splitlines() if "slower" not in line):
+        assert comment in text
+    assert text.startswith('# A model of the shop.\nname: "m"  # its name\n')
+    assert "version: '2.0'" in text
+    found = spec.load(path)
+    assert (found.runtime, found.precision, found.runtime_options) == ("openvino", "fp32", {})
+    expected = {"workers": 2, "threads": 1, "batch_size": 8, "max_batch_delay": 1, "cores": 2}
+    assert found.serving.model_dump(exclude_unset=True) == {"queue_size": 50, **expected}
+    writing.to_model_file(path, keys)
+    assert path.read_text() == text
+
+
+def test_options_of_the_runtime_stay_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL)
+    keys = writing.changes(spec.load(path), point(runtime="torchscript"), 2)
+    writing.to_model_file(path, keys)
+    assert "  method: trace  # scripts are slower\n# How it is served:\n" in path.read_text()
+
+
+def test_every_model_of_the_project_can_be_written(project: Path, tmp_path: Path) -> None:
+    for source in sorted((project / "models").glob("*.yaml")):
+        path = tmp_path / source.name
+        shutil.copy(source, path)
+        before = spec.load(path)
+        keys = writing.changes(before, point(runtime="onnx", workers=2, threads=1), 2)
+        writing.to_model_file(path, keys)
+        changed = set(keys) | {"runtime_options"}
+        after = spec.load(path)
+        assert after.model_dump(exclude=changed) == before.model_dump(exclude=changed), source
+
+
+def test_int8_is_written_with_its_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL)
+    folders = {"calibration": {"folder": "a"}, "accuracy": {"folder": "b", "drop": 0.02}}
+    model = spec.load(path, folders)
+    chosen = point(runtime="openvino", precision="int8")
+    writing.to_model_file(path, writing.changes(model, chosen, 2))
+    assert spec.load(path).accuracy == model.accuracy
+    profile = tmp_path / "host.yaml"
+    writing.to_profile(profile, "m", writing.changes(model, chosen, 2), HOST)
+    path.write_text(MODEL)
+    assert spec.load(path, host_profile.overrides(profile, "m")).accuracy == model.accuracy
+
+
+def test_a_mistake_leaves_the_model_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL)
+    keys = writing.changes(spec.load(path), point(runtime="nothing"), 2)
+    with pytest.raises(SpecError, match="nothing"):
+        writing.to_model_file(path, keys)
+    assert path.read_text() == MODEL
+    assert os.listdir(tmp_path) == ["m.yaml"]
+
+
+def test_a_profile_has_models_of_one_kind_of_host(tmp_path: Path) -> None:
+    path, file = tmp_path / "profiles/host.yaml", tmp_path / "m.yaml"
+    file.write_text(MODEL)
+    keys = writing.changes(spec.load(file), point(runtime="onnx"), 2)
+    writing.to_profile(path, "m", keys, HOST)
+    writing.to_profile(path, "n", {**keys, "precision": "bf16"}, HOST)
+    assert yaml.safe_load(path.read_text())["host"] == HOST
+    found = spec.load(file, host_profile.overrides(path, "m"))
+    assert (found.runtime, found.serving.queue_size, found.serving.batch_size) == (
+        "onnx",
+        50,
+        8,
+    )
+    with pytest.raises(SpecError, match="has no model x, it has m, n"):
+        host_profile.overrides(path, "x")
+    with pytest.raises(SpecError, match="give another file"):
+        writing.to_profile(path, "m", keys, {**HOST, "cores": 64})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[1]", "is no profile"),
+        ("host: {}\nmodels: 3", "is no profile"),
+        ("a: b: c", "cannot be read"),
+        ("host: {}\nmodels: {m: {name: x}}", "accepted are runtime"),
+    ],
+)
+def test_what_is_no_profile_says_so(text: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=problem):
+        host_profile.overrides(path, "m")
+
+
+def test_an_archive_with_other_settings_has_the_same_artifact(
+    project: Path, lenet5: Path, tmp_path: Path
+) -> None:
+    model = spec.load(project / "models/lenet5_digits.yaml")
+    target = tmp_path / lenet5.name
+    serving = staging.serving_of(model, point(workers=2, threads=1, batch_size=4, delay=3))
+    staging.restage(lenet5, target, serving)
+    before, after = (read_json(path, "MAR-INF/RECORD.json")["sha256"] for path in (lenet5, target))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"marsmith.json", "model-config.yaml"}
+    limits = read_json(target, "marsmith.json")["limits"]
+    assert (limits["workers"], limits["threads"], limits["batch_size"]) == (2, 1, 4)
+    # The record is right and the golden requests are answered, as in a worker.
+    smoke.check(target)
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Answers what the body says: a status."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(int(body))
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A job for the load client, whose pictures are statuses of a server's answers."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    (tmp_path / "good").write_text("200")
+    (tmp_path / "bad").write_text("503")
+    yield {
+        "host": "127.0.0.1",
+        "port": server.server_address[1],
+        "path": "/",
+        "headers": {},
+        "files": [str(tmp_path / "good")],
+        "connections": 2,
+        "warm": 0.05,
+        "seconds": 0.5,
+        "share": 0.5,
+        "seed": 0,
+    }
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_client_counts_answers_and_latencies(job: dict[str, Any]) -> None:
+    found = client.measure(job)
+    assert found["failed"] == 0
+    assert found["throughput"] > 0
+    assert 0 < found["p50"] <= found["p99"]
+    # The open loop has its share: a Poisson count within seven of its standard deviations.
+    expected = found["throughput"] * job["share"] * job["seconds"]
+    assert abs(found["requests"] - expected) <= 7 * expected**0.5
+    json.dumps(found)
+
+
+def test_the_client_tells_of_failures(job: dict[str, Any]) -> None:
+    bad = job["files"][0].replace("good", "bad")
+    found = client.measure({**job, "files": [bad]})
+    assert found["failed"] > 0
+    assert found["first_failure"].startswith("503: ")
+    assert found["requests"] == 0
