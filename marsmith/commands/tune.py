@@ -90,6 +90,8 @@ def command(
     here = caller()
     path = model_path(model, here)
     spec = load(path, overrides(given, here))
+    if spec.calibration is not None and spec.accuracy is None:
+        raise SpecError("--calibrate is for int8, which needs --evaluate DIR, too")
     pairs = [
         pair
         for pair in trials.pairs(spec, precisions or None)

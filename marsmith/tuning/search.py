@@ -7,7 +7,7 @@ workers are settled first, for each of the fastest pairs, then batches, then the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point
@@ -17,10 +17,14 @@ Pair = tuple[str, str]
 KEPT = (2, 1)
 
 
-def splits(cores: int) -> list[tuple[int, int]]:
-    """(workers, threads) with workers x threads <= cores: one worker, one a core, and between."""
-    middle = 2 ** round(math.log2(cores) / 2)
-    return list(dict.fromkeys((workers, cores // workers) for workers in (1, cores, middle)))
+def splits(cores: int, room: int | None = None) -> list[tuple[int, int]]:
+    """(workers, threads) with workers x threads <= cores: one worker, one a core, and between.
+
+    There is memory for ``room`` workers (default: for one a core).
+    """
+    wanted = (1, cores, 2 ** round(math.log2(cores) / 2))
+    counts = dict.fromkeys(min(workers, room or cores) for workers in wanted)
+    return [(workers, cores // workers) for workers in counts]
 
 
 def most(pairs: int, cores: int) -> int:
@@ -30,12 +34,15 @@ def most(pairs: int, cores: int) -> int:
 
 
 def points(
-    pairs: Sequence[Pair], cores: int, objective: Objective, measured: list[Measured]
+    pairs: Mapping[Pair, int], cores: int, objective: Objective, measured: list[Measured]
 ) -> Iterator[Point]:
-    """The points in turn; the caller appends to ``measured`` what each gave before the next."""
+    """The points in turn; the caller appends to ``measured`` what each gave before the next.
+
+    ``pairs`` tell for how many workers of each there is memory.
+    """
     delay, batch_size = DELAYS[0], BATCHES[0]
-    for runtime, precision in pairs:
-        for workers, threads in splits(cores):
+    for (runtime, precision), room in pairs.items():
+        for workers, threads in splits(cores, room):
             yield Point(runtime, precision, workers, threads, batch_size, delay)
     first, last = KEPT
     for one in objective.ranked(measured)[:first]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from handlers.errors import ExportError
 from handlers.integrity import sha256
 from marsmith import trials
@@ -23,6 +25,7 @@ FOLDER = Path("build/tune")
 FINALISTS = 3
 # Of the budget; what is left is for serving.
 _BUILD_SHARE = 0.6
+_MEMORY_SHARE = 0.8
 # Where the time does not suffice for all, these are tried first: mostly the fastest.
 _LIKELY = ("tensorrt", "openvino", "onnx")
 
@@ -71,7 +74,7 @@ class Session:
         for number, pair in enumerate(self._ordered(pairs)):
             self.advance(number, len(pairs) + ahead)
             self._try(pair)
-        finalists = self._finalists()
+        finalists = {pair: self._room(pair) for pair in self._finalists()}
         ahead = search.most(len(finalists), cores)
         self.tried.sort(key=lambda trial: (trial.problem is not None, -trial.throughput))
         digests = {pair: sha256(self._archive(pair)) for pair in finalists}
@@ -136,6 +139,12 @@ class Session:
         trials.best(self.tried)
         good.sort(key=lambda trial: -trial.throughput)
         return [(trial.runtime, trial.precision) for trial in good[:FINALISTS]]
+
+    def _room(self, pair: Pair) -> int:
+        """For how many workers of a pair there is memory, at least one."""
+        (trial,) = (each for each in self.tried if (each.runtime, each.precision) == pair)
+        free = _MEMORY_SHARE * psutil.virtual_memory().available
+        return max(1, int(free / trial.resident_bytes))
 
     def _archive(self, pair: Pair) -> Path:
         name = file_name(self.spec.name, self.spec.version)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from marsmith.comparison import new_figure
+from marsmith.comparison import new_figure, print_table
 from marsmith.trials import Trial
 from marsmith.tuning import fingerprint
 from marsmith.tuning.points import LOAD, Measured, Objective, pareto
@@ -21,7 +21,9 @@ _COLUMNS = ("workers", "threads", "batch", "delay ms", "pictures/s", "p50 ms", "
 
 
 def print_tables(console: Console, session: Session) -> None:
-    """The points, the fastest first, with a star at those that no other beats; then the choice."""
+    """The pairs; the points, the fastest first, starred where none beats them; the choice."""
+    if session.tried:
+        print_table(console, session.spec, session.tried)
     spec, objective = session.spec, session.objective
     front = pareto(session.measured)
     best = objective.best(session.measured) if front else None
@@ -50,7 +52,9 @@ def print_tables(console: Console, session: Session) -> None:
         )
     _print_rest(console, session)
     if best is not None:
-        console.print(f"-> {best.point}: {objective.reason(session.measured)}", markup=False)
+        console.print(
+            f"-> {best.point}: {objective.reason(session.measured)}", markup=False, soft_wrap=True
+        )
 
 
 def _row(mark: str, one: Measured, trial: Trial | None) -> list[str]:
@@ -67,11 +71,7 @@ def _row(mark: str, one: Measured, trial: Trial | None) -> list[str]:
 
 
 def _print_rest(console: Console, session: Session) -> None:
-    """What is not in the table, and why."""
-    for trial in session.tried:
-        if trial.problem is not None:
-            words = f"{trial.runtime} {trial.precision} left out: {trial.problem}"
-            console.print(words, markup=False, soft_wrap=True)
+    """What is in no table."""
     good = [one for one in session.measured if one.problem is None]
     if session.skipped:
         names = ", ".join(" ".join(pair) for pair in session.skipped)

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from handlers.errors import ServerError, SpecError
 from marsmith import host_profile, smoke, spec
 from marsmith.archive import read_json
+from marsmith.commands import tune
 from marsmith.tuning import client, search, staging, writing
 from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point, pareto
 from marsmith.tuning.record import Record
@@ -64,9 +66,14 @@ def test_splits_never_ask_for_more_than_the_cores(cores: int) -> None:
     assert all(0 < workers * threads <= cores for workers, threads in found)
 
 
+def test_splits_stay_within_the_memory() -> None:
+    assert search.splits(64, 5) == [(1, 64), (5, 12)]
+    assert search.splits(64, 1) == [(1, 64)]
+
+
 def test_one_coordinate_after_the_other_with_fewer_each_time() -> None:
     done: list[Measured] = []
-    for each in search.points([("onnx", "fp32"), ("eager", "bf16")], 2, Objective(), done):
+    for each in search.points({("onnx", "fp32"): 9, ("eager", "bf16"): 9}, 2, Objective(), done):
         # More batch and more workers pay; the delay does not.
         speed = 10 * each.batch_size + 5 * each.workers + (each.runtime == "onnx") - each.delay
         done.append(Measured(each, throughput=speed, p99=speed))
@@ -84,14 +91,14 @@ def test_one_coordinate_after_the_other_with_fewer_each_time() -> None:
 
 def test_a_batch_of_one_is_not_tried_with_other_delays() -> None:
     done: list[Measured] = []
-    for each in search.points([("eager", "fp32")], 1, Objective(), done):
+    for each in search.points({("eager", "fp32"): 1}, 1, Objective(), done):
         done.append(Measured(each, throughput=1 / each.batch_size, p99=1.0))
     assert {one.point.delay for one in done} == {DELAYS[0]}
 
 
 def test_a_point_that_fails_is_left_behind() -> None:
     done: list[Measured] = []
-    for each in search.points([("eager", "fp32"), ("onnx", "fp32")], 1, Objective(), done):
+    for each in search.points({("eager", "fp32"): 1, ("onnx", "fp32"): 1}, 1, Objective(), done):
         problem = "refused" if each.runtime == "onnx" else None
         done.append(Measured(each, throughput=1.0, p99=1.0, problem=problem))
     assert [one.point.runtime for one in done].count("onnx") == 1
@@ -299,3 +306,20 @@ def test_the_client_tells_of_failures(job: dict[str, Any]) -> None:
     assert found["failed"] > 0
     assert found["first_failure"].startswith("503: ")
     assert found["requests"] == 0
+
+
+def test_options_that_would_be_ignored_are_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+
+    def problem(*words: str) -> str:
+        done = CliRunner().invoke(tune.command, ["lenet5_digits", *words])
+        assert done.exit_code
+        return str(done.exception) + done.output
+
+    assert "needs --evaluate" in problem("--calibrate", "samples/digits")
+    assert "accuracy.folder" in problem("--max-drop", "0.01")
+    assert "no pair" in problem("--runtime", "nothing")
+    assert "such as 50ms" in problem("--max-p99", "fast")
+    assert "such as 50ms" in problem("--max-p99", "0ms")
