@@ -53,7 +53,7 @@ def test_interrupted_and_taken_up_again(place: Path, project: Path) -> None:
         assert time.monotonic() < deadline, "no point was measured"
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
-    table, told = first.communicate(timeout=60)
+    table, told = first.communicate(timeout=LIMIT)
     assert first.returncode == 130, table + told
     assert "-> eager fp32, " in table
     assert "interrupted: nothing is written" in told
