@@ -26,6 +26,11 @@ def test_a_shown_line_is_taken(line: str, project: Path, monkeypatch: pytest.Mon
     command.make_context(name, arguments)
 
 
-def test_every_command_that_operates_is_shown() -> None:
-    shown = {line.split()[0] for line in LINES}
-    assert set(cli.group.list_commands(click.Context(cli.group))) - shown == {"build", "demo"}
+def test_every_command_is_shown_on_some_page(project: Path) -> None:
+    pages = [project / "README.md", *sorted((project / "docs").glob("*.md"))]
+    words = "\n".join(page.read_text("utf-8") for page in pages)
+    commands = cli.group.list_commands(click.Context(cli.group))
+    assert len(commands) > 20
+    # build is shown as build_mar.sh, demo as make demo.
+    missing = [name for name in commands if f"marsmith {name}" not in words]
+    assert set(missing) <= {"build", "demo"}
