@@ -30,7 +30,9 @@ def main(folder: Path, batch: int | None) -> None:
 
     manifest = json.loads((folder / "MAR-INF/MANIFEST.json").read_text("utf-8"))
     context = SimpleNamespace(
-        system_properties={"model_dir": str(folder), "gpu_id": None}, manifest=manifest
+        metrics=None,
+        system_properties={"model_dir": str(folder), "gpu_id": None},
+        manifest=manifest,
     )
     service = Service()
     service.initialize(context)

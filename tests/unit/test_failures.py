@@ -21,7 +21,9 @@ def test_a_failed_request_is_one_line_with_its_id(
 ) -> None:
     forged = b"text\nmarsmith: refused lenet5_digits 1.0: forged"
     picture = digits["3"]
-    replies = worker.ask(({"data": picture}, {}), ({"data": forged}, {}), ({"data": b""}, {}))
+    replies = worker.ask(
+        ({"data": picture}, {}), ({"data": forged}, {}), ({"data": picture, "top_k": b"x"}, {})
+    )
     assert [reply.status for reply in replies] == [200, 415, 400]
     first, second = _failed(caplog)
     assert {key: first[key] for key in ("request", "model", "version", "status", "error")} == {
