@@ -495,7 +495,7 @@ def test_too_many_labels_are_counted(user: Path, count: int, words: str) -> None
     arguments |= {"weights": "net.pth", "labels": "labels.txt", "task": "image-classification"}
     keys, _ = own.fields(arguments, user, PROJECT)
     with pytest.raises(BuildError, match="1000 labels for num_classes 2"):
-        build._bundle(spec.parse(keys, "m"), PROJECT, [], weights=user / "net.pth")
+        build.bundle_of(spec.parse(keys, "m"), PROJECT, [], weights=user / "net.pth")
 
 
 def test_a_whole_pickled_model_says_how_to_save_its_weights(user: Path) -> None:
