@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ def command(
     """Compare a model's runtimes and precisions on this host.
 
     Every pair is built, proven, loaded in a clean process and timed, one after the other. A pair
-    that does not work says why. int8 needs --calibrate and --evaluate, or the model file's own.
+    that does not work says why, and Ctrl-C shows what was found so far. int8 needs --calibrate and
+    --evaluate, or the model file's own.
     """
-    from marsmith import comparison, trials
+    from marsmith import comparison, terminal, trials
     from marsmith.spec import load
 
     here = caller()
@@ -47,11 +49,19 @@ def command(
     ]
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:
-        tried = list(trials.run(spec, Path.cwd(), keep or Path(temporary), chosen, status.update))
+        tried: list[trials.Trial] = []
+        run = trials.run(spec, Path.cwd(), keep or Path(temporary), chosen, status.update)
+        try:
+            for trial in run:
+                tried.append(trial)
+        except KeyboardInterrupt:
+            console.print(f"interrupted after {len(tried)} of {len(chosen)}")
     if as_json:
         print(json.dumps(comparison.to_json(spec, tried), indent=1))
     else:
-        comparison.print_table(Console(highlight=False), spec, tried)
+        comparison.print_table(terminal.console(), spec, tried)
     if plot is not None:
         comparison.plot(spec, tried, plot)
         console.print(f"plot {plot}")
+    if len(tried) < len(chosen):
+        sys.exit(130)
