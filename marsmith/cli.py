@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line; an error that marsmith raises on purpose is one line and status 1."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A script starts its background jobs deaf to it, and some commands end by nothing else.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         group()
     except MarsmithError as error:

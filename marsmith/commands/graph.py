@@ -47,7 +47,5 @@ def _serve(path: Path, port: int, browser: bool) -> None:
 
     host, port = netron.serve(str(path), address=(HOST, port), browse=browser)
     click.echo(f"{path.name} at http://{host}:{port} until Ctrl-C")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # A shell starts its background jobs deaf to the first.
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     netron.wait()
