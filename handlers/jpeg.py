@@ -9,7 +9,7 @@ Pixels = NDArray[np.uint8]
 
 # A picture is decoded at no less than so many times the size that it is resized to: what a scaled
 # inverse DCT averages, the smoothing of the resize would average, too.
-SPARE = 2
+SPARE = 4
 _INKS = ("CMYK", "YCCK")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -28,12 +29,10 @@ def command(follow: bool, model: str | None, errors: bool, lines: int) -> None:
     files = [(Follower(logs / name, from_end=False), Chosen(model, errors)) for name in FILES]
     shown = by_time(_new(files))
     click.echo("".join(f"{line}\n" for line in shown[-lines or None :]), nl=False)
-    while follow:
-        try:
+    with suppress(KeyboardInterrupt):
+        while follow:
             time.sleep(0.3)
-        except KeyboardInterrupt:
-            return
-        click.echo("".join(f"{line}\n" for line in by_time(_new(files))), nl=False)
+            click.echo("".join(f"{line}\n" for line in by_time(_new(files))), nl=False)
 
 
 def _new(files: list[tuple[Follower, Chosen]]) -> list[str]:

@@ -70,7 +70,7 @@ def test_every_orientation_is_turned_upright(orientation: int) -> None:
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_large_photograph_is_decoded_smaller_and_prepared_alike(orientation: int) -> None:
-    data = with_orientation(photograph(2400, 1600), orientation)
+    data = with_orientation(photograph(4032, 3024), orientation)
     model = ImageInput(resize=256, crop=224)
     read = pictures.read(data, LIMIT, model.wanted)
     picture = pictures.decode(data, LIMIT)
@@ -98,8 +98,8 @@ def test_inputs_that_do_not_smooth_get_every_pixel(model: ImageInput) -> None:
 
 def test_a_picture_not_much_larger_than_the_input_is_decoded_whole() -> None:
     model = ImageInput(resize=256, crop=224)
-    read = pictures.read(encoded(photograph(1000, 900)), LIMIT, model.wanted)
-    assert read.pixels.shape == (900, 1000, 3)
+    read = pictures.read(encoded(photograph(1500, 1400)), LIMIT, model.wanted)
+    assert read.pixels.shape == (1400, 1500, 3)
 
 
 def test_cmyk_goes_through_pillow() -> None:
