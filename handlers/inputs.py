@@ -156,11 +156,10 @@ class ImageInput:
         if self.color == "gray":
             if isinstance(picture, Picture):
                 picture = Image.fromarray(picture.pixels)
-            return np.array(picture.convert("L"))[:, :, None]
+            return np.asarray(picture.convert("L"))[:, :, None]
         if isinstance(picture, Picture):
             return picture.pixels
-        # A copy, as torch warns of arrays that may not be written.
-        return np.array(picture.convert("RGB"))
+        return np.asarray(picture.convert("RGB"))
 
     def _resample(
         self,

@@ -65,7 +65,7 @@ class Picture:
     @classmethod
     def of(cls, image: Image.Image) -> Picture:
         """A picture that is decoded already."""
-        return cls(np.array(image.convert("RGB")), image.size, lambda: image)
+        return cls(np.asarray(image.convert("RGB")), image.size, lambda: image)
 
 
 def read(

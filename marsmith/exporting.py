@@ -55,7 +55,8 @@ class _Gate:
             files = quantise.calibration_files(spec.calibration, root)
             limit = reference.bundle.limits.max_pixels
             opened = (pictures.decode(path.read_bytes(), limit) for path in files)
-            self.calibration = [reference.preprocess(picture)[None] for picture in opened]
+            # Copies, for what Pillow made may not be written, of which torch warns.
+            self.calibration = [np.stack([reference.preprocess(picture)]) for picture in opened]
             self.recorded = {"pictures": len(files), "data": quantise.digest(files)}
         if spec.accuracy is not None:
             self._evaluation = Evaluation.of(spec.accuracy, root, reference, without=files)

@@ -206,3 +206,19 @@ def test_a_detectors_own_sure_boxes_are_a_perfect_truth() -> None:
     truth = task.as_truth(answer)
     assert truth[0].shape == (1, 4)
     assert task.metric([task.evidence(answer, truth)]) == pytest.approx(1.0)
+
+
+def test_ranking_layers_warns_of_no_picture(project: Path, tmp_path: Path) -> None:
+    """What Pillow gives may not be written, and torch warns of such arrays."""
+    from marsmith import build, exporting, samples, spec
+
+    folders = {"calibration": {"folder": "samples/digits", "count": 4}}
+    changes = {**folders, "accuracy": {"folder": "samples/digits"}, "precision": "int8"}
+    path = project / "models/lenet5_digits.yaml"
+    model = spec.load(path, {**changes, "runtime": "openvino"})
+    module, bundle = build.prepare(model, project, tmp_path)
+    reference = build.reference(bundle, module)
+    images = samples.load(project / model.samples, 2, 10**8)
+    gate = exporting._Gate(model, project, reference, images)
+    assert len(gate.calibration) == 4
+    assert len(quantise.rank(module, gate.calibration)) == len(quantise.layers(module))
