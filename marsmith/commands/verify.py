@@ -11,8 +11,9 @@ from typing import Any
 import click
 from rich.console import Console
 
+from marsmith.client import Client
 from marsmith.model_options import caller
-from marsmith.processes import find_running
+from marsmith.processes import require_running
 
 _LISTED = 10
 
@@ -76,15 +77,8 @@ def command(
     sys.exit(0 if all(verdict.passed for verdict in verdicts) else 1)
 
 
-def _client() -> Any:
-    from handlers.errors import ServerError
-    from marsmith.client import Client
-    from marsmith.environment import temp_folder
-
-    running = find_running(temp_folder(Path.cwd()))
-    if running is None:
-        raise ServerError("no TorchServe runs for this folder: start it with `marsmith serve`")
-    return Client.of(running, timeout=60)
+def _client() -> Client:
+    return Client.of(require_running(Path.cwd()), timeout=60)
 
 
 def _show(name: str, verdicts: list[Any]) -> None:
