@@ -15,7 +15,18 @@ from marsmith.resolve import preset_input
 from marsmith.spec import ModelSpec, runtimes_for
 
 SHAPE = ("resize", "crop", "letterbox")
-INPUT = ("color", *SHAPE, "interpolation", "antialias", "mean", "std", "layout", "dtype", "scale")
+INPUT = (
+    "color",
+    *SHAPE,
+    "interpolation",
+    "antialias",
+    "backend",
+    "mean",
+    "std",
+    "layout",
+    "dtype",
+    "scale",
+)
 # Options that make a model without a file, beside those that change one.
 KEYS = ("name", "arch", "arg", "num_classes", "artifact", "outputs", "labels", "task", *INPUT)
 

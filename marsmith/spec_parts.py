@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from handlers.closeness import DEFAULTS, Closeness
-from handlers.inputs import INTERPOLATIONS
+from handlers.inputs import INTERPOLATIONS, TENSOR_MODES
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Size = Side | tuple[Side, Side] | None
@@ -37,6 +37,7 @@ class InputSpec(Strict):
     std: Annotated[list[float], Field(strict=False)] = [0.229, 0.224, 0.225]
     antialias: bool = True
     letterbox: Annotated[int, Field(ge=0, le=255)] | None = None
+    backend: Literal["pil", "tensor"] = "pil"
     layout: Literal["nchw", "nhwc"] = "nchw"
     dtype: Literal["float32", "uint8"] = "float32"
     scale: Annotated[float, Field(ge=1, le=65535)] = 255.0
@@ -60,6 +61,11 @@ class InputSpec(Strict):
             raise ValueError("std must be above 0")
         if not self.antialias and self.interpolation != "bilinear":
             raise ValueError("antialias: false is there for interpolation bilinear alone")
+        if self.backend == "tensor" and not (self.antialias and self.interpolation in TENSOR_MODES):
+            raise ValueError(
+                f"backend: tensor is there for interpolation {' or '.join(TENSOR_MODES)} "
+                "with antialias"
+            )
         if self.letterbox is not None and not (isinstance(self.resize, tuple) and not self.crop):
             raise ValueError("letterbox needs resize: [height, width] and no crop")
         return self

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,15 @@ class Subject:
         return target
 
     def _fields(self, runtime: str, precision: str, serving: Mapping[str, int]) -> dict[str, Any]:
-        """A model file of this model in another runtime; raises SpecError where there is none."""
+        """A model file of this model in another runtime; raises SpecError where there is none.
+
+        ``int8+tensor`` is the precision with the input's ``backend: tensor``.
+        """
         given = self.spec.model_dump(mode="json", exclude_unset=True)
+        precision, _, backend = precision.partition("+")
+        if backend:
+            geometry = asdict(resolve.image_input(self.spec))
+            given["input"] = {**geometry, **given.get("input", {}), "backend": backend}
         given |= {"runtime": runtime, "precision": precision}
         if runtime != self.spec.runtime:
             given.pop("runtime_options", None)

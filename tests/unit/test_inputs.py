@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, v2
 
 from handlers.errors import TooLarge
 from handlers.inputs import INTERPOLATIONS, MAX_PIXELS, ImageInput, Pixels
@@ -88,6 +89,22 @@ def test_pixels_are_torchvisions_in_every_mode(interpolation: str, color: str) -
     given = ImageInput(color, 50, None, interpolation)
     assert furthest(given, noise(123, 87)) == 0
     assert given.prepare(noise(123, 87)).shape == (50, 70, given.channels)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(256, 256), (640, 480), (333, 500), (37, 41), (2, 3)], ids=str)
+def test_the_tensor_backend_is_torchvisions_of_tensors(
+    size: tuple[int, int], interpolation: str
+) -> None:
+    given = ImageInput("rgb", 64, 56, interpolation, backend="tensor")
+    picture = noise(*size)
+    resize = v2.Resize(64, InterpolationMode(interpolation), antialias=True)
+    wanted = v2.Compose([resize, v2.CenterCrop(56)])(
+        torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    ).permute(1, 2, 0)
+    made = given.prepare(picture)
+    assert np.array_equal(made, wanted)
+    assert np.abs(made.astype(int) - expected(given, picture)).max() <= 2
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

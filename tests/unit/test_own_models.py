@@ -241,6 +241,11 @@ ARTIFACT: dict[str, Any] = {
         ({"input": {"layout": "hwc"}}, "input.layout"),
         ({"input": {"letterbox": 114, "resize": 640}}, "letterbox needs resize: .height, width."),
         ({"input": {"antialias": False, "interpolation": "bicubic"}}, "for interpolation bilinear"),
+        ({"input": {"backend": "tensor", "interpolation": "lanczos"}}, "bilinear or bicubic with"),
+        (
+            {"input": {"backend": "tensor", "antialias": False}},
+            "bilinear or bicubic with antialias",
+        ),
         ({"outputs": "boxes"}, "says boxes: accepted .* logits or probabilities"),
         ({"outputs": {}}, "outputs says nothing: accepted"),
         ({"outputs": {"logits": 0}}, "outputs.logits: 0 is not of type str"),
