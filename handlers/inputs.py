@@ -203,11 +203,14 @@ class ImageInput:
 
 def _smoothed(pixels: Pixels, size: tuple[int, int], mode: str) -> Pixels:
     """``pixels`` resized to ``size`` (width, height) as torchvision.transforms.v2 does tensors."""
-    channels_last = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # torch warns of arrays that may not be written, as Pillow's are.
+    writable = pixels if pixels.flags.writeable else pixels.copy()
+    # In this order torch sees that channels come last, and has a faster kernel for that.
+    channels_last = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
     resized = nn.functional.interpolate(
         channels_last, size=size[::-1], mode=mode, antialias=True, align_corners=False
     )
-    return resized[0].permute(1, 2, 0).numpy()
+    return resized.permute(0, 2, 3, 1)[0].numpy()
 
 
 def _interpolated(

@@ -104,6 +104,8 @@ def test_the_tensor_backend_is_torchvisions_of_tensors(
     ).permute(1, 2, 0)
     made = given.prepare(picture)
     assert np.array_equal(made, wanted)
+    # As a batch wants them: whatever has another order is copied once more.
+    assert np.stack([made] * 2).flags.c_contiguous
     assert np.abs(made.astype(int) - expected(given, picture)).max() <= 2
 
 
