@@ -83,7 +83,10 @@ def build(
     store.mkdir(parents=True, exist_ok=True)
     # Hidden, so that TorchServe does not take it for a model; in the store, so that the rename at
     # the end is atomic.
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=store) as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix=".build-", dir=store) as temporary,
+        smoke.prepared() as check,
+    ):
         folder = Path(temporary) / "archive"
         folder.mkdir()
         proof = _stage(spec, root, folder, tell)
@@ -92,7 +95,7 @@ def build(
         tell("archive")
         archive.pack(folder, bundle, path)
         tell("smoke")
-        smoke.check(path)
+        check(path)
         digest = sha256(path)
         target = store / path.name
         unchanged = _check_target(target, digest, force)

@@ -1,9 +1,10 @@
 """Runs in a clean process with an unpacked archive as its folder: how long does a worker load?
 
-It prints one line of JSON: seconds to import what the worker needs, seconds to check the archive,
-load the model and answer the golden requests, and the most memory that was resident (bytes). With
-a batch size as second argument it times the model as well: seconds of one picture alone and of a
-full batch (medians; without decoding and answering).
+A line on its standard input says that the archive is there. It prints one line of JSON: seconds to
+import what the worker needs, seconds to check the archive, load the model and answer the golden
+requests, and the most memory that was resident (bytes). With a batch size as second argument it
+times the model as well: seconds of one picture alone and of a full batch (medians; without decoding
+and answering).
 """
 
 from __future__ import annotations
@@ -76,5 +77,5 @@ def _resident() -> int:
     return int(line.split()[1]) * 1024
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.stdin.readline():
     main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

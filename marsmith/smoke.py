@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from handlers.errors import SmokeError
@@ -15,34 +17,66 @@ TIMEOUT = 600
 _WORKER = Path(__file__).with_name("smoke_worker.py")
 
 
-def check(path: Path) -> None:
-    """Load ``path`` as a worker does and let it answer; raises SmokeError with the reason."""
-    run(path, _WORKER)
+@contextmanager
+def prepared() -> Iterator[Callable[[Path], None]]:
+    """A clean process that gets ready beside the build, to load an archive as a worker does.
+
+    What this gives loads the archive at a path there and lets it answer, once; it raises SmokeError
+    with the reason.
+    """
+    with _clean(_WORKER) as load:
+
+        def check(path: Path) -> None:
+            load(path)
+
+        yield check
 
 
 def run(path: Path, script: Path, *words: str) -> str:
     """What ``script`` prints in a clean process, given the folder of the unpacked archive ``path``
-    and ``words``.
+    and ``words``, after a line on its standard input.
 
     Nothing of ours can be imported there but what the archive carries. Raises SmokeError.
     """
+    with _clean(script, *words) as load:
+        return load(path)
+
+
+@contextmanager
+def _clean(script: Path, *words: str) -> Iterator[Callable[[Path], str]]:
     with tempfile.TemporaryDirectory(prefix="marsmith-smoke-") as folder:
-        unpack(path, Path(folder))
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        try:
-            done = subprocess.run(
-                # -P: the script's own folder, which is the pipeline, stays off the path.
-                [sys.executable, "-P", str(script), folder, *words],
-                cwd=folder,
-                env={**environment, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise SmokeError(f"the archive did not load within {TIMEOUT} s") from error
-    if done.returncode != 0:
-        lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
-        refused = [line for line in lines if "marsmith: refused" in line]
-        raise SmokeError(f"the archive does not load in a clean process: {(refused or lines)[-1]}")
-    return done.stdout
+        process = subprocess.Popen(
+            # -P: the script's own folder, which is the pipeline, stays off the path.
+            [sys.executable, "-P", str(script), folder, *words],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+        def load(path: Path) -> str:
+            unpack(path, Path(folder))
+            try:
+                out, err = process.communicate("\n", timeout=TIMEOUT)
+            except subprocess.TimeoutExpired as error:
+                raise SmokeError(f"the archive did not load within {TIMEOUT} s") from error
+            if process.returncode != 0:
+                raise SmokeError(
+                    f"the archive does not load in a clean process: {_reason(out + err)}"
+                )
+            return out
+
+        with process:
+            try:
+                yield load
+            finally:
+                process.kill()
+
+
+def _reason(output: str) -> str:
+    lines = output.strip().splitlines() or ["no output"]
+    refused = [line for line in lines if "marsmith: refused" in line]
+    return (refused or lines)[-1]

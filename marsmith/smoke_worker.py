@@ -1,7 +1,8 @@
 """Runs in a clean process with an unpacked archive as its folder: load, answer, refuse garbage.
 
-It talks to TorchServe's ``Service`` as the worker's socket loop does, and may import nothing of
-the pipeline: it proves that the archive is whole.
+It imports what every worker does while the build is still at work, and waits for a line that says
+that the archive is there. It talks to TorchServe's ``Service`` as the worker's socket loop does,
+and may import nothing of the pipeline: it proves that the archive is whole.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch  # noqa: F401
+import ts
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+from ts.model_loader import ModelLoaderFactory
+
 
 def main(folder: Path) -> None:
-    import ts
-    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
-    from ts.model_loader import ModelLoaderFactory
-
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     manifest = json.loads((folder / "MAR-INF/MANIFEST.json").read_text("utf-8"))["model"]
     metrics = MetricsCacheYamlImpl(str(Path(ts.__file__).parent / "configs/metrics.yaml"))
@@ -82,5 +84,5 @@ def statuses(message: bytes) -> dict[str, int]:
     return found
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.stdin.readline():
     main(Path(sys.argv[1]))

@@ -7,6 +7,7 @@ import io
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ def client(
         patch.setenv("MARSMITH_CALLER", str(user))
         patch.chdir(PROJECT)
         # TorchServe itself loads them a moment later.
-        patch.setattr(build.smoke, "check", lambda path: None)
+        patch.setattr(build.smoke, "prepared", lambda: nullcontext(lambda path: None))
         output = _marsmith(
             *("--name", "cats", "--arch", "torchvision:resnet18", "--num-classes", "2"),
             *("--weights", "cats.pth", "--labels", "labels.txt"),

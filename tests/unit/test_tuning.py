@@ -245,7 +245,8 @@ def test_an_archive_with_other_settings_has_the_same_artifact(
     limits = read_json(target, "marsmith.json")["limits"]
     assert (limits["workers"], limits["threads"], limits["batch_size"]) == (2, 1, 4)
     # The record is right and the golden requests are answered, as in a worker.
-    smoke.check(target)
+    with smoke.prepared() as check:
+        check(target)
 
 
 class _Server(BaseHTTPRequestHandler):
