@@ -5,9 +5,15 @@ Signatures and layouts: ITU T.81 annex B (JPEG), W3C PNG 5, RFC 9649 (WebP), Exi
 
 from __future__ import annotations
 
+import re
 import struct
 
+from handlers.errors import BrokenPicture
+
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+
+# What has more of them, here and in Pillow, costs seconds of Python: encoders write a few thousand.
+MAX_BLOCKS = 100_000
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURES = (
@@ -18,6 +24,9 @@ _PICTURES = (
     (b"BM", "BMP"),
     *((magic, "TIFF") for magic in _TIFF),
 )
+
+# Of a JPEG, those that a length follows, and the end.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 _BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture", b"qt  ": "a QuickTime video"}
 _BRANDS |= dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1"), "a HEIC picture")
@@ -76,17 +85,19 @@ def _describe_text(head: bytes) -> str | None:
     readable = len(text.encode()) > len(head[:40]) - 4 and all(
         character.isprintable() or character.isspace() for character in text
     )
-    return f'text "{" ".join(text[:20].split())}"' if readable else None
+    return f'text "{" ".join(text[:20].split())}"' if readable and text.strip() else None
 
 
 def trim_jpeg(data: bytes) -> tuple[bytes, bytes, int]:
     """``data`` without comments, profiles and previews; its EXIF block; how many scans it has.
 
     What follows the first start-of-scan marker is kept as it is. The EXIF block is empty where
-    there is none.
+    there is none. Raises BrokenPicture for more than ``MAX_BLOCKS`` segments.
     """
-    parts, exif, at = [data[:2]], b"", 2
+    parts, exif, at, blocks = [data[:2]], b"", 2, 0
     while (at := data.find(b"\xff", at)) >= 0 and (marker := data[at + 1 : at + 2]) != b"\xda":
+        blocks += 1
+        _check_blocks("JPEG", blocks)
         if marker in (b"\x00", b"\x01", b"\xd8", b"\xff") or b"\xd0" <= marker <= b"\xd7":
             at += 1 if marker == b"\xff" else 2
             continue
@@ -101,17 +112,33 @@ def trim_jpeg(data: bytes) -> tuple[bytes, bytes, int]:
         at += 2 + size
     if at >= 0:
         parts.append(data[at:])
-    return b"".join(parts), exif, data.count(b"\xff\xda", max(at, 0))
+    return b"".join(parts), exif, _scans(data, at) if at >= 0 else 0
+
+
+def _scans(data: bytes, at: int) -> int:
+    """How many scans a JPEG has from its first start-of-scan marker to its end.
+
+    Phones append videos to it, in which every bit pattern occurs.
+    """
+    scans = blocks = 0
+    while (found := _MARKER.search(data, at)) and found[0] != b"\xff\xd9":
+        scans += found[0] == b"\xff\xda"
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        blocks += 1
+        _check_blocks("JPEG", blocks)
+    return scans
 
 
 def trim_png(data: bytes) -> tuple[bytes, bytes]:
     """``data`` with only the chunks that make pixels, and its EXIF block (empty: none).
 
     Compressed texts and profiles, which can grow a thousandfold, are gone unread, and so are the
-    later frames of an animation.
+    later frames of an animation. Raises BrokenPicture for more than ``MAX_BLOCKS`` chunks.
     """
-    parts, exif, at, kind = [data[:8]], b"", 8, b""
+    parts, exif, at, kind, blocks = [data[:8]], b"", 8, b"", 0
     while at < len(data) and kind != b"IEND":
+        blocks += 1
+        _check_blocks("PNG", blocks)
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             parts.append(data[at:end])
@@ -119,6 +146,30 @@ def trim_png(data: bytes) -> tuple[bytes, bytes]:
             exif = data[at + 8 : end - 4]
         at = end
     return b"".join(parts), exif
+
+
+def check_gif(data: bytes) -> None:
+    """Raise BrokenPicture where more than ``MAX_BLOCKS`` blocks precede the first frame."""
+    at, blocks = 13, 0
+    if len(data) > at and data[10] & 0x80:
+        at += 6 << (data[10] & 7)
+    while at < len(data) and data[at] not in b",;":
+        if data[at] == 0x21:
+            at += 2
+            while at < len(data) and data[at]:
+                at += 1 + data[at]
+                blocks += 1
+                _check_blocks("GIF", blocks)
+        at += 1
+        blocks += 1
+        _check_blocks("GIF", blocks)
+
+
+def _check_blocks(kind: str, blocks: int) -> None:
+    if blocks > MAX_BLOCKS:
+        raise BrokenPicture(
+            f"this {kind} picture has more than {MAX_BLOCKS} blocks before its pixels: save it anew"
+        )
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

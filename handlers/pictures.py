@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from io import BytesIO
@@ -24,6 +24,12 @@ from handlers.errors import BrokenPicture, RequestError, TooLarge, UnsupportedPi
 from handlers.formats import FORMATS
 
 MAX_SCANS = 500  # of a JPEG; encoders write 1 to about 20, and each costs a pass over the pixels
+# At max_pixels so many are read, of smaller pictures more: what counts is scans times pixels.
+FULL_SCANS = 20
+# JPEG and GIF have no longer side. A PNG of 1 x 50 million takes as long as ten of 7000 x 7000.
+MAX_SIDE = 65_535
+# Pillow reads these in Python, half a second for a million bytes.
+MAX_RLE_BYTES = 2_000_000
 
 _UPRIGHT = {  # what turns a picture of this EXIF orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -81,7 +87,33 @@ def read(
     data = bytes(data)
     if formats.sniff(data) == "JPEG" and (found := _read_jpeg(data, max_pixels, wanted)):
         return found
-    return Picture.of(decode(data, max_pixels))
+    image = decode(data, max_pixels)
+    # Kept beside the pixels it would more than double what a large picture takes.
+    return Picture(np.asarray(image), image.size, lambda: decode(data, max_pixels))
+
+
+def read_all(
+    files: Sequence[bytes],
+    max_pixels: int,
+    wanted: Callable[[tuple[int, int]], tuple[int, int] | None],
+) -> list[Picture]:
+    """The pictures of one request, which together decode to at most ``max_pixels``.
+
+    Else a few bytes for each of them would take gigabytes. Raises what ``read`` raises.
+    """
+    found: list[Picture] = []
+    decoded = 0
+    for data in files:
+        found.append(read(data, max_pixels, wanted))
+        height, width, _ = found[-1].pixels.shape
+        decoded += height * width
+        if decoded > max_pixels:
+            raise TooLarge(
+                f"{len(found)} of {len(files)} pictures of this request have {decoded} pixels to "
+                f"decode; the limit of one request is {max_pixels}: send fewer at a time",
+                max_pixels=max_pixels,
+            )
+    return found
 
 
 def _read_jpeg(
@@ -89,9 +121,10 @@ def _read_jpeg(
 ) -> Picture | None:
     trimmed, exif, scans = formats.trim_jpeg(data)
     size = jpeg.size(trimmed)
-    if size is None or scans > MAX_SCANS:
+    if size is None:
         return None
     _check_size(size, max_pixels)
+    _check_scans(scans, size, max_pixels)
     orientation = formats.exif_orientation(exif)
     turned = orientation >= 5
     shown = size[::-1] if turned else size
@@ -147,20 +180,24 @@ def decode(data: bytes | bytearray | memoryview, max_pixels: int) -> Image.Image
 
 def _load(data: bytes, kind: str, max_pixels: int) -> tuple[ImageFile, int]:
     """The loaded first frame and its orientation."""
-    exif = b""
+    exif, scans = b"", 1
     if kind == "JPEG":
         data, exif, scans = formats.trim_jpeg(data)
-        if scans > MAX_SCANS:
-            raise BrokenPicture(
-                f"this JPEG picture has {scans} scans, at most {MAX_SCANS} are read"
-            )
     elif kind == "PNG":
         data, exif = formats.trim_png(data)
+    elif kind == "GIF":
+        formats.check_gif(data)
     elif kind == "WebP":
         # libwebp takes the memory when the file is opened, so the header is read before.
         _check_size(formats.webp_size(data) or (0, 0), max_pixels)
     picture = _PLUGINS[kind](BytesIO(data))
     _check_size(picture.size, max_pixels)
+    _check_scans(scans, picture.size, max_pixels)
+    if len(data) > MAX_RLE_BYTES and any(tile.codec_name == "bmp_rle" for tile in picture.tile):
+        raise TooLarge(
+            f"a run-length encoded BMP of {len(data)} bytes; at most {MAX_RLE_BYTES} are read: "
+            "send it as PNG"
+        )
     picture.load()
     if isinstance(picture, TiffImageFile):
         orientation = picture.tag_v2.get(_ORIENTATION)
@@ -175,6 +212,18 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
             f"the picture is {width}x{height}, {width * height} pixels; the limit is {max_pixels}"
         )
         raise TooLarge(message, width=width, height=height, max_pixels=max_pixels)
+    if max(size) > MAX_SIDE:
+        message = f"the picture is {width}x{height}; the limit of a side is {MAX_SIDE}"
+        raise TooLarge(message, width=width, height=height, max_side=MAX_SIDE)
+
+
+def _check_scans(scans: int, size: tuple[int, int], max_pixels: int) -> None:
+    most = min(MAX_SCANS, FULL_SCANS * max_pixels // max(size[0] * size[1], 1))
+    if scans > most:
+        raise BrokenPicture(
+            f"this JPEG picture of {size[0]}x{size[1]} has {scans} scans, at most {most} are read: "
+            "save it anew"
+        )
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from handlers import device, drawing, failures, golden, hold, pictures, requests, split
+from handlers import device, drawing, failures, golden, hold, pictures, requests, split, streams
 from handlers.accept import JSON
 from handlers.bundle import Bundle
 from handlers.errors import BadRequest, GoldenError, InferenceError, RequestError
@@ -296,15 +296,15 @@ class TaskHandler(BaseHandler):
         headers = context.get_all_request_header(index)
         if headers.get("describe") == "True":
             return None
+        return _guarded(self._read, row, headers)
+
+    def _read(self, row: dict[str, Any], headers: Mapping[str, Any]) -> _Asked:
+        """What a row asks, with its pictures decoded; raises RequestError."""
+        if headers.get("explain") == "True":
+            raise BadRequest("explanations are not offered: ask /predictions/MODEL")
         limits = self.bundle.limits
-        try:
-            if headers.get("explain") == "True":
-                raise BadRequest("explanations are not offered: ask /predictions/MODEL")
-            request = requests.read(row, headers, self.options(), limits.max_pictures)
-            wanted = self.bundle.input.wanted
-            images = [pictures.read(data, limits.max_pixels, wanted) for data in request.pictures]
-        except RequestError as error:
-            return error
+        request = requests.read(row, headers, self.options(), limits.max_pictures)
+        images = pictures.read_all(request.pictures, limits.max_pixels, self.bundle.input.wanted)
         forced = {} if request.media_type == JSON else self.drawing_options()
         return _Asked(request, [Item(image, request.options | forced) for image in images])
 
@@ -361,6 +361,7 @@ class TaskHandler(BaseHandler):
             failures.log(error, self.bundle, context.get_request_id(i))
             context.set_response_status(code=error.status, phrase=error.phrase, idx=i)
         context.set_response_content_type(i, media_type)
+        streams.finish(context, i)
         return body
 
     def _encode(self, asked: _Asked, answers: list[Any]) -> bytes:

@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handlers import pictures
 from handlers.errors import BadRequest
 from handlers.runtimes import Array, Arrays
 from handlers.tasks.image_classification import ImageClassification
@@ -280,6 +282,40 @@ def test_a_model_that_raises_for_one_picture_fails_only_that_one(
         "type": "InferenceError",
         "message": "the model failed on this picture: MemoryError",
     }
+
+
+def test_a_request_that_cannot_even_be_read_fails_alone(
+    worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(data: bytes, *given: Any) -> Any:
+        if data == b"?":
+            raise OverflowError("never thought of")
+        return original(data, *given)
+
+    original = pictures.read
+    monkeypatch.setattr(pictures, "read", read)
+    bad, good = worker.ask(body(b"?"), body(digits["3"]))
+    assert (bad.status, bad.json()["type"]) == (500, "InferenceError")
+    assert (good.status, good.json()[0]["label"]) == (200, "3")
+
+
+def test_instances_share_the_pixels_of_one_request(
+    worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(worker.handler.bundle.limits, max_pixels=5000)
+    monkeypatch.setattr(worker.handler, "bundle", replace(worker.handler.bundle, limits=limits))
+    one, two = [{"b64": b64(digits["3"])}], [{"b64": b64(digits["3"])}] * 2
+    good, bad = worker.ask(document(instances=one), document(instances=two))
+    assert good.status == 200
+    assert bad.status == 413
+    assert "8192 pixels to decode; the limit of one request is 5000" in bad.json()["message"]
+
+
+def test_answers_to_grpc_say_that_nothing_follows(worker: Any, digits: dict[str, bytes]) -> None:
+    """For TorchServe ends a worker that does not, when StreamPredictions was called."""
+    worker.ask(body(digits["3"]), body(b"?"), body(digits["3"], host="x"), body(b"?", host="x"))
+    told = [worker.context.get_response_headers(i).get("ts_stream_next") for i in range(4)]
+    assert told == ["false", "false", None, None]
 
 
 def test_outputs_that_are_no_numbers_are_500_for_their_request(
