@@ -20,8 +20,9 @@ def negotiate(accept: str | None) -> str:
         if quality > best_quality:
             best, best_quality = offered, quality
     if not best:
+        asked = " ".join(accept[:100].split())
         raise NotAcceptable(
-            f"Accept: {accept[:100]} cannot be answered: offered are {', '.join(OFFERED)}",
+            f"Accept: {asked} cannot be answered: offered are {', '.join(OFFERED)}",
             accepted=list(OFFERED),
         )
     return best

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import BadRequest
+
+# Plain repr() of lists in lists, as deep as JSON may be, is a RecursionError.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 64
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Option:
 
     def _refusal(self, value: object) -> BadRequest:
         return BadRequest(
-            f"option {self.name}={_shown(value)} is not accepted: it takes {self.accepted()}",
+            f"option {self.name}={shown(value)} is not accepted: it takes {self.accepted()}",
             option=self.name,
             accepted=self.describe(),
         )
@@ -76,7 +81,7 @@ def parse_options(given: Mapping[str, object], accepted: Sequence[Option]) -> di
         if name not in by_name:
             listing = "; ".join(f"{option.name}: {option.accepted()}" for option in accepted)
             raise BadRequest(
-                f"unknown option {_shown(name)}: accepted are {listing}",
+                f"unknown option {shown(name)}: accepted are {listing}",
                 accepted={option.name: option.describe() for option in accepted},
             )
     return {
@@ -105,8 +110,9 @@ def _convert(kind: type, value: object) -> Any:
     return kind(value)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """``value`` for a message, in at most 60 characters whatever it is."""
     if isinstance(value, (bytes, bytearray)):
         value = bytes(value).decode("utf-8", "replace")
-    text = repr(value)
+    text = _SHORT.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -15,7 +15,7 @@ from typing import Any
 
 from handlers.accept import ACCEPT, negotiate
 from handlers.errors import BadRequest, TooLarge
-from handlers.options import Option, parse_options
+from handlers.options import Option, parse_options, shown
 
 HEADER = "x-marsmith-"
 _WAYS = (
@@ -76,7 +76,7 @@ class _Given:
         if name == ACCEPT:
             self.accept = _text(value)
         elif name in self.options:
-            raise BadRequest(f"option {name!r} came twice: set it in one place")
+            raise BadRequest(f"option {shown(name)} came twice: set it in one place")
         else:
             self.options[name] = value
 
@@ -94,9 +94,10 @@ def _read_body(row: Mapping[str, Any], given: _Given) -> tuple[list[bytes], bool
         else:
             pictures[name] = value
     if len(pictures) > 1:
+        names = ", ".join(map(shown, sorted(pictures)[:5]))
         raise BadRequest(
-            f"{len(pictures)} picture fields came ({', '.join(sorted(pictures))}): send one, or "
-            "several as JSON 'instances'"
+            f"{len(pictures)} picture fields came ({names}): send one, or several as JSON "
+            "'instances'"
         )
     for value in pictures.values():
         document = _document(value)
@@ -127,7 +128,7 @@ def _read_json(document: Any, given: _Given) -> tuple[list[bytes], bool]:
     unknown = set(document) - {"data", "instances", "parameters"}
     if unknown:
         raise BadRequest(
-            f"unknown JSON key {sorted(map(str, unknown))[0]!r}: accepted are 'data', 'instances' "
+            f"unknown JSON key {shown(min(unknown))}: accepted are 'data', 'instances' "
             "and 'parameters' (options go into 'parameters')"
         )
     _read_parameters(document.get("parameters", {}), given)

@@ -36,6 +36,34 @@ def refusal(row: Mapping[str, Any], headers: Mapping[str, Any] | None = None) ->
     return refused.value
 
 
+DEEP: list[Any] = []
+for _ in range(5000):
+    DEEP = [DEEP]
+LONG = "x\n" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("row", "headers"),
+    [
+        ({"body": {LONG: 1}}, {}),
+        ({"data": PICTURE, LONG: b"\x89"}, {}),
+        ({"data": PICTURE, "parameters": json.dumps({LONG: 1})}, {}),
+        ({"data": PICTURE, "parameters": json.dumps({"accept": LONG})}, {}),
+        ({"data": PICTURE, "parameters": {"top_k": LONG}}, {}),
+        ({"data": PICTURE, "parameters": {"top_k": DEEP}}, {}),
+        ({"data": PICTURE, "parameters": {"top_k": [LONG] * 9}}, {}),
+        ({"data": PICTURE, "parameters": {LONG: 1}}, {"x-marsmith-" + LONG: "1"}),
+    ],
+)
+def test_a_message_is_one_short_line_whatever_came(
+    row: dict[str, Any], headers: dict[str, str]
+) -> None:
+    with pytest.raises(RequestError) as refused:
+        ask(row, headers)
+    assert len(str(refused.value)) < 300
+    assert "\n" not in str(refused.value)
+
+
 # Pictures ----------------------------------------------------------------------------------
 
 
@@ -92,7 +120,7 @@ def test_no_picture_is_refused_saying_how_to_send_one(row: dict[str, Any]) -> No
 
 
 def test_two_picture_fields_are_refused_by_name() -> None:
-    assert "2 picture fields came (data, other)" in str(
+    assert "2 picture fields came ('data', 'other')" in str(
         refusal({"data": PICTURE, "other": PICTURE})
     )
 
