@@ -34,3 +34,12 @@ def log(error: RequestError, bundle: Bundle, request: str | None) -> None:
         fields["trace"] = "".join(traceback.format_exception(error.__cause__))[-_TRACE:]
     level = logging.ERROR if error.status >= 500 else logging.WARNING
     logger.log(level, "%s%s", PREFIX, json.dumps(fields))
+
+
+def forget(error: RequestError) -> None:
+    """Drop the tracebacks of an error that was answered.
+
+    Their frames hold the batch, and the batch holds the error: gigabytes of pictures would stay
+    until Python looks for cycles, which it does by the number of objects and not by their size.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None

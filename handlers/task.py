@@ -359,6 +359,7 @@ class TaskHandler(BaseHandler):
             media_type, body = JSON, error.body()
             clock.failed[error.status] += 1
             failures.log(error, self.bundle, context.get_request_id(i))
+            failures.forget(error)
             context.set_response_status(code=error.status, phrase=error.phrase, idx=i)
         context.set_response_content_type(i, media_type)
         streams.finish(context, i)

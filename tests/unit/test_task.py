@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import copy
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -309,6 +311,30 @@ def test_instances_share_the_pixels_of_one_request(
     assert good.status == 200
     assert bad.status == 413
     assert "8192 pixels to decode; the limit of one request is 5000" in bad.json()["message"]
+
+
+@pytest.mark.parametrize("bad", [b"?", b"\x89PNG\r\n\x1a\n"])
+def test_a_failed_request_keeps_no_picture(
+    worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, bad: bytes
+) -> None:
+    """Without a collection of cyclic garbage, for gigabytes may be in few objects."""
+    decoded = []
+
+    def read(*given: Any) -> Any:
+        picture = original(*given)
+        decoded.append(weakref.ref(picture))
+        return picture
+
+    original = pictures.read
+    monkeypatch.setattr(pictures, "read", read)
+    gc.disable()
+    try:
+        instances = [{"b64": b64(data)} for data in (digits["3"], bad)]
+        (reply,) = worker.ask(document(instances=instances))
+        assert reply.status in (415, 422)
+        assert [picture() for picture in decoded] == [None]
+    finally:
+        gc.enable()
 
 
 def test_answers_to_grpc_say_that_nothing_follows(worker: Any, digits: dict[str, bytes]) -> None:
