@@ -20,8 +20,9 @@ class Limits:
     """What one request and one worker may take.
 
     ``batch_size`` is the most pictures per call of the model, ``max_pixels`` the most pixels of one
-    picture (width x height), ``max_pictures`` the most pictures of one request. ``threads`` are the
-    native threads of one worker; 0 shares the host's cores among ``workers``.
+    picture (width x height) and of what is decoded for one request, ``max_pictures`` the most
+    pictures of one request. ``threads`` are the native threads of one worker; 0 shares the host's
+    cores among ``workers``.
     """
 
     batch_size: int = 8

@@ -24,7 +24,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from handlers import device, drawing, failures, golden, hold, pictures, requests, split, streams
+from handlers import (
+    answer_size,
+    device,
+    drawing,
+    failures,
+    golden,
+    hold,
+    pictures,
+    requests,
+    split,
+    streams,
+)
 from handlers.accept import JSON
 from handlers.bundle import Bundle
 from handlers.errors import BadRequest, GoldenError, InferenceError, RequestError
@@ -81,6 +92,8 @@ class TaskHandler(BaseHandler):
 
     bundle: Bundle
     model: Callable[..., Arrays]
+    # Bytes that TorchServe takes in one answer.
+    answer_limit: int = answer_size.DEFAULT
     # Decodes and prepares pictures of a batch side by side where a worker has several cores.
     pool: ThreadPoolExecutor | None = None
 
@@ -191,7 +204,7 @@ class TaskHandler(BaseHandler):
 
     def bind(self, bundle: Bundle, folder: Path, gpu_id: int | None = None) -> None:
         """Take the model of an unpacked archive, unchecked."""
-        self.bundle = bundle
+        self.bundle, self.answer_limit = bundle, answer_size.limit()
         runtime = load_runtime(bundle.runtime)
         check_requirements(runtime, bundle.runtime)
         options = {**bundle.runtime_options, "threads": device.threads(bundle.limits)}
@@ -371,8 +384,10 @@ class TaskHandler(BaseHandler):
                 raise answer
         if asked.request.media_type != JSON:
             drawn = self.draw(answers[0], asked.items[0].picture.image)
-            return drawing.encode(drawn, asked.request.media_type)
-        return _json({"predictions": answers} if asked.request.many else answers[0])
+            body = drawing.encode(drawn, asked.request.media_type)
+        else:
+            body = _json({"predictions": answers} if asked.request.many else answers[0])
+        return answer_size.check(body, self.answer_limit)
 
 
 @dataclass(frozen=True)

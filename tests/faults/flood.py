@@ -27,7 +27,7 @@ TIMEOUT = 60.0
 class Neighbour:
     """A picture that is whole, and what the model answers to it."""
 
-    picture: bytes
+    picture: bytes = field(repr=False)
     answer: Any
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import struct
 import zlib
 from collections.abc import Iterator
@@ -103,6 +104,19 @@ def test_what_a_picture_carries_besides_changes_nothing(
     seen = flood(one_worker.running, cases, neighbour, rest=3, grpc=1)
     seen.assert_clean(len(cases))
     assert seen.statuses == {200: len(cases)}
+
+
+def test_an_answer_larger_than_torchserve_takes_fails_alone(
+    one_worker: TorchServe, neighbour: Neighbour
+) -> None:
+    """TorchServe ends a worker that sends it one: 14 megapixels drawn as PNG were enough."""
+    side = 3700
+    noise = Image.frombytes("RGB", (side, side), random.Random(0).randbytes(3 * side * side))
+    jpeg = saved(noise, "JPEG", quality=30)
+    cases = [Case("drawn as PNG", jpeg, {"accept": "image/png"}, refused=True)]
+    seen = flood(one_worker.running, cases * 2, neighbour, grpc=0)
+    seen.assert_clean(2)
+    assert seen.statuses == {413: 2}
 
 
 def test_a_batch_of_the_largest_pictures_is_answered(

@@ -63,7 +63,8 @@ def test_any_document(asker: Client, document: Any) -> None:
 @given(top_k=VALUES)
 def test_any_value_of_an_option(asker: Client, neighbour: Neighbour, top_k: Any) -> None:
     picture = base64.b64encode(neighbour.picture).decode()
-    reply = asker.predict(MODEL, {"data": picture, "parameters": {"top_k": top_k}})
+    document = json.dumps({"data": picture, "parameters": {"top_k": top_k}}).encode()
+    reply = asker.predict(MODEL, document, content_type="application/json")
     check(reply)
     whole = isinstance(top_k, (int, float, str)) and not isinstance(top_k, bool)
     assert reply.status == 400 or (whole and float(top_k) >= 1)

@@ -1,0 +1,34 @@
+"""How large an answer TorchServe takes from a worker: at a larger one it ends the worker, and the
+whole batch fails."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from handlers.errors import TooLarge
+
+# Of TorchServe, where its configuration does not say.
+DEFAULT = 6_553_500
+_SETTING = re.compile(r"^\s*max_response_size\s*[=:]\s*(\d+)\s*$", re.MULTILINE)
+
+
+def limit() -> int:
+    """``max_response_size``, in bytes, of the configuration that TS_CONFIG_FILE names."""
+    file = os.environ.get("TS_CONFIG_FILE")
+    if not file or not Path(file).is_file():
+        return DEFAULT
+    found = _SETTING.findall(Path(file).read_text(encoding="utf-8", errors="replace"))
+    return int(found[-1]) if found else DEFAULT
+
+
+def check(body: bytes, most: int) -> bytes:
+    """``body``, or TooLarge where it has more than ``most`` bytes."""
+    if len(body) > most:
+        raise TooLarge(
+            f"the answer has {len(body)} bytes, the server's max_response_size is {most}: ask for "
+            "image/jpeg instead of image/png, for less, or send a smaller picture",
+            max_response_size=most,
+        )
+    return body

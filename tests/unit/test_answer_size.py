@@ -1,0 +1,53 @@
+"""No answer may be larger than TorchServe takes: it would end the worker."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers import answer_size
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("max_response_size=100\n", 100),
+        ("max_request_size=7\n max_response_size : 100 \nmax_response_size=200", 200),
+        ("# max_response_size=100\n", answer_size.DEFAULT),
+        ("", answer_size.DEFAULT),
+    ],
+)
+def test_the_limit_is_that_of_the_configuration(
+    text: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.properties").write_text(text)
+    monkeypatch.setenv("TS_CONFIG_FILE", str(tmp_path / "config.properties"))
+    assert answer_size.limit() == expected
+
+
+def test_without_a_configuration_it_is_torchserves_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TS_CONFIG_FILE", str(tmp_path / "none"))
+    assert answer_size.limit() == answer_size.DEFAULT
+    monkeypatch.delenv("TS_CONFIG_FILE")
+    assert answer_size.limit() == answer_size.DEFAULT
+
+
+def test_a_larger_answer_fails_alone(
+    worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.handler, "answer_limit", 200)
+    sent = {"b64": base64.b64encode(digits["3"]).decode()}
+    good, many, drawn = worker.ask(
+        ({"body": digits["3"]}, {}),
+        ({"body": {"instances": [sent] * 9}}, {}),
+        ({"body": digits["3"]}, {"accept": "image/png"}),
+    )
+    assert good.status == 200
+    for bad in (many, drawn):
+        assert (bad.status, bad.json()["max_response_size"]) == (413, 200)
+        assert "bytes, the server's max_response_size is 200" in bad.json()["message"]
