@@ -69,9 +69,12 @@ def closed(bodies: Bodies, connections: int, seconds: float) -> dict[str, Any]:
     return {"connections": connections, **found, "client_cpu": cpu}
 
 
-def poisson(bodies: Bodies, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """Poisson arrivals that wait for nobody; see ``benchmarks.serving.poisson``."""
-    job = {**asdict(bodies), "rate": rate, "seconds": seconds, "seed": seed}
+def poisson(bodies: Bodies, rate: float, seconds: float, seed: int, **proof: Any) -> dict[str, Any]:
+    """Poisson arrivals that wait for nobody; see ``benchmarks.serving.poisson``.
+
+    ``proof`` are an ``archive`` and the ``expected`` answers, or nothing.
+    """
+    job = {**asdict(bodies), "rate": rate, "seconds": seconds, "seed": seed, **proof}
     return _module("poisson", job, seconds)
 
 

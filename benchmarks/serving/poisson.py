@@ -3,6 +3,7 @@
 A request is sent when its time has come, whether or not earlier ones have been answered, and its
 latency counts from that time: a server that stalls is charged for everybody who would have come.
 The client is one asyncio process (aiohttp), whose own lateness and CPU time are told.
+Where the job has an ``archive`` and the answers ``expected`` of its bodies, every answer is judged.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,11 @@ import aiohttp
 from marsmith.arrivals import percentile, poisson_arrivals
 
 _TIMEOUT_SECONDS = 30.0
+# How far scores may move with the other pictures of a batch.
+_TOLERANCE = 1e-3
+
+Judge = Callable[[int, bytes], bool]
+"""(number of the body, an answer) -> whether it is right."""
 
 
 async def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +35,9 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
     arrivals = poisson_arrivals(job["rate"], job["seconds"], job["seed"])
     latencies: list[float] = []
     late: list[float] = []
-    failed = 0
+    errors: Counter[str] = Counter()
+    judge = _judge(job)
+    wrong = 0
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(
@@ -36,15 +46,18 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         start, cpu = time.monotonic(), time.process_time()
 
         async def send(number: int, due: float) -> None:
-            nonlocal failed
+            nonlocal wrong
             late.append(time.monotonic() - start - due)
             try:
                 body = bodies[number % len(bodies)]
                 async with session.post(job["url"] + job["path"], data=body) as reply:
-                    await reply.read()
-                    failed += reply.status >= 400
-            except (aiohttp.ClientError, TimeoutError):
-                failed += 1
+                    answer = await reply.read()
+                    if reply.status >= 400:
+                        errors[str(reply.status)] += 1
+                    else:
+                        wrong += not judge(number % len(bodies), answer)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                errors[type(error).__name__] += 1
             latencies.append(time.monotonic() - start - due)
 
         async with asyncio.TaskGroup() as group:
@@ -52,8 +65,30 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
                 await asyncio.sleep(max(0.0, start + due - time.monotonic()))
                 group.create_task(send(number, due))
         passed, cpu = time.monotonic() - start, time.process_time() - cpu
+    found = summary(job["rate"], latencies, late, errors.total(), passed)
     # Without its start, which takes longer than many a load.
-    return {**summary(job["rate"], latencies, late, failed, passed), "loop_cpu": cpu}
+    return {**found, "errors": dict(errors), "wrong": wrong, "loop_cpu": cpu}
+
+
+def _judge(job: dict[str, Any]) -> Judge:
+    """What the task calls the same answer; everything, where the job expects nothing."""
+    if "expected" not in job:
+        return lambda number, answer: True
+    # Here, for it imports torch.
+    from marsmith.probe import Goldens, task_difference
+
+    bundle = Goldens.read(Path(job["archive"])).bundle
+    assert bundle is not None, "every archive that a build makes has golden requests"
+
+    def right(number: int, answer: bytes) -> bool:
+        try:
+            found = json.loads(answer)
+            return task_difference(bundle, job["expected"][number], found, _TOLERANCE) is None
+        # Another shape than the task's is a wrong answer, too.
+        except (ValueError, KeyError, TypeError, IndexError):
+            return False
+
+    return right
 
 
 def summary(

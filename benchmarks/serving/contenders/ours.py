@@ -41,6 +41,12 @@ class Ours(Server):
         store.mkdir()
         shutil.copy(archive, store)
 
+    @property
+    def server(self) -> TorchServe:
+        """The TorchServe of ``start``."""
+        assert self._server is not None, "start comes first"
+        return self._server
+
     def start(self) -> None:
         settings = {"model_store": "model-store", **free_addresses()}
         self._server = TorchServe(self.folder, config_file=PROJECT / CONFIG_NAME, config=settings)
@@ -51,9 +57,8 @@ class Ours(Server):
         self.address = Address(running.addresses.inference, bearer(tokens.inference))
 
     def wait_ready(self, picture: bytes) -> None:
-        assert self._server is not None
         # A request before a worker lives would wait for its whole timeout.
-        for status in self._server.wait_ready(self.patience):
+        for status in self.server.wait_ready(self.patience):
             if status.failed:
                 raise ServerError(status.failed)
         super().wait_ready(picture)
