@@ -12,6 +12,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -35,6 +36,7 @@ from marsmith.status import read_status
 _CONNECTIONS = 32
 _CAPACITY_SECONDS = 10.0
 _SAMPLES = 400
+_SETTLE_SECONDS = 5.0
 _RECOVERY_SECONDS = 300.0
 
 
@@ -89,6 +91,8 @@ class Soaked:
     load: float
     minutes: float
     asked: dict[str, Any]
+    # Descriptors by role before and after, when no client is connected: a connection is one, too.
+    idle: tuple[dict[str, int], dict[str, int]]
     samples: list[Sample]
     growth: list[Growth]
 
@@ -115,6 +119,7 @@ def _soak(made: Ours, minutes: float, load: float, warm_up: float, kills: Kills)
         f"ready in {ready:.1f} s; capacity {capacity:.0f} requests/s; "
         f"asking {capacity * load:.0f}/s for {minutes:g} min"
     )
+    before = _descriptors(made)
     [archive] = made.server.model_store.glob("*.mar")
     proof = {"archive": str(archive), "expected": expected}
     residents = Residents(made.mark, made.role, max(1.0, seconds / _SAMPLES))
@@ -123,7 +128,18 @@ def _soak(made: Ours, minutes: float, load: float, warm_up: float, kills: Kills)
             seen = loads.poisson(bodies, capacity * load, seconds, seed=1, **proof)
     finally:
         samples = residents.close()
-    return Soaked(ready, capacity, load, minutes, seen, samples, growth(samples, warm_up * seconds))
+    grown = growth(samples, warm_up * seconds)
+    idle = before, _descriptors(made)
+    return Soaked(ready, capacity, load, minutes, seen, idle, samples, grown)
+
+
+def _descriptors(made: Ours) -> dict[str, int]:
+    """Open descriptors by role, when the front end has seen that its clients have gone."""
+    time.sleep(_SETTLE_SECONDS)
+    counts: Counter[str] = Counter()
+    for process in marked(made.mark):
+        counts[made.role(process)] += process.num_fds()
+    return dict(counts)
 
 
 def _table(grown: list[Growth], warm_up: float) -> Table:
@@ -143,6 +159,9 @@ def _words(found: Soaked, kills: Kills) -> Iterator[str]:
         f"{asked['errors'] or ''}, {asked['wrong']} wrong; p50 {asked['p50']:.0f}, "
         f"p99 {asked['p99']:.0f}, max {asked['max']:.0f} ms"
     )
+    before, after = found.idle
+    counts = (f"{role} {before[role]} -> {after.get(role, 0)}" for role in sorted(before))
+    yield f"descriptors with no client connected: {', '.join(counts)}"
     if times := sorted(kills.recoveries):
         middle = times[len(times) // 2]
         yield (
