@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from handlers import saving
 from handlers.errors import IntegrityError, PluginError
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, Runtime, as_arrays
@@ -113,7 +114,8 @@ def halves(module: Servable, given: ImageInput) -> tuple[nn.Module, Rest]:
 
 def save(rest: Rest, recipe: dict[str, Any], folder: Path) -> None:
     """Write what ``load`` needs beside the artifact; no weights of the trunk are in it."""
-    torch.save({"recipe": recipe, "state": rest.state_dict()}, folder / FILE)
+    saved = {"recipe": recipe, "state": rest.state_dict()}
+    saving.write(lambda file: torch.save(saved, file), folder / FILE)
 
 
 def load(folder: Path, given: ImageInput) -> Rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from handlers import inductor, isa
+from handlers import inductor, isa, saving
 from handlers.errors import ExportError, IntegrityError
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
@@ -149,13 +150,15 @@ def _rewrite(path: Path, needed: frozenset[str]) -> None:
         elif name.endswith(_METADATA):
             told = {**json.loads(content), _NEEDS: " ".join(sorted(needed))}
             records[name] = json.dumps(told, sort_keys=True).encode()
-    path.unlink()
-    # A fixed name inside the file: the default is the file's own.
-    with path.open("wb") as file:
+
+    # In a buffer the name inside the file is a fixed one: of a file it is the file's own.
+    def save(file: io.BytesIO) -> None:
         writer = torch._C.PyTorchFileWriter(file)
         for name, content in {**records, "archive_format": b"pt2", "archive_version": b"0"}.items():
             writer.write_record(name, content, len(content))
         writer.write_end_of_file()
+
+    saving.write(save, path)
 
 
 def _without_paths(library: bytes) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handlers import precision
+from handlers import precision, saving
 from handlers.errors import IntegrityError
 from handlers.onnx_names import numbered
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
@@ -55,7 +55,8 @@ class Eager(Runtime):
         if request.precision in precision.DTYPES:
             module = copy.deepcopy(module)
             precision.convert(module, request.precision)
-        torch.save({"recipe": module.recipe, "state": module.bare().state_dict()}, request.path)
+        saved = {"recipe": module.recipe, "state": module.bare().state_dict()}
+        saving.write(lambda file: torch.save(saved, file), request.path)
 
 
 def layers(module: torch.nn.Module, images: Tensor) -> dict[str, Array]:

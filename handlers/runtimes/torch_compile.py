@@ -10,7 +10,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from handlers import inductor, torch_export
+from handlers import inductor, saving, torch_export
 from handlers.errors import LoadError
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
@@ -28,7 +28,7 @@ class TorchCompile(Runtime):
         program = torch_export.load(path)
         if device == "cpu":
             inductor.check_compiler("runtime torch-compile")
-        inductor.use_cache(options["cache"])
+        kept = inductor.use_cache(options["cache"])
         self._device = device
         self._dynamic = _dynamic(program)
         self._compiled = _compiled(move_to_device_pass(program, device).module())
@@ -38,14 +38,18 @@ class TorchCompile(Runtime):
         # The compiler's own errors and those of the C++ compiler behind it are of many kinds.
         except Exception as error:
             line = " ".join(str(error).split())[:400]
-            raise LoadError(f"{path.name} cannot be compiled here: {line}") from error
+            raise LoadError(
+                f"{path.name} cannot be compiled here: {line}; where it could be before, what is "
+                f"kept in {kept} may be damaged: remove it"
+            ) from error
 
     def __call__(self, *arrays: Array) -> Arrays:
         return as_arrays(self._run(torch.from_numpy(arrays[0])))
 
     @staticmethod
     def export(request: ExportRequest) -> None:
-        torch.export.save(torch_export.capture(request), request.path)
+        program = torch_export.capture(request)
+        saving.write(lambda file: torch.export.save(program, file), request.path)
 
     def _run(self, images: torch.Tensor) -> Any:
         images = images.to(self._device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from handlers import precision, torchscript_layers
+from handlers import precision, saving, torchscript_layers
 from handlers.errors import ExportError, IntegrityError
 from handlers.foreign import flatten
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
@@ -83,7 +84,7 @@ class TorchScript(Runtime):
                 made = _trace(request)
             else:
                 made = _script(request)
-            torch.jit.save(made, str(request.path))
+            saving.write(lambda file: torch.jit.save(made, file), request.path)
         _strip_debug(request.path)
 
 
@@ -118,9 +119,9 @@ def _strip_debug(path: Path) -> None:
     reader = torch._C.PyTorchFileReader(str(path))
     records = {name: reader.get_record(name) for name in sorted(reader.get_all_records())}
     del reader
-    path.unlink()
-    # A fixed name inside the file: the default is the file's own.
-    with path.open("wb") as file:
+
+    # In a buffer the name inside the file is a fixed one: of a file it is the file's own.
+    def save(file: io.BytesIO) -> None:
         writer = torch._C.PyTorchFileWriter(file)
         for name, data in records.items():
             # The writer adds its own version and serialization id.
@@ -131,6 +132,8 @@ def _strip_debug(path: Path) -> None:
                 data = _sort_constants(data) if name.endswith(".py") else data
                 writer.write_record(name, data, len(data))
         writer.write_end_of_file()
+
+    saving.write(save, path)
 
 
 def _sort_constants(code: bytes) -> bytes:

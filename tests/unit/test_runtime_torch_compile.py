@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,27 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RuntimeUnavailable, match=r"cannot be made .* MARSMITH_CACHE"):
         _load(path, tmp_path / "file")
+
+
+def test_damage_of_what_is_kept_is_told_and_removing_it_mends_it(tmp_path: Path) -> None:
+    path = _export(tmp_path, 0.55)
+    _load(path, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache/inductor").iterdir()
+    # Loaded by nobody yet, for one process imports a module once.
+    copy = shutil.copytree(tmp_path / "cache", tmp_path / "copy")
+    for file in copy.rglob("*.*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+    torch._dynamo.reset()
+    with pytest.raises(
+        LoadError,
+        match=f"{re.escape(kept.name)} may be damaged: remove it",
+    ):
+        _load(path, copy)
+    shutil.rmtree(copy)
+    torch._dynamo.reset()
+    expected = _load(path, tmp_path / "cache")(PIXELS[:2])[0]
+    np.testing.assert_array_equal(_load(path, copy)(PIXELS[:2])[0], expected)
 
 
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
