@@ -65,7 +65,11 @@ def read_json(path: Path, member: str) -> Any:
 def stage_handlers(folder: Path) -> None:
     """Copy the handler package into a staged archive."""
     source = Path(handlers.__file__).parent
-    shutil.copytree(source, folder / "handlers", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in _names(source):
+        if "__pycache__" not in Path(name).parts:
+            target = folder / "handlers" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target)
 
 
 def pack(folder: Path, bundle: Bundle, path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
@@ -18,7 +18,7 @@ from PIL import Image
 
 from handlers import plugins
 from handlers.bundle import Bundle, Limits
-from handlers.errors import ArchiveError, BadRequest, SpecError, WeightsError
+from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError
 from handlers.integrity import sha256
 from handlers.runtimes import as_arrays
 from handlers.servable import SOURCE, Servable
@@ -42,10 +42,20 @@ from marsmith import (
 )
 from marsmith.accuracy import Accuracy
 from marsmith.spec import ModelSpec
+from marsmith.store import exclusive, publish, workspace
 
 SAMPLES = 8
 OTHER_SIZE = (427, 640)
 Tell = Callable[[str], None]
+# A full disk, a used up quota, a file too large, a read-only place, or no right to write.
+_NO_PLACE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+)
 
 
 @dataclass(frozen=True)
@@ -80,26 +90,38 @@ def build(
     ``root`` is the project folder that the spec's paths are relative to. An archive of the same
     name and version with other bytes is replaced only with ``force``.
     """
-    store.mkdir(parents=True, exist_ok=True)
-    # Hidden, so that TorchServe does not take it for a model; in the store, so that the rename at
-    # the end is atomic.
-    with (
-        tempfile.TemporaryDirectory(prefix=".build-", dir=store) as temporary,
-        smoke.prepared() as check,
-    ):
-        folder = Path(temporary) / "archive"
-        folder.mkdir()
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with workspace(store) as temporary:
+            return _built(spec, root, store, temporary, force, tell)
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        raise BuildError(
+            f"{store} does not take the archive ({error.strerror}): make room or give rights there,"
+            " or name another folder with --store"
+        ) from error
+
+
+def _built(
+    spec: ModelSpec, root: Path, store: Path, temporary: Path, force: bool, tell: Tell
+) -> Built:
+    """The build in a folder of its own, up to the archive's name in the store."""
+    folder = temporary / "archive"
+    folder.mkdir()
+    with smoke.prepared() as check:
         proof = _stage(spec, root, folder, tell)
         bundle = proof.artifact.bundle
-        path = Path(temporary) / archive.file_name(spec.name, spec.version)
+        path = temporary / archive.file_name(spec.name, spec.version)
         tell("archive")
         archive.pack(folder, bundle, path)
         tell("smoke")
         check(path)
-        digest = sha256(path)
-        target = store / path.name
+    digest = sha256(path)
+    target = store / path.name
+    with exclusive(store):
         unchanged = _check_target(target, digest, force)
-        path.replace(target)
+        publish(path, target)
     notes = bundle.provenance.get("notes", [])
     return Built(target, digest, proof.parity, proof.accuracy, unchanged, notes)
 

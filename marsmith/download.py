@@ -9,6 +9,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from handlers.errors import WeightsError
 from handlers.integrity import sha256
+from marsmith.locks import alone
 
 TIMEOUT = (10, 60)
 _CHUNK = 1 << 20
@@ -17,26 +18,41 @@ _CHUNK = 1 << 20
 def download(url: str, path: Path, digest: str) -> Path:
     """``path``, downloaded from ``url`` unless it is there; ``digest`` is the start of its sha256.
 
-    A broken download is continued from its ``.part`` file. Raises WeightsError that says where to
-    put the file when it cannot be had.
+    A broken download is continued from its ``.part`` file, and one of another process awaited.
+    Raises WeightsError that says where to put the file when it cannot be had.
     """
-    if path.is_file() and sha256(path).startswith(digest):
+    if _is_there(path, digest):
         return path
     part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _fetch(url, part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with alone(part):
+            if not _is_there(path, digest):
+                _download(url, part, path, digest)
     except requests.RequestException as error:
         raise WeightsError(
             f"{url} cannot be downloaded ({type(error).__name__}): get the file on a machine with "
             f"network and put it at {path}"
         ) from error
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be written ({error.strerror}): make room there; what was downloaded is "
+            "kept, and the next try continues"
+        ) from error
+    return path
+
+
+def _is_there(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path).startswith(digest)
+
+
+def _download(url: str, part: Path, path: Path, digest: str) -> None:
+    _fetch(url, part)
     actual = sha256(part)
     if not actual.startswith(digest):
         part.unlink()
         raise WeightsError(f"{url} came with sha256 {actual}, expected {digest}...: try again")
     part.replace(path)
-    return path
 
 
 def _fetch(url: str, part: Path) -> None:

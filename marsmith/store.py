@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from handlers import integrity
 from handlers.errors import ArchiveError
 from marsmith.archive import file_name, read_header, unpack
+from marsmith.locks import alone
+
+# Hidden, so that TorchServe does not take them for models.
+_LOCK, _BUILD = ".lock", ".build-"
 
 
 def version_key(version: str) -> tuple[tuple[int, str], ...]:
@@ -49,6 +55,42 @@ def name_in(store: Path, archive: Path) -> str:
     return file_name(header.name, header.version)
 
 
+def exclusive(store: Path) -> AbstractContextManager[None]:
+    """Hold the store against others who look what is there and then change it; waits for them."""
+    return alone(store / _LOCK)
+
+
+@contextmanager
+def workspace(store: Path) -> Iterator[Path]:
+    """A hidden folder in the store for one build, so that its last step can be a rename.
+
+    Folders of builds that were killed are removed.
+    """
+    with exclusive(store):
+        _remove_abandoned(store)
+        made = tempfile.TemporaryDirectory(prefix=_BUILD, dir=store)
+        lock = (Path(made.name) / _LOCK).open("a")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock, made as folder:
+        yield Path(folder)
+
+
+def _remove_abandoned(store: Path) -> None:
+    """Remove the folders of builds whose processes have ended without doing so."""
+    for folder in store.glob(_BUILD + "*"):
+        # Somebody builds in it.
+        with suppress(BlockingIOError), (folder / _LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+
+
+def publish(path: Path, target: Path) -> None:
+    """Give an archive its name, after its bytes are on the disk: no crash leaves half of it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.replace(target)
+
+
 def admit(archive: Path, store: Path) -> bool:
     """Bring a verified archive into the store by one rename; whether it was not there before.
 
@@ -67,14 +109,13 @@ def admit(archive: Path, store: Path) -> bool:
         except OSError as error:
             raise ArchiveError(f"cannot copy {archive} into the store: {error}") from error
         verify(copy)
-        if target.exists():
-            if integrity.sha256(target) == integrity.sha256(copy):
-                return False
-            raise ArchiveError(
-                f"the store has another {target.name} already: build this one with a --version of"
-                " its own"
-            )
-        with copy.open("rb") as file:
-            os.fsync(file.fileno())
-        copy.rename(target)
+        with exclusive(store):
+            if target.exists():
+                if integrity.sha256(target) == integrity.sha256(copy):
+                    return False
+                raise ArchiveError(
+                    f"the store has another {target.name} already: build this one with a --version"
+                    " of its own"
+                )
+            publish(copy, target)
     return True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -126,6 +128,28 @@ def test_a_part_of_another_file_is_thrown_away(server: Server, path: Path) -> No
     with pytest.raises(WeightsError, match="came with sha256"):
         download(server.url, path, DIGEST)
     assert download(server.url, path, DIGEST).read_bytes() == CONTENT
+
+
+def test_two_at_once_download_it_once(server: Server, path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        ends = [pool.submit(download, server.url, path, DIGEST) for _ in range(4)]
+    assert [end.result() for end in ends] == [path] * 4
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [None]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_without_room_it_says_so_and_goes_on_later(server: Server, path: Path) -> None:
+    allowed, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on files' size stands for a full disk: both fail a write in its middle.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, most))
+    try:
+        with pytest.raises(WeightsError, match="cannot be written .*: make room there"):
+            download(server.url, path, DIGEST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, most))
+    assert download(server.url, path, DIGEST).read_bytes() == CONTENT
+    assert server.asked[1] == f"bytes={2 << 20}-"
 
 
 def test_a_file_with_another_digest_is_not_kept(server: Server, path: Path) -> None:

@@ -1,0 +1,30 @@
+"""Files that one process at a time holds; the system frees them however a process ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Hold ``file``, waiting until nobody else does; it is made, and goes again if it is empty."""
+    while True:
+        with file.open("ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not _is_at(held.fileno(), file):
+                # Whoever was waited for has removed or renamed it.
+                continue
+            try:
+                yield
+            finally:
+                if _is_at(held.fileno(), file) and file.stat().st_size == 0:
+                    file.unlink()
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
