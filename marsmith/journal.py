@@ -51,21 +51,41 @@ class Entry:
 
 
 def append(home: Path, entry: Entry) -> None:
-    """Add an entry to the journal of the project in ``home``; on disk when it returns."""
+    """Add an entry to the journal of the project in ``home``; on disk when it returns.
+
+    Raises ServerError where the disk does not take it; the journal is then as it was.
+    """
     path = home / FILE
-    path.parent.mkdir(exist_ok=True)
     line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            whole = len(_whole(path))
+            try:
+                # The beginning of a line whose writer was stopped is no entry
+                file.truncate(whole)
+                left = line.encode()
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)
+                raise
+    except OSError as error:
+        raise ServerError(f"cannot write the journal {path}: {error.strerror}") from error
+
+
+def _whole(path: Path) -> bytes:
+    """The journal's lines, without one at the end that a crash or a full disk left half."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
 
 
 def read(home: Path, model: str | None = None) -> list[Entry]:
     """All entries, or those of a model, oldest first; raises ServerError for a damaged line."""
     path = home / FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = _whole(path).decode("utf-8").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeError) as error:

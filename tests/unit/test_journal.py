@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,29 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         file.write('{"operation": "rollout"\n')
     with pytest.raises(ServerError, match=r"journal.jsonl, line 2, is no entry"):
         journal.read(tmp_path)
+
+
+def test_a_line_that_a_crash_left_half_is_no_entry(tmp_path: Path) -> None:
+    _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE))
+    with (tmp_path / journal.FILE).open("a") as file:
+        file.write('{"operation": "rollout", "after": "3')
+    assert journal.defaults(tmp_path) == {"m": "2.0"}
+    _write(tmp_path, (ROLLOUT, "2.0", "4.0", DONE))
+    assert [one.after for one in journal.read(tmp_path)] == ["2.0", "4.0"]
+
+
+def test_without_room_it_is_as_it_was(tmp_path: Path) -> None:
+    _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE))
+    before = (tmp_path / journal.FILE).read_bytes()
+    allowed, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on files' size stands for a full disk: both fail a write in its middle.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, most))
+    try:
+        with pytest.raises(ServerError, match="cannot write the journal .*: File too large"):
+            _write(tmp_path, (ROLLOUT, "2.0", "3.0", DONE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, most))
+    assert (tmp_path / journal.FILE).read_bytes() == before
 
 
 def test_the_default_is_what_went_well_last(tmp_path: Path) -> None:
