@@ -17,6 +17,8 @@ from marsmith.environment import temp_folder
 PID_FILE = ".model_server.pid"
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
 _FORCED_SECONDS = 5.0
+# Of the machine's start
+_ROUNDED_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,10 @@ def find_running(temp: Path) -> Running | None:
     """
     pid_file = temp / PID_FILE
     try:
-        started = pid_file.stat().st_mtime
         process = psutil.Process(int(pid_file.read_text(encoding="ascii")))
+        # Counted from the start of the machine, it moves with a clock that is set back meanwhile
+        own = process.create_time() + _ROUNDED_SECONDS
+        started = min(pid_file.stat().st_mtime, own)
         command = process.cmdline()
         if _MAIN_CLASS not in command:
             return None

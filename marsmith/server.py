@@ -15,12 +15,13 @@ from marsmith import environment, journal, signing
 from marsmith.addresses import TOKEN_FILE, read_properties
 from marsmith.archive import read_header
 from marsmith.client import Client
-from marsmith.processes import Running, find_running, stop_running
+from marsmith.processes import Running, end_all, find_running, find_workers, stop_running
 from marsmith.status import VersionStatus, read_status
 from marsmith.store import archives_newest_first
 
 _CONSOLE = "console.log"
 _LAUNCH_SECONDS = 30.0
+_LEFTOVER_SECONDS = 5.0
 _TROUBLE = ("ERROR", "WARN", "Error", "Exception", "Invalid", "not found", "Caused by")
 
 
@@ -89,6 +90,8 @@ class TorchServe:
                 " stop it first with `marsmith stop`"
             )
         archives = self._checked_archives()
+        # A worker that hangs outlives its server, and would keep memory and cores from new ones
+        end_all(find_workers(self.temp), _LEFTOVER_SECONDS)
         # Left by a server that was killed: they would pile up, and old tokens be taken for new ones
         shutil.rmtree(self.temp / "models", ignore_errors=True)
         (self.home / TOKEN_FILE).unlink(missing_ok=True)
