@@ -77,6 +77,7 @@ def _finish(path: Path, calls: onnx_names.Calls) -> None:
     graphs = [model.graph, *model.functions]
     while graphs:
         graph = graphs.pop()
+        _without_empty_constants(graph)
         for thing in (graph, *graph.node, *getattr(graph, "value_info", ())):
             thing.ClearField("doc_string")
             thing.ClearField("metadata_props")
@@ -87,6 +88,25 @@ def _finish(path: Path, calls: onnx_names.Calls) -> None:
             graphs += [each.g for each in node.attribute if each.HasField("g")]
     model.ClearField("doc_string")
     onnx.save(model, path)
+
+
+def _without_empty_constants(graph: Any) -> None:
+    """A tensor without elements as ``ConstantOfShape``, for OpenVINO reads its constant as a 0.
+
+    torchvision's NMS has one where no box is left: the 0 would be the index of a box.
+    """
+    from onnx import TensorProto, helper
+
+    for index, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != "Constant" or 0 not in node.attribute[0].t.dims:
+            continue
+        value, shape = node.attribute[0].t, f"{node.output[0]}.shape"
+        dims = helper.make_tensor("shape", TensorProto.INT64, [len(value.dims)], value.dims)
+        value.CopyFrom(helper.make_tensor("value", value.data_type, [1], [0]))
+        node.op_type = "ConstantOfShape"
+        node.input.append(shape)
+        made = helper.make_node("Constant", [], [shape], f"{node.name}.shape", value=dims)
+        graph.node.insert(index, made)
 
 
 def inner_nodes(model: Any, without: frozenset[str], loops: bool) -> list[str]:
