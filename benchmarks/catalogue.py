@@ -1,12 +1,13 @@
 """Build and serve every model of the catalogue with prepared weights, against plain torchvision.
 
-``python -m benchmarks.catalogue [NAMES...]`` prints a line for each model and writes
-``docs/catalogue.md`` from this and earlier runs, whose results are in ``build/catalogue.json``;
-``--page`` only writes the page.
+``python -m benchmarks.catalogue [NAMES...] [--runtime RUNTIME]`` prints a line for each model, on
+its own runtime or another one, and writes ``docs/catalogue.md`` from this and earlier runs, whose
+results are in ``build/catalogue.json``; ``--page`` only writes the page.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -53,6 +54,15 @@ Build times are of two busy cores.
 | model | entry | export | batch | build s | archive MB | parity | compared | scores | overlap |
 |---|---|---|---|---|---|---|---|---|---|
 """
+_OTHERS = """
+## On other runtimes
+
+The same comparison with `--runtime onnx` and `--runtime openvino`, in fp32: the same pictures, at
+the same sizes, through TorchServe. Detectors take one picture a call there.
+
+| model | runtime | build s | archive MB | parity | compared | scores | overlap |
+|---|---|---|---|---|---|---|---|
+"""
 _THINGS = {
     "image-classification": "labels",
     "object-detection": "boxes",
@@ -60,30 +70,46 @@ _THINGS = {
 }
 
 
-def main(names: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Check the models, all of torchvision's where none is named; 1 where one fails."""
+    parser = argparse.ArgumentParser(prog="benchmarks.catalogue")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--runtime", help="instead of the model file's own")
+    parser.add_argument("--page", action="store_true")
+    given = parser.parse_args(words)
     specs = [load(path) for path in sorted((PROJECT / "models").glob("*.yaml"))]
     known = {spec.name: spec for spec in specs if spec.weights.torchvision is not None}
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    for name in [] if names == ["--page"] else names or known:
-        results[name] = _check(known[name])
-        print(_row(known[name], results[name]), flush=True)
+    good = True
+    for name in [] if given.page else given.names or known:
+        found = _check(known[name], given.runtime)
+        good = good and not found.get("problem")
+        print(_row(known[name], given.runtime, found), flush=True)
+        # Others may have written to it meanwhile.
+        results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+        results[f"{name} {given.runtime}" if given.runtime else name] = found
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1))
-    rows = [_row(known[name], results[name]) for name in sorted(results) if name in known]
+    PAGE.write_text(_page(known, results), encoding="utf-8")
+    return int(not good)
+
+
+def _page(known: dict[str, ModelSpec], results: dict[str, Any]) -> str:
+    own = [_row(known[key], None, results[key]) for key in sorted(results) if key in known]
     left = ", ".join(f"`{name}`" for name in sorted(known.keys() - results.keys()))
-    rows += [f"\nNot proven yet with prepared weights: {left}."] if left else []
-    PAGE.write_text(_HEAD + "\n".join(rows) + "\n", encoding="utf-8")
-    return int(any(result.get("problem") for result in results.values()))
+    own += [f"\nNot proven yet with prepared weights: {left}."] if left else []
+    pairs = [(*key.partition(" ")[::2], found) for key, found in sorted(results.items())]
+    others = [_row(known[name], runtime, found) for name, runtime, found in pairs if runtime]
+    return _HEAD + "\n".join(own) + "\n" + (_OTHERS + "\n".join(others) + "\n" if others else "")
 
 
-def _check(spec: ModelSpec) -> dict[str, Any]:
+def _check(spec: ModelSpec, runtime: str | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         weights = prepare(spec, home)
         store = home / "model-store"
         start = time.monotonic()
-        problem = _build(spec, weights, store)
+        problem = _build(spec, runtime, weights, store)
         if problem:
             return {"problem": problem}
         seconds = time.monotonic() - start
@@ -98,9 +124,10 @@ def _check(spec: ModelSpec) -> dict[str, Any]:
         return {**result, **_serve(spec, weights, home)}
 
 
-def _build(spec: ModelSpec, weights: Path, store: Path) -> str | None:
+def _build(spec: ModelSpec, runtime: str | None, weights: Path, store: Path) -> str | None:
     """Why the build failed, None where it did not."""
     command = [sys.executable, "-m", "marsmith", "build", spec.name, "--weights", str(weights)]
+    command += ["--runtime", runtime] if runtime else []
     done = subprocess.run(
         [*command, "--store", str(store)], cwd=PROJECT, capture_output=True, text=True
     )
@@ -126,13 +153,14 @@ def _serve(spec: ModelSpec, weights: Path, home: Path) -> dict[str, Any]:
     }
 
 
-def _row(spec: ModelSpec, result: dict[str, Any]) -> str:
-    cells = [
-        f"`{spec.name}`",
+def _row(spec: ModelSpec, runtime: str | None, result: dict[str, Any]) -> str:
+    """A row of the table of models on their own runtime, or of that of other runtimes."""
+    own = (
         str(spec.weights.torchvision),
-        spec.runtime_options["method"],
+        spec.runtime_options.get("method", spec.runtime),
         str(spec.serving.batch_size),
-    ]
+    )
+    cells = [f"`{spec.name}`", *([runtime] if runtime else own)]
     if result.get("problem"):
         words = re.sub(r"[|\s]+", " ", result["problem"])
         cells += [f"**fails**: {words}", *[""] * 5]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,9 @@ import torch
 import torchvision
 from PIL import Image
 from prepared import mixed, torchvision_model
+from torch import nn
 from torchvision.ops import box_iou
+from torchvision.transforms._presets import ObjectDetection, SemanticSegmentation
 
 from marsmith.client import Client
 from marsmith.server import TorchServe
@@ -63,23 +65,20 @@ def served_answers(
     def ask(body: bytes) -> Any:
         with server.client(timeout=300) as client:
             return _predict(
-                client, spec.name, {"data": base64.b64encode(body).decode(), "parameters": options}
+                client, spec, {"data": base64.b64encode(body).decode(), "parameters": options}
             )
 
     with server.client(timeout=300) as client:
         instances = [{"b64": base64.b64encode(body).decode()} for body in bodies]
         together = {"instances": instances, "parameters": options}
-        yield "together", _predict(client, spec.name, together)["predictions"]
+        yield "together", _predict(client, spec, together)["predictions"]
     with ThreadPoolExecutor(len(bodies)) as pool:
         yield "at once", list(pool.map(ask, bodies))
 
 
 def agreement(server: TorchServe, spec: ModelSpec, weights: Path) -> Agreement:
     """Compare what ``server`` answers with torchvision's model made of the file ``weights``."""
-    model = torchvision_model(spec, torch.load(weights, weights_only=True))
-    name = spec.architecture.partition(":")[2]
-    entry = torchvision.models.get_model_weights(name)[str(spec.weights.torchvision)]
-    preset, labels = entry.transforms(), entry.meta["categories"]
+    model, preset, labels = _reference(spec, torch.load(weights, weights_only=True))
     images = mixed("shapes" if spec.task == "image-classification" else "scenes")
     with torch.inference_mode():
         if spec.task == "object-detection":
@@ -105,6 +104,26 @@ def agreement(server: TorchServe, spec: ModelSpec, weights: Path) -> Agreement:
     except AssertionError as error:
         return Agreement(count, max(scores), min(overlaps), str(error) or "answers differ")
     return Agreement(count, max(scores), min(overlaps))
+
+
+def _reference(
+    spec: ModelSpec, state: dict[str, torch.Tensor]
+) -> tuple[nn.Module, Callable[[Image.Image], torch.Tensor], Sequence[str]]:
+    """torchvision's own model, preset and labels; those of its weights, or of a trained file."""
+    name = spec.architecture.partition(":")[2]
+    if spec.weights.torchvision is not None:
+        entry = torchvision.models.get_model_weights(name)[spec.weights.torchvision]
+        return torchvision_model(spec, state), entry.transforms(), entry.meta["categories"]
+    model = torchvision.models.get_model(
+        name, weights=None, weights_backbone=None, **spec.arguments
+    ).eval()
+    model.load_state_dict(state)
+    assert isinstance(spec.labels, list)
+    if spec.task == "object-detection":
+        return model, ObjectDetection(), spec.labels
+    assert spec.input is not None
+    assert isinstance(spec.input.resize, int)
+    return model, SemanticSegmentation(resize_size=spec.input.resize), spec.labels
 
 
 def _classes(
@@ -176,7 +195,7 @@ def _png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _predict(client: Client, model: str, body: dict[str, Any]) -> Any:
-    reply = client.predict(model, body)
+def _predict(client: Client, spec: ModelSpec, body: dict[str, Any]) -> Any:
+    reply = client.predict(spec.name, body, version=spec.version)
     assert reply.ok, reply.problem()
     return reply.json()

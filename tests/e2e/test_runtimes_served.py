@@ -1,0 +1,68 @@
+"""Detectors and segmenters on ONNX Runtime and OpenVINO, served, against plain torchvision.
+
+The repository's own trained models; ``python -m benchmarks.catalogue NAME --runtime onnx`` does the
+same with those of the catalogue.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from truth import agreement
+
+from marsmith.server import TorchServe
+from marsmith.spec import load
+
+NAMES = ("lraspp_shapes", "ssdlite_shapes")
+# The default archives are on OpenVINO.
+VERSIONS = {"openvino": "1.0", "onnx": "2.0"}
+
+
+@pytest.fixture(scope="module")
+def served(project: Path, archives: Path, make_home: Callable[[], Path]) -> Iterator[TorchServe]:
+    """One TorchServe with both models on both runtimes, as versions of one name."""
+    home = make_home()
+    for name in NAMES:
+        assert load(project / f"models/{name}.yaml").runtime == "openvino"
+        shutil.copy(archives / f"{name}-1.0.mar", home / "model-store")
+    command = [sys.executable, "-m", "marsmith", "build", *NAMES, "--runtime", "onnx"]
+    done = subprocess.run(
+        [*command, "--version", VERSIONS["onnx"], "--store", str(home / "model-store")],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with TorchServe(home) as server:
+        for status in server.wait_ready(300):
+            assert status.failed is None
+        yield server
+
+
+@pytest.mark.parametrize("runtime", VERSIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_it_answers_as_torchvision_does(
+    project: Path, served: TorchServe, name: str, runtime: str
+) -> None:
+    given = {"runtime": runtime, "version": VERSIONS[runtime]}
+    spec = load(project / f"models/{name}.yaml", given)
+    found = agreement(served, spec, project / str(spec.weights.file))
+    assert found.problem is None
+    assert found.objects >= 16, "too little was compared to prove anything"
+
+
+@pytest.mark.parametrize("runtime", VERSIONS)
+def test_a_picture_of_nothing_has_no_boxes(served: TorchServe, runtime: str) -> None:
+    body = io.BytesIO()
+    Image.new("RGB", (320, 200), (90, 90, 90)).save(body, "PNG")
+    with served.client(timeout=60) as client:
+        reply = client.predict("ssdlite_shapes", body.getvalue(), version=VERSIONS[runtime])
+    assert (reply.status, reply.json()) == (200, [])
