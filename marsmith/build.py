@@ -136,7 +136,7 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
             images.append(images[0].resize(OTHER_SIZE))
         proof = _exported(spec, root, folder, images, tell)
     else:
-        bundle = bundle_of(spec, root, [], artifact=foreign.copy(spec, root, folder))
+        bundle = bundle_of(spec, root, [], artifact=foreign.take(spec, root, folder))
         artifact = foreign.bind(bundle, folder, images[0])
         _check_defaults(artifact)
         _check_labels(artifact, images[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ class Report(parity.Report):
     )
 
 
-def copy(spec: ModelSpec, root: Path, folder: Path) -> Path:
+def take(spec: ModelSpec, root: Path, folder: Path) -> Path:
     """Copy a spec's artifact, its sha256 checked, into ``folder``; the file it was copied from."""
     if spec.artifact is None:
         raise SpecError("artifact: Field required")
@@ -75,25 +76,20 @@ def bind(bundle: Bundle, folder: Path, image: Image.Image) -> TaskHandler:
 
 def check(artifact: TaskHandler, images: list[Image.Image]) -> Report:
     """Compare an artifact with itself, alone and in batches; raises ParityError."""
-    tolerance = artifact.bundle.closeness.outputs
-    most = artifact.bundle.artifact_batch
-    sizes = sorted({1, min(2, most), most})
-    arrays = [artifact.preprocess(image) for image in images]
-    alone = [_run(artifact, [array]) for array in arrays]
-    worst = 0.0
-    for size in sizes:
-        for start in range(0, len(arrays), size):
-            # Repeated from the front, so that the last batch is full, too.
-            indices = [(start + i) % len(arrays) for i in range(size)]
-            indices = [i for i in indices if arrays[i].shape == arrays[start].shape]
-            outputs = _run(artifact, [arrays[i] for i in indices])
-            for row, index in enumerate(indices):
-                got = tuple(output[row] for output in outputs)
-                expected = tuple(output[0] for output in alone[index])
-                if artifact.continuous:
-                    worst = max(worst, _furthest(expected, got, tolerance, index, size))
-    score, spread = _answers(artifact, images, tolerance)
-    return Report(len(images), sizes, tolerance, worst, score, spread)
+    alone = copy.copy(artifact)
+    alone.bundle = replace(artifact.bundle, artifact_batch=1)
+    for image in images:
+        _run(artifact, [artifact.preprocess(image)])
+    try:
+        expected = parity.Expected.of(alone, images, "the artifact alone")
+        return Report(**vars(parity.check(expected, artifact)))
+    except RequestError as error:
+        raise ParityError(f"a sample is not answered: {error}") from error
+    except ParityError as error:
+        raise ParityError(
+            f"{error}. Was the artifact exported in training mode, or for one picture (then say "
+            "serving.batch_size 1)? Are mean, std, scale and color those it was made for?"
+        ) from error
 
 
 def _run(handler: TaskHandler, arrays: list[np.ndarray]) -> Arrays:
@@ -111,47 +107,3 @@ def _run(handler: TaskHandler, arrays: list[np.ndarray]) -> Arrays:
     if not all(np.isfinite(output).all() for output in outputs):
         raise ParityError("the artifact's outputs are not finite: look at its file, mean and std")
     return outputs
-
-
-def _furthest(expected: Arrays, got: Arrays, tolerance: float, index: int, size: int) -> float:
-    """Largest difference of one picture's outputs in a batch from those alone."""
-    pairs = zip(expected, got, strict=True)
-    worst = max(float(np.abs(ours.astype(np.float64) - theirs).max()) for ours, theirs in pairs)
-    if not worst <= tolerance:
-        raise ParityError(
-            f"sample {index} in a batch of {size} differs from alone by {worst:.3g} "
-            f"(> {tolerance:g}): was the artifact exported in training mode, or for one picture "
-            "(then say serving.batch_size 1)?"
-        )
-    return worst
-
-
-def _answers(
-    artifact: TaskHandler, images: list[Image.Image], tolerance: float
-) -> tuple[float, float]:
-    """Largest move of a score between answers alone and in batches, and how far pictures differ."""
-    options = artifact.widest()
-    try:
-        alone = [artifact.answer([image], **options)[0] for image in images]
-        batch = artifact.answer(images, **options)
-    except RequestError as error:
-        raise ParityError(f"a sample is not answered: {error}") from error
-    worst = 0.0
-    for index, (expected, got) in enumerate(zip(alone, batch, strict=True)):
-        difference = artifact.compare(expected, got, **options)
-        decided = artifact.margin(expected, **options) > 2 * tolerance
-        if (decided and not difference.same) or not difference.score <= tolerance:
-            raise ParityError(
-                f"sample {index} is answered otherwise in a batch than alone: {difference.detail}, "
-                f"scores differ by {difference.score:.3g} (> {tolerance:g})"
-            )
-        worst = max(worst, difference.score)
-    others = [artifact.compare(alone[0], other, **options) for other in alone[1:]]
-    spread = max((each.score if each.same else 1.0 for each in others), default=0.0)
-    if spread <= tolerance:
-        raise ParityError(
-            f"the artifact's answers to {len(images)} samples differ by no more than {spread:.3g}: "
-            "are mean, std, scale and color those it was made for? Give pictures of this model's "
-            "kind with --samples"
-        )
-    return worst, spread

@@ -15,11 +15,12 @@ from PIL import Image
 from torch import nn
 
 from handlers.bundle import Bundle, Limits
-from handlers.closeness import Closeness
+from handlers.closeness import DEFAULTS, Closeness
 from handlers.errors import ParityError
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, as_arrays
 from handlers.servable import Network, Servable
+from handlers.task import TaskHandler
 from handlers.tasks.image_classification import ImageClassification, Softmax
 from marsmith import build, parity, samples, spec
 
@@ -77,6 +78,12 @@ def images(project: Path) -> list[Image.Image]:
 EAGER = servable()
 
 
+def compare(
+    reference: TaskHandler, artifact: TaskHandler, images: list[Image.Image]
+) -> parity.Report:
+    return parity.check(parity.Expected.of(reference, images), artifact)
+
+
 def changed(change: Callable[[Array], Any]) -> Model:
     """Eager with its scores changed."""
 
@@ -100,7 +107,7 @@ def nan_in_one(scores: Array) -> Array:
 
 
 def test_a_faithful_artifact_passes(images: list[Image.Image]) -> None:
-    report = parity.check(handler(EAGER), handler(servable()), images)
+    report = compare(handler(EAGER), handler(servable()), images)
     assert (report.pictures, report.batch_sizes) == (8, [1, 2, 4])
     assert 0 <= report.largest_difference < 1e-5
     assert report.spread > TOLERANCE
@@ -145,7 +152,7 @@ def test_a_faithful_artifact_passes(images: list[Image.Image]) -> None:
 )
 def test_a_wrong_artifact_is_caught(images: list[Image.Image], artifact: Model, words: str) -> None:
     with pytest.raises(ParityError, match=words):
-        parity.check(handler(EAGER), handler(artifact), images)
+        compare(handler(EAGER), handler(artifact), images)
 
 
 def test_a_batch_of_another_size_is_tried_too(images: list[Image.Image]) -> None:
@@ -154,10 +161,10 @@ def test_a_batch_of_another_size_is_tried_too(images: list[Image.Image]) -> None
         return (scores if len(images) < 4 else scores[::-1],)
 
     with pytest.raises(ParityError, match="batch of 4"):
-        parity.check(handler(EAGER), handler(wrong_when_full), images)
+        compare(handler(EAGER), handler(wrong_when_full), images)
     wrong_in_three = handler(lambda i: EAGER(i if len(i) < 3 else i[::-1]), batch=3)
     with pytest.raises(ParityError, match="batch of 3"):
-        parity.check(handler(EAGER, batch=3), wrong_in_three, images)
+        compare(handler(EAGER, batch=3), wrong_in_three, images)
 
 
 def test_a_constant_model_proves_nothing(images: list[Image.Image]) -> None:
@@ -165,36 +172,59 @@ def test_a_constant_model_proves_nothing(images: list[Image.Image]) -> None:
         return (np.full((len(images), 10), 0.1, np.float32),)
 
     with pytest.raises(ParityError, match="agreement would prove nothing"):
-        parity.check(handler(constant), handler(constant), images)
+        compare(handler(constant), handler(constant), images)
+
+
+def unsure(scores: Array) -> Array:
+    """The same decision for all pictures, and scores that hardly move."""
+    first = np.eye(10, dtype=np.float32)[0]
+    return (scores + 19 * (0.2 * first + 0.08)) / np.float32(20)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_model_that_is_unsure_of_its_answers_passes_in_few_bits(
+    images: list[Image.Image], precision: str
+) -> None:
+    reference = handler(changed(unsure))
+    artifact = handler(changed(lambda s: unsure(s) + np.float32(2e-4)))
+    for each in (reference, artifact):
+        each.bundle = replace(each.bundle, closeness=DEFAULTS[precision])
+    report = compare(reference, artifact, images)
+    assert TOLERANCE < report.spread < DEFAULTS[precision].outputs / 2
+    # Within the tolerance, but it says nothing of the picture.
+    fixed = reference.model(np.stack([reference.preprocess(images[0])]))[0]
+    artifact.model = lambda pixels: (np.repeat(fixed, len(pixels), axis=0),)
+    with pytest.raises(ParityError, match="one answer to all of them could be as near"):
+        compare(reference, artifact, images)
 
 
 def test_one_sample_proves_nothing(images: list[Image.Image]) -> None:
     with pytest.raises(ParityError, match="agreement would prove nothing"):
-        parity.check(handler(EAGER), handler(EAGER), images[:1])
+        compare(handler(EAGER), handler(EAGER), images[:1])
 
 
 def test_weights_that_make_no_numbers_are_not_the_artifacts_fault(
     images: list[Image.Image],
 ) -> None:
     broken = handler(changed(nan_in_one))
-    with pytest.raises(ParityError, match="eager's own outputs are not finite"):
-        parity.check(broken, broken, images)
+    with pytest.raises(ParityError, match="the outputs of eager itself are not finite"):
+        compare(broken, broken, images)
 
 
 def test_samples_of_many_sizes_are_compared(images: list[Image.Image]) -> None:
     mixed = [*images[:3], *(image.crop((0, 0, 30, 45)) for image in images[:3])]
     reference, artifact = (handler(servable(), resize=40) for _ in range(2))
-    assert parity.check(reference, artifact, mixed).pictures == 6
+    assert compare(reference, artifact, mixed).pictures == 6
     artifact.model = lambda pixels: EAGER(pixels[..., ::-1])
     with pytest.raises(ParityError):
-        parity.check(reference, artifact, mixed)
+        compare(reference, artifact, mixed)
 
 
 def test_answers_are_compared_beside_outputs(images: list[Image.Image]) -> None:
     relabelled = handler(EAGER)
     relabelled.bundle = replace(relabelled.bundle, labels=list("bacdefghij"))
     with pytest.raises(ParityError, match="^sample "):
-        parity.check(handler(EAGER), relabelled, images)
+        compare(handler(EAGER), relabelled, images)
 
 
 def test_the_report_holds_what_repeats() -> None:
@@ -214,9 +244,9 @@ def test_a_detector_that_lost_its_nms_threshold_is_caught(project: Path, tmp_pat
     module, bundle = build.prepare(model, project, tmp_path)
     scenes = samples.load(project / model.samples, 2, 10**8)
     right = build.reference(bundle, module)
-    assert parity.check(right, right, scenes).pictures == 2
+    assert compare(right, right, scenes).pictures == 2
     # What an exporter does that keeps the boxes and drops the suppression of overlapping ones.
     lost = copy.deepcopy(module)
     lost.bare().nms_thresh = 0.99
     with pytest.raises(ParityError, match="boxes lost or added"):
-        parity.check(right, build.reference(bundle, lost), scenes)
+        compare(right, build.reference(bundle, lost), scenes)
