@@ -20,16 +20,14 @@ from handlers.errors import LoadError
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, Runtime, as_arrays
 
-LAYOUTS = ("nchw", "nhwc")
-DTYPES = ("float32", "uint8")
-
 
 @dataclass(frozen=True)
 class Contract:
     """What an artifact takes and gives.
 
-    ``layout`` and ``dtype`` of its input; float32 gets (pixels / ``scale`` - mean) / std, uint8 the
-    pixels themselves. ``outputs`` names a task's ``Meaning``: by each of its names the artifact's
+    ``layout`` (nchw, nhwc, or for one picture without a batch axis chw, hwc) and ``dtype`` of its
+    input; float32 and float16 get (pixels / ``scale`` - mean) / std, uint8 the pixels themselves.
+    ``outputs`` names a task's ``Meaning``: by each of its names the artifact's
     output, or None for the one of that name or the only one, and settings of the meaning.
     """
 
@@ -78,18 +76,28 @@ class Foreign:
     def __call__(self, *arrays: Array) -> Arrays:
         (pixels,) = arrays
         outputs = self._runtime.named(self._fed(pixels))
+        if "n" not in self._contract.layout:
+            outputs = {name: output[None] for name, output in outputs.items()}
         wanted = self._contract.outputs
         chosen = tuple(_pick(outputs, name, wanted.get(name)) for name in self._meaning.names)
         given = Given(len(pixels), pixels.shape[1:3], self._labels, self._settings)
-        return self._meaning.read(chosen, given)
+        # Heads and thresholds are computed in float32, whatever the artifact gives.
+        half = np.float16
+        exact = tuple(a.astype(np.float32) if a.dtype == half else a for a in chosen)
+        return self._meaning.read(exact, given)
 
     def _fed(self, pixels: Array) -> Array:
         """uint8 (N, H, W, C) -> what the artifact takes."""
-        if self._contract.dtype == "float32":
+        layout = self._contract.layout
+        if self._contract.dtype != "uint8":
             pixels = pixels.astype(np.float32) / np.float32(self._contract.scale)
-            pixels = (pixels - self._mean) / self._std
-        if self._contract.layout == "nchw":
+            pixels = ((pixels - self._mean) / self._std).astype(self._contract.dtype)
+        if layout.endswith("chw"):
             pixels = pixels.transpose(0, 3, 1, 2)
+        if "n" not in layout:
+            if len(pixels) > 1:
+                raise ValueError(f"layout {layout} is of one picture, and here are {len(pixels)}")
+            pixels = pixels[0]
         return np.ascontiguousarray(pixels)
 
 

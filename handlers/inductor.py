@@ -12,6 +12,9 @@ import torch
 
 from handlers.errors import RuntimeUnavailable
 
+# Where a package of AOTInductor keeps its models.
+PACKAGE = "data/aotinductor/"
+
 
 def check_compiler(when: str) -> None:
     """Raise RuntimeUnavailable where no C++ compiler is; ``when`` says what needs it."""
@@ -35,6 +38,17 @@ def use_cache(folder: str) -> Path:
     # Triton's is inside of it only where nobody said otherwise.
     os.environ["TRITON_CACHE_DIR"] = str(place / "triton")
     return place
+
+
+def package_kind(path: Path) -> str:
+    """What a ``.pt2`` file is: "compiled" by AOTInductor, a "program" of torch.export, or ""."""
+    try:
+        names = torch._C.PyTorchFileReader(str(path)).get_all_records()
+    except RuntimeError:
+        return ""
+    if any(name.startswith(PACKAGE) for name in names):
+        return "compiled"
+    return "program" if any(name.endswith(("model.json", "program.json")) for name in names) else ""
 
 
 def cache_root(folder: str) -> Path:

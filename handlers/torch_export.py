@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -19,6 +20,8 @@ from handlers.errors import ExportError, IntegrityError
 
 if TYPE_CHECKING:
     from handlers.runtimes import ExportRequest
+
+_SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def capture(request: ExportRequest) -> ExportedProgram:
@@ -70,15 +73,32 @@ def _plain(program: ExportedProgram) -> ExportedProgram:
 
 
 def load(path: Path) -> ExportedProgram:
-    """A program of ``torch.export.save``; raises IntegrityError."""
+    """A program of ``torch.export.save``; raises IntegrityError.
+
+    Without what torch would do with pickles that hold more than tensors: run them.
+    """
     try:
-        with quiet():
+        with quiet(), _tensors_alone():
             program: ExportedProgram = torch.export.load(path)
             return program
     # Damage shows itself as errors of many kinds, from the zip file to the graph.
     except Exception as error:
         line = " ".join(str(error).split())[:300]
         raise IntegrityError(f"{path.name} is not a program of torch.export: {line}") from error
+
+
+@contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """``torch.export.load`` has no such argument, and reads with ``weights_only=False``."""
+    before = os.environ.get(_SAFE)
+    os.environ[_SAFE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE]
+        else:
+            os.environ[_SAFE] = before
 
 
 @contextmanager

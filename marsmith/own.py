@@ -101,10 +101,19 @@ def _artifact(given: Mapping[str, Any], here: Path, root: Path) -> dict[str, Any
     if given.get("outputs"):
         keys["outputs"] = _outputs(given["outputs"], given["task"])
     if not given.get("runtime"):
-        fitting = runtimes_for(file.suffix)
-        if len(fitting) != 1:
+        fitting = [
+            name for name in runtimes_for(file.suffix) if plugins.load_runtime(name).holds(file)
+        ]
+        # One that needs a GPU is asked for by its name.
+        fitting = [n for n in fitting if "cpu" in plugins.load_runtime(n).devices] or fitting
+        if not fitting:
+            known = ", ".join(
+                sorted(plugins.load_runtime(n).suffix for n in plugins.names("runtimes"))
+            )
+            raise SpecError(f"--artifact: no runtime here reads {file.name}: files are {known}")
+        if len(fitting) > 1:
             raise SpecError(
-                f"--runtime is missing: for {file.suffix} there are {', '.join(fitting) or 'none'}"
+                f"--runtime is missing: for {file.suffix} there are {', '.join(fitting)}"
             )
         keys["runtime"] = fitting[0]
     return keys

@@ -168,7 +168,7 @@ def _check_foreign(spec: ModelSpec) -> None:
     if spec.input is None:
         raise ValueError("input: say layout, dtype, color, resize, mean and std of the artifact")
     said = {"mean", "std"} & spec.input.model_fields_set
-    if spec.input.dtype == "float32" and len(said) < 2:
+    if spec.input.dtype != "uint8" and len(said) < 2:
         raise ValueError(
             "input: say mean and std of the artifact ([0, 0, 0] and [1, 1, 1] where it has none)"
         )

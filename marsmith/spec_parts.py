@@ -38,8 +38,8 @@ class InputSpec(Strict):
     antialias: bool = True
     letterbox: Annotated[int, Field(ge=0, le=255)] | None = None
     backend: Literal["pil", "tensor"] = "pil"
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    dtype: Literal["float32", "uint8"] = "float32"
+    layout: Literal["nchw", "nhwc", "chw", "hwc"] = "nchw"
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
     scale: Annotated[float, Field(ge=1, le=65535)] = 255.0
 
     @field_validator("resize", "crop", mode="before")

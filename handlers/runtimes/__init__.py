@@ -83,6 +83,12 @@ class Runtime(ABC):
         )
 
     @classmethod
+    def holds(cls, path: Path) -> bool:
+        """Whether a file with this runtime's suffix is of its kind, where other runtimes have the
+        same suffix; it is not loaded."""
+        return True
+
+    @classmethod
     def parts(cls, path: Path) -> dict[str, Path]:
         """Files that an artifact of others at ``path`` needs beside it, by the names they need
         there once the artifact itself is named model and its suffix."""

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch.utils import _pytree as pytree
 
 from handlers import inductor, isa, saving
-from handlers.errors import ExportError, IntegrityError
+from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable
+from handlers.foreign import flatten
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
 # Where a package keeps its one model, and what is kept of that beside the library.
-_MODEL = "data/aotinductor/model/"
+_MODEL = f"{inductor.PACKAGE}model/"
 _METADATA = "wrapper_metadata.json"
 # Keys of a package's metadata: torch's own, and the one of ours.
-_VECTORS, _MACHINE, _NEEDS = "AOTI_CPU_ISA", "AOTI_MACHINE", "MARSMITH_CPU_FLAGS"
+_VECTORS, _MACHINE, _DEVICE = "AOTI_CPU_ISA", "AOTI_MACHINE", "AOTI_DEVICE_KEY"
+_NEEDS = "MARSMITH_CPU_FLAGS"
+_CHECK = "AOTI_RUNTIME_CHECK_INPUTS"
 
 
 class AotInductor(Runtime):
@@ -45,6 +49,7 @@ class AotInductor(Runtime):
             line = " ".join(str(error).split())[:300]
             raise IntegrityError(f"{path.name} is no package of AOTInductor: {line}") from error
         _check_host(records, path.name)
+        self._pairs = False
         # torch would unpack it into a folder that stays behind when the worker is killed.
         with tempfile.TemporaryDirectory(prefix="marsmith-aotinductor-") as folder:
             for name, content in records.items():
@@ -63,6 +68,38 @@ class AotInductor(Runtime):
     def __call__(self, *arrays: Array) -> Arrays:
         with torch.inference_mode():
             return as_arrays(self._model.boxed_run([torch.from_numpy(arrays[0])]))
+
+    def named(self, images: Array) -> dict[str, Array]:
+        batch = torch.from_numpy(images)
+        if len(batch) > 1:
+            return self._checked(batch)
+        if not self._pairs:
+            try:
+                return self._checked(batch)
+            except RuntimeError:
+                # The check takes no single picture where the batch may vary.
+                self._pairs = True
+        both = self._checked(torch.cat([batch, batch]))
+        return {name: output[:1] for name, output in both.items()}
+
+    def _checked(self, batch: torch.Tensor) -> dict[str, Array]:
+        """Outputs under their names in the Python module, of which the package has the form.
+
+        Compiled code reads beyond a tensor of another shape than its own, so that its check of
+        inputs is asked for, which is done once, at the first call.
+        """
+        os.environ[_CHECK] = "1"
+        try:
+            with torch.inference_mode():
+                outputs = self._model.boxed_run([batch])
+        finally:
+            del os.environ[_CHECK]
+        _, form = self._model.get_call_spec()
+        return flatten(pytree.tree_unflatten(outputs, pytree.treespec_loads(form)))
+
+    @classmethod
+    def holds(cls, path: Path) -> bool:
+        return inductor.package_kind(path) == "compiled"
 
     @staticmethod
     def export(request: ExportRequest) -> None:
@@ -125,9 +162,11 @@ def _check_host(records: Mapping[str, bytes], name: str) -> None:
             json.loads(content) for file, content in records.items() if file.endswith(_METADATA)
         )
         needed = frozenset(told.get(_NEEDS, "").split()) | _flags(told[_VECTORS])
-        machine = told[_MACHINE]
+        machine, place = told[_MACHINE], told.get(_DEVICE, "cpu")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{name} does not say which processor it is for: {error}") from error
+    if place != "cpu":
+        raise RuntimeUnavailable(f"{name} was compiled for {place}: this runtime is of the CPU")
     isa.check(machine, needed, name)
 
 

@@ -11,7 +11,8 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from handlers import inductor, saving, torch_export
-from handlers.errors import LoadError
+from handlers.errors import IntegrityError, LoadError
+from handlers.foreign import flatten
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
 
@@ -46,6 +47,13 @@ class TorchCompile(Runtime):
     def __call__(self, *arrays: Array) -> Arrays:
         return as_arrays(self._run(torch.from_numpy(arrays[0])))
 
+    def named(self, images: Array) -> dict[str, Array]:
+        return flatten(self._run(torch.from_numpy(images)))
+
+    @classmethod
+    def holds(cls, path: Path) -> bool:
+        return inductor.package_kind(path) == "program"
+
     @staticmethod
     def export(request: ExportRequest) -> None:
         program = torch_export.capture(request)
@@ -63,7 +71,7 @@ class TorchCompile(Runtime):
 
     def _warm(self, program: ExportedProgram) -> None:
         """Compile for one picture and for several: the two kinds of code there will be."""
-        (images,), _ = program.example_inputs
+        images = _example(program)
         self._run(images)
         if 0 in self._dynamic:
             # A copy: code for a view of another tensor would be for such views alone.
@@ -75,8 +83,23 @@ def _compiled(module: torch.nn.Module) -> Any:
     return torch.compile(module, fullgraph=True, options={"freezing": True, "compile_threads": 1})
 
 
+def _example(program: ExportedProgram) -> torch.Tensor:
+    """The pictures that the program was captured with; raises IntegrityError."""
+    given: Any = program.example_inputs or ((), {})
+    positional, keywords = given
+    if len(positional) != 1 or keywords or not isinstance(positional[0], torch.Tensor):
+        came = ", ".join(program.graph_signature.user_inputs) or "nothing"
+        raise IntegrityError(
+            f"the program takes {came}, and pictures come as one tensor: export it with "
+            "torch.export.export(module, (pictures,))"
+        )
+    example: torch.Tensor = positional[0]
+    return example
+
+
 def _dynamic(program: ExportedProgram) -> list[int]:
     """The axes of the pictures that vary, as the program has them."""
+    _example(program)
     (name,) = program.graph_signature.user_inputs
     (node,) = (node for node in program.graph.nodes if node.name == name)
     shape = node.meta["val"].shape
