@@ -8,10 +8,14 @@ wrong.
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
-from handlers.errors import LoadError
+# Else a worker that is started again would find bytecode that no record knows of.
+sys.dont_write_bytecode = True
+
+from handlers.errors import LoadError  # noqa: E402
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from handlers.errors import IntegrityError
 
 RECORD = "MAR-INF/RECORD.json"
 SIGNATURE = "MAR-INF/RECORD.json.sig"
+# What Python writes before ``handlers.entry`` tells it to write no bytecode. Python runs any other
+# in the place of its source, whatever that says.
+_CACHED = re.compile(r"handlers/__pycache__/(__init__|entry)\.cpython-\d+(\.opt-\d)?\.pyc")
 
 
 def sha256(path: Path) -> str:
@@ -32,8 +36,7 @@ def verify(folder: Path) -> None:
             f"{RECORD} is missing or unreadable: this is no whole marsmith archive, build it again"
         ) from error
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    # Python writes these beside the handlers while they run.
-    found = {name for name in found if "__pycache__" not in name} - {RECORD, SIGNATURE}
+    found = {name for name in found if not _CACHED.fullmatch(name)} - {RECORD, SIGNATURE}
     for name in sorted(expected.keys() - found):
         raise IntegrityError(f"{name} is missing from the archive: build or copy it again")
     for name in sorted(found - expected.keys()):

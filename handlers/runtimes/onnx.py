@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers import onnx_export
-from handlers.errors import IntegrityError, RuntimeUnavailable
+from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable
 from handlers.onnx_names import is_result
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
@@ -19,7 +19,7 @@ class Onnx(Runtime):
     suffix = ".onnx"
     requires = ("onnxruntime",)
     export_requires = onnx_export.REQUIRES
-    precisions = ("fp32", "int8")
+    precisions = ("fp32", "fp16", "int8")
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         import onnxruntime as ort
@@ -70,7 +70,15 @@ class Onnx(Runtime):
     @staticmethod
     def export(request: ExportRequest) -> None:
         if request.precision != "int8":
+            if request.precision == "fp16" and request.loops:
+                # What converts a graph does not reach into its branches.
+                raise ExportError(
+                    "the ONNX of a detector has branches, which cannot be converted to fp16: take "
+                    "runtime eager, torchscript or torch-compile for that"
+                )
             onnx_export.export(request, request.path)
+            if request.precision == "fp16":
+                _halve(request)
             return
         plain = request.path.with_suffix(".float.onnx")
         onnx_export.export(request, plain)
@@ -92,6 +100,30 @@ def _providers(device: str) -> list[Any]:
             "build the model with serving.device: cpu"
         )
     return [("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)})]
+
+
+def _halve(request: ExportRequest) -> None:
+    """Compute in float16 what lies between the network's first layer and its last one.
+
+    A CPU without float16 kernels casts there and back.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load(request.path)
+    names = {node.name for node in model.graph.node}
+    chosen = set(onnx_export.inner_nodes(model, frozenset(), loops=False))
+    with onnx_export.quiet():
+        made = convert_float_to_float16(
+            model, keep_io_types=True, node_block_list=sorted(names - chosen)
+        )
+    known: set[str] = set()
+    for node in list(made.graph.node):
+        if node.output[0] in known:
+            # It casts a value anew, under the same name, for each node that reads it.
+            made.graph.node.remove(node)
+        known.add(node.output[0])
+    onnx.save(made, request.path)
 
 
 class _Pictures:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,10 +63,42 @@ def test_an_added_file_is_named(folder: Path, name: str) -> None:
         verify(folder)
 
 
-def test_what_python_caches_while_it_runs_is_no_addition(folder: Path) -> None:
-    (folder / "a/__pycache__").mkdir()
-    (folder / "a/__pycache__/module.cpython-311.pyc").write_bytes(b"")
+def test_what_python_caches_before_it_is_told_not_to_is_no_addition(folder: Path) -> None:
+    (folder / "handlers/__pycache__").mkdir(parents=True)
+    for name in ("__init__.cpython-311.pyc", "entry.cpython-311.pyc"):
+        (folder / "handlers/__pycache__" / name).write_bytes(b"")
     verify(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "handlers/__pycache__/task.cpython-311.pyc",
+        "handlers/tasks/__pycache__/entry.cpython-311.pyc",
+        "source/__pycache__/entry.cpython-311.pyc",
+        "handlers/__pycache__/entry.py",
+    ],
+)
+def test_planted_bytecode_is_named(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_bytes(b"")
+    with pytest.raises(IntegrityError, match=f"^{name} was added to the archive"):
+        verify(folder)
+
+
+def test_a_worker_leaves_no_bytecode_that_another_would_refuse(folder: Path, project: Path) -> None:
+    copy = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(project / "handlers", folder / "handlers", ignore=copy)
+    record = json.loads((folder / RECORD).read_text())
+    for path in (folder / "handlers").rglob("*.py"):
+        record["sha256"][path.relative_to(folder).as_posix()] = sha256(path)
+    (folder / RECORD).write_text(json.dumps(record))
+    code = "import handlers.entry, handlers.bundle, handlers.task"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], cwd=folder, env=clean, check=True, timeout=120)
+        assert (folder / "handlers/__pycache__").is_dir()
+        verify(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", "\xff"])

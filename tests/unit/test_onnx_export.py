@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from handlers import plugins
+from handlers.errors import ExportError
 from handlers.runtimes import ExportRequest
 
 
@@ -24,6 +25,14 @@ class Light(nn.Module):
         scores = pixels[pixels > 200].float() / 255
         kept = batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), 0.1)
         return boxes[kept][None], scores[kept][None]
+
+
+def test_a_detector_in_fp16_is_refused_and_told_where_it_goes(tmp_path: Path) -> None:
+    runtime = plugins.load_runtime("onnx")
+    light = np.full((1, 20, 24, 3), 255, np.uint8)
+    request = ExportRequest(Light(), light, {}, tmp_path / "m.onnx", "fp16", loops=True)
+    with pytest.raises(ExportError, match="cannot be converted to fp16: take runtime eager"):
+        runtime.export(request)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
