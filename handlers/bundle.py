@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from handlers.closeness import Closeness
 from handlers.errors import LoadError
@@ -30,7 +30,7 @@ class Limits:
     max_pictures: int = 32
     workers: int = 1
     threads: int = 0
-    device: str = "auto"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from handlers import plugins
-from handlers.bundle import Bundle, Limits
+from handlers.bundle import Bundle
 from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError
 from handlers.integrity import sha256
 from handlers.runtimes import as_arrays
@@ -207,23 +207,11 @@ def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> B
         decode=resolve.decode_settings(spec),
         defaults=spec.defaults,
         runtime_options=options,
-        limits=_limits(spec),
+        limits=spec.serving.limits(),
         closeness=spec.parity.closeness(spec.precision),
         artifact_batch=1 if single and spec.artifact is None else spec.serving.batch_size,
         foreign=resolve.contract(spec),
         provenance=_provenance(spec, root, notes, **files),
-    )
-
-
-def _limits(spec: ModelSpec) -> Limits:
-    serving = spec.serving
-    return Limits(
-        batch_size=serving.batch_size,
-        max_pixels=serving.max_pixels,
-        max_pictures=serving.max_pictures,
-        workers=serving.workers,
-        threads=serving.threads,
-        device=serving.device,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from handlers.bundle import Limits
 from handlers.closeness import DEFAULTS, Closeness
 from handlers.inputs import INTERPOLATIONS, TENSOR_MODES
 
@@ -141,24 +142,24 @@ class AccuracySpec(Strict):
 
 
 class ServingSpec(Strict):
-    """What becomes ``model-config.yaml``. Delays in milliseconds, timeouts in seconds.
+    """What becomes ``model-config.yaml`` and the worker's ``Limits``.
 
-    ``cores`` are those of the host that will serve (default: this machine's); ``threads`` 0 shares
-    them among the workers.
+    Delays are in milliseconds, timeouts in seconds. ``cores`` are those of the host that will serve
+    (default: this machine's); ``threads`` 0 shares them among the workers.
     """
 
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
-    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    workers: Annotated[int, Field(ge=1, le=256)] = Limits.workers
+    threads: Annotated[int, Field(ge=0, le=256)] = Limits.threads
     cores: Annotated[int, Field(ge=1)] | None = None
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    device: Literal["auto", "cpu", "gpu"] = Limits.device
+    batch_size: Annotated[int, Field(ge=1, le=256)] = Limits.batch_size
     # TorchServe turns 0 into 100 ms.
     max_batch_delay: Annotated[int, Field(ge=1, le=60_000)] = 5
     response_timeout: Annotated[int, Field(ge=1)] = 60
     startup_timeout: Annotated[int, Field(ge=1)] = 300
     queue_size: Annotated[int, Field(ge=1)] = 200
-    max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
-    max_pictures: Annotated[int, Field(ge=1)] = 32
+    max_pixels: Annotated[int, Field(ge=1)] = Limits.max_pixels
+    max_pictures: Annotated[int, Field(ge=1)] = Limits.max_pictures
 
     @model_validator(mode="after")
     def _fits(self) -> ServingSpec:
@@ -172,9 +173,13 @@ class ServingSpec(Strict):
             raise ValueError("queue_size is smaller than batch_size: no batch would ever be full")
         return self
 
+    def limits(self) -> Limits:
+        """What a worker keeps to."""
+        return Limits(**{each.name: getattr(self, each.name) for each in fields(Limits)})
+
     def model_config_yaml(self) -> str:
         """TorchServe's ``model-config.yaml``; both worker counts, or it takes one per core."""
-        fields: dict[str, int | str] = {
+        config: dict[str, int | str] = {
             "minWorkers": self.workers,
             "maxWorkers": self.workers,
             "batchSize": self.batch_size,
@@ -184,5 +189,5 @@ class ServingSpec(Strict):
             "jobQueueSize": self.queue_size,
         }
         if self.device != "auto":
-            fields["deviceType"] = self.device
-        return yaml.safe_dump(fields, sort_keys=True)
+            config["deviceType"] = self.device
+        return yaml.safe_dump(config, sort_keys=True)
