@@ -239,7 +239,7 @@ ARTIFACT: dict[str, Any] = {
         ({"input": {"resize": 3}}, "say mean and std of the artifact"),
         ({"input": {"dtype": "uint8", "mean": [0, 0, 0]}}, "not applied to dtype uint8"),
         ({"input": {"scale": 0.00392156862745098}}, "input.scale: .* 1"),
-        ({"input": {"layout": "hwc"}}, "input.layout"),
+        ({"input": {"layout": "cnhw"}}, "input.layout"),
         ({"input": {"letterbox": 114, "resize": 640}}, "letterbox needs resize: .height, width."),
         ({"input": {"antialias": False, "interpolation": "bicubic"}}, "for interpolation bilinear"),
         ({"input": {"backend": "tensor", "interpolation": "lanczos"}}, "bilinear or bicubic with"),
