@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +9,7 @@ import torch
 
 from handlers import onnx_names
 from handlers.errors import ExportError
+from handlers.quiet import quiet
 
 if TYPE_CHECKING:
     from handlers.runtimes import ExportRequest
@@ -133,24 +129,3 @@ def inner_nodes(model: Any, without: frozenset[str], loops: bool) -> list[str]:
         if node.name in before:
             before |= {maker[name] for name in node.input if name in maker}
     return sorted((behind & before) - kept)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The exporters print progress and warn of every shape they read; parity tells what matters."""
-    names = (
-        "torch.onnx",
-        "onnxscript",
-        "torch.onnx._internal.exporter",
-        "torch.utils.cpp_extension",
-    )
-    levels = {name: logging.getLogger(name).level for name in names}
-    try:
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

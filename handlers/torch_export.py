@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import io
-import logging
 import os
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from handlers import precision
 from handlers.errors import ExportError, IntegrityError
+from handlers.quiet import quiet
 
 if TYPE_CHECKING:
     from handlers.runtimes import ExportRequest
@@ -99,16 +97,3 @@ def _tensors_alone() -> Iterator[None]:
             del os.environ[_SAFE]
         else:
             os.environ[_SAFE] = before
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """torch's compilers log and warn of what is no defect; errors say what matters."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from handlers import inductor, isa, saving
 from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable
 from handlers.foreign import flatten
+from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
 # Where a package keeps its one model, and what is kept of that beside the library.
@@ -110,7 +111,7 @@ class AotInductor(Runtime):
         level = _level(request.options["isa"])
         program = torch_export.capture(request)
         try:
-            with torch_export.quiet(), torch.no_grad():
+            with quiet(), torch.no_grad():
                 torch._inductor.aoti_compile_and_package(
                     program, package_path=str(request.path), inductor_configs=_settings(level)
                 )

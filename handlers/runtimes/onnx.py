@@ -10,6 +10,7 @@ from typing import Any
 from handlers import onnx_export
 from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable
 from handlers.onnx_names import is_result
+from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
 
@@ -113,7 +114,7 @@ def _halve(request: ExportRequest) -> None:
     model = onnx.load(request.path)
     names = {node.name for node in model.graph.node}
     chosen = set(onnx_export.inner_nodes(model, frozenset(), loops=False))
-    with onnx_export.quiet():
+    with quiet():
         made = convert_float_to_float16(
             model, keep_io_types=True, node_block_list=sorted(names - chosen)
         )
@@ -147,7 +148,7 @@ def _quantise(request: ExportRequest, plain: Path) -> None:
 
     prepared = plain.with_suffix(".prepared.onnx")
     try:
-        with onnx_export.quiet():
+        with quiet():
             quant_pre_process(plain, prepared, skip_symbolic_shape=True)
             model = onnx.load(prepared)
             quantize_static(

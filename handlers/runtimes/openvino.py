@@ -10,6 +10,7 @@ from typing import Any
 from handlers import onnx_export
 from handlers.errors import IntegrityError
 from handlers.onnx_names import is_result, module_of
+from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
 # Left alone, OpenVINO computes in bf16 on processors that have it, whatever the model is.
@@ -100,7 +101,7 @@ def _quantised(model: Any, request: ExportRequest) -> Any:
     Where the module loops over pictures, boxes are decoded between its layers, so that nothing but
     layers is quantised.
     """
-    with onnx_export.quiet():
+    with quiet():
         import nncf
 
     nncf.set_log_level(logging.ERROR)
@@ -108,7 +109,7 @@ def _quantised(model: Any, request: ExportRequest) -> Any:
     layers = [each.get_friendly_name() for each in operations if each.get_type_name() in _LAYERS]
     ignored = [name for name in layers if module_of(name) in request.float_layers]
     kinds = {each.get_type_name() for each in operations} - _LAYERS if request.loops else set()
-    with onnx_export.quiet():
+    with quiet():
         return nncf.quantize(
             model,
             nncf.Dataset(request.calibration),

@@ -13,6 +13,7 @@ from torch.export.passes import move_to_device_pass
 from handlers import inductor, saving, torch_export
 from handlers.errors import IntegrityError, LoadError
 from handlers.foreign import flatten
+from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
 
@@ -34,7 +35,7 @@ class TorchCompile(Runtime):
         self._dynamic = _dynamic(program)
         self._compiled = _compiled(move_to_device_pass(program, device).module())
         try:
-            with torch_export.quiet():
+            with quiet():
                 self._warm(program)
         # The compiler's own errors and those of the C++ compiler behind it are of many kinds.
         except Exception as error:
