@@ -54,14 +54,17 @@ demo: env  ## Build, serve, predict over REST and gRPC, draw, scale, stop
 serve: archives  ## Serve the model store until Ctrl-C
 	$(MARSMITH) serve
 
+# Two processes, a file of tests in one: much of a test is waiting for servers and compilers.
+TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: dev  ## Run all tests, those against a real TorchServe included
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check: dev  ## Format, lint, types and tests: everything a change must pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 # With --strict, for a package that could not be judged must not look like one without holes.
 audit: env $(VENV)-audit/stamp  ## Look for known holes in the installed packages; needs the internet

@@ -26,7 +26,7 @@ from handlers.errors import MarsmithError, SpecError
 
 RESULTS = PROJECT / "results"
 LOADS = ("closed", "poisson", "mlperf", "eight", "large", "small")
-_QUICK = Plan(rounds=1, seconds=2.0, connections=(1, 8), loads=("closed",), patience=60.0)
+_QUICK = Plan(rounds=1, seconds=2.0, warm=1.0, connections=(1, 8), loads=("closed",), patience=60.0)
 _QUICK_PICTURES = 50
 _PIPE_WIDTH = 200
 
@@ -56,6 +56,7 @@ def _numbers(kind: Any) -> Any:
 @click.option("--serving", multiple=True, help="KEY=NUMBER of our archives' serving part.")
 @click.option("--rounds", type=click.IntRange(1), help="Default: 3.")
 @click.option("--seconds", type=click.FloatRange(0.5), help="Of each load. Default: 5.")
+@click.option("--warm", type=click.FloatRange(0.5), help="Seconds of load before. Default: 5.")
 @click.option("--connections", callback=_numbers(int), help="Closed loops. Default: 1,8,32.")
 @click.option("--load", "loads", multiple=True, type=click.Choice(LOADS), help="Repeatable.")
 @click.option("--shares", callback=_numbers(float), help="Of capacity, Poisson. Default: 0.6.")
@@ -123,6 +124,7 @@ def _plan(given: dict[str, Any]) -> Plan:
     keys = (
         "rounds",
         "seconds",
+        "warm",
         "connections",
         "loads",
         "shares",

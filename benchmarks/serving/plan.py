@@ -12,11 +12,13 @@ class Plan:
     """What is measured. ``loads`` are of closed, poisson, mlperf, eight and the sizes large, small.
 
     ``seconds`` of each load, ``shares`` of a contender's own capacity that Poisson arrivals ask
-    for, ``rates`` that all contenders are asked for, ``patience`` in seconds until ready.
+    for, ``rates`` that all contenders are asked for, ``patience`` in seconds until ready. ``warm``
+    seconds of load come first and do not count: caches, lazy compilation, Java's compiler.
     """
 
     rounds: int = 3
     seconds: float = 5.0
+    warm: float = 5.0
     connections: tuple[int, ...] = (1, 8, 32)
     loads: tuple[str, ...] = ("closed", "poisson")
     shares: tuple[float, ...] = (0.6,)

@@ -18,8 +18,6 @@ from handlers.errors import MarsmithError
 
 _TOGETHER, _TOGETHER_CONNECTIONS = 8, 4
 _LONGER = 3
-# What is asked before anything counts: caches, lazy compilation, threads.
-_WARM_SECONDS = 1.0
 
 
 class Served:
@@ -66,7 +64,7 @@ class Served:
     def _warm(self) -> None:
         """Ask all at once what is asked one by one otherwise: full batches compile and allocate."""
         assert self.bodies is not None
-        loads.closed(self.bodies, max(self.plan.connections), _WARM_SECONDS)
+        loads.closed(self.bodies, max(self.plan.connections), self.plan.warm)
         self._settle()
 
     def _closed(self, size: str, together: int, connections: int) -> None:

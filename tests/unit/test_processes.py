@@ -32,10 +32,10 @@ def test_is_alive_knows_a_zombie() -> None:
         assert not is_alive(child.pid)
 
 
-@pytest.mark.parametrize("content", [None, "", "no number", str(os.getpid()), "999999999"])
+@pytest.mark.parametrize("content", [None, "", "no number", "{mine}", "999999999"])
 def test_a_pid_file_that_names_no_torchserve_is_none(tmp_path: Path, content: str | None) -> None:
     if content is not None:
-        (tmp_path / PID_FILE).write_text(content)
+        (tmp_path / PID_FILE).write_text(content.format(mine=os.getpid()))
     assert find_running(tmp_path) is None
     assert stop_running(tmp_path) is None
     assert not (tmp_path / PID_FILE).exists()
