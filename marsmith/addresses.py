@@ -26,13 +26,14 @@ def read_properties(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Addresses:
-    """URLs of the REST interfaces and ``host:port`` of the gRPC ones."""
+    """URLs of the REST interfaces and ``host:port`` of the gRPC ones, which may want TLS."""
 
     inference: str
     management: str
     metrics: str
     grpc_inference: str
     grpc_management: str
+    grpc_tls: bool = False
 
     @classmethod
     def of(cls, properties: Mapping[str, str]) -> Addresses:
@@ -48,6 +49,7 @@ class Addresses:
             metrics=properties.get("metrics_address", "http://127.0.0.1:8082").rstrip("/"),
             grpc_inference=grpc("inference", "7070"),
             grpc_management=grpc("management", "7071"),
+            grpc_tls=properties.get("enable_grpc_ssl", "false").lower() == "true",
         )
 
 

@@ -1,13 +1,17 @@
 """gRPC calls to a running TorchServe, every one with a timeout.
 
 The token goes into the metadata as ``authorization: Bearer <key>``: the inference key for Ping and
-Predictions, the management key for the rest. The channels are not encrypted: loopback only.
+Predictions, the management key for the rest. Where the server has ``enable_grpc_ssl`` the channels
+are encrypted, and its certificate is one that ``REQUESTS_CA_BUNDLE`` names, as for REST, or that
+gRPC trusts by itself.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,6 +24,8 @@ from marsmith.processes import Running
 
 # Messages are limited by the server's configuration and not by gRPC's own 4 MiB
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
+# What requests reads, so that one setting is enough for both protocols
+TRUSTED = "REQUESTS_CA_BUNDLE"
 # The status that REST answers in the same case
 _STATUS = {"INVALID_ARGUMENT": 400, "PERMISSION_DENIED": 400, "NOT_FOUND": 404}
 
@@ -38,7 +44,7 @@ class GrpcClient:
             "Management": (addresses.grpc_management, tokens.management),
         }
         self._channels = {
-            name: (grpc.insecure_channel(address, _OPTIONS), tuple(bearer(token).items()))
+            name: (_channel(address, addresses.grpc_tls), tuple(bearer(token).items()))
             for name, (address, token) in services.items()
         }
 
@@ -190,3 +196,17 @@ def _status(body: bytes) -> int:
         return int(fields["code"]) if {"type", "message"} <= fields.keys() else 200
     except (ValueError, TypeError):
         return 200
+
+
+def _channel(address: str, tls: bool) -> grpc.Channel:
+    if not tls:
+        return grpc.insecure_channel(address, _OPTIONS)
+    bundle = os.environ.get(TRUSTED)
+    try:
+        trusted = Path(bundle).read_bytes() if bundle else None
+    except OSError as error:
+        raise ServerError(
+            f"{TRUSTED}={bundle} cannot be read ({error.strerror}): name the PEM file of the "
+            "certificates that are trusted"
+        ) from error
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(trusted), _OPTIONS)

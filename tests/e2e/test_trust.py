@@ -8,12 +8,12 @@ import ssl
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.error import URLError
 
-import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -183,14 +183,20 @@ def test_old_tls_is_refused(encrypted: TorchServe) -> None:
         urllib.request.urlopen(encrypted.running.addresses.inference, timeout=30, context=old)
 
 
-def test_grpc_is_encrypted(encrypted: TorchServe, monkeypatch: pytest.MonkeyPatch) -> None:
-    with GrpcClient.of(encrypted.running, timeout=5) as client, pytest.raises(ServerError):
+def test_grpc_is_encrypted_and_proves_who_it_is(
+    encrypted: TorchServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = encrypted.running
+    tokens = Tokens.read(encrypted.home)
+    plain = replace(running.addresses, grpc_tls=False)
+    with GrpcClient(plain, tokens, timeout=5) as client, pytest.raises(ServerError):
         client.predict("hostile", {"data": b"x"})
-    trusted = grpc.ssl_channel_credentials((encrypted.home / "server.pem").read_bytes())
-    monkeypatch.setattr(
-        grpc,
-        "insecure_channel",
-        lambda place, options: grpc.secure_channel(place, trusted, options),
-    )
-    with GrpcClient.of(encrypted.running, timeout=30) as client:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    with GrpcClient.of(running, timeout=5) as client, pytest.raises(ServerError):
+        client.predict("hostile", {"data": b"x"})
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(encrypted.home / "server.pem"))
+    with GrpcClient.of(running, timeout=30) as client:
         assert client.predict("hostile", {"data": b"x"}).json()["version"] == "9.0"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(encrypted.home / "none.pem"))
+    with pytest.raises(ServerError, match=r"none\.pem cannot be read .*: name the PEM file"):
+        GrpcClient.of(running, timeout=5)
