@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,14 @@ def pytest_configure(config: pytest.Config) -> None:
     files = ".*(packages.(ts|model_archiver).|marsmith.metrics.yaml)"
     for category in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
         config.addinivalue_line("filterwarnings", f"ignore:{files}:{category}")
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> None:
+    """Every test finds the levels of a fresh process: libraries change them in others."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger("handlers").setLevel(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,25 @@ class OpenVino(Runtime):
         onnx = request.path.with_suffix(".onnx")
         onnx_export.export(request, onnx)
         try:
-            model = ov.convert_model(onnx)
+            with _root_logger():
+                model = ov.convert_model(onnx)
             if request.precision == "int8":
                 model = _quantised(model, request)
             ov.save_model(model, request.path, compress_to_fp16=False)
         finally:
             onnx.unlink()
+
+
+@contextmanager
+def _root_logger() -> Iterator[None]:
+    """OpenVINO's converter sets the root logger to ERROR, and where it fails leaves it so."""
+    root = logging.getLogger()
+    level, filters = root.level, list(root.filters)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:] = filters
 
 
 def _quantised(model: Any, request: ExportRequest) -> Any:

@@ -3,9 +3,12 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from handlers.plugins import load_runtime
 from handlers.quiet import quiet
 
 
@@ -43,3 +46,17 @@ def test_two_threads_that_are_quiet_at_once_leave_other_loggers_as_they_were(
         thread.join()
     logging.getLogger("handlers.failures").warning("marsmith: failed")
     assert caplog.messages == ["marsmith: failed"]
+
+
+def test_a_failed_conversion_to_openvino_leaves_the_root_logger_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(request: SimpleNamespace, path: Path) -> None:
+        path.write_bytes(b"no model")
+
+    monkeypatch.setattr("handlers.onnx_export.export", export)
+    request = SimpleNamespace(path=tmp_path / "model.xml", precision="fp32")
+    before = logging.getLogger().level, list(logging.getLogger().filters)
+    with pytest.raises(Exception, match="Cannot recognize input model"):
+        load_runtime("openvino").export(request)
+    assert (logging.getLogger().level, logging.getLogger().filters) == before
