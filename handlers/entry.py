@@ -18,6 +18,8 @@ sys.dont_write_bytecode = True
 from handlers.errors import LoadError  # noqa: E402
 
 logger = logging.getLogger(__name__)
+# Libraries change the level of the root logger, OpenVINO to ERROR: ours must not depend on it.
+logging.getLogger(__package__).setLevel(logging.INFO)
 
 
 class Service:

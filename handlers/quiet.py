@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
-_PACKAGES = ("torch", "torchao", "onnxscript")
+_PACKAGES = ("torch", "torchao", "onnxscript", "nncf")
 
 
 @contextmanager

@@ -32,7 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def _log_levels() -> None:
     """Every test finds the levels of a fresh process: libraries change them in others."""
     logging.disable(logging.NOTSET)
-    logging.getLogger("handlers").setLevel(logging.NOTSET)
     logging.getLogger().setLevel(logging.WARNING)
 
 

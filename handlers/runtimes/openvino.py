@@ -118,7 +118,6 @@ def _quantised(model: Any, request: ExportRequest) -> Any:
     with quiet():
         import nncf
 
-    nncf.set_log_level(logging.ERROR)
     operations = model.get_ordered_ops()
     layers = [each.get_friendly_name() for each in operations if each.get_type_name() in _LAYERS]
     ignored = [name for name in layers if module_of(name) in request.float_layers]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,21 @@ def test_it_answers_like_eager_at_every_batch_size(
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
+@pytest.fixture
+def shared_handler() -> Iterator[logging.Handler]:
+    """A handler that others share with NNCF: silencing NNCF must not silence them."""
+    handler, logger = logging.NullHandler(), logging.getLogger("nncf")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
 @pytest.mark.parametrize(("name", "precision"), REDUCED)
 def test_a_reduced_precision_is_close_and_is_reduced(
-    name: str, precision: str, tmp_path: Path
+    name: str, precision: str, tmp_path: Path, shared_handler: logging.Handler
 ) -> None:
     given = Exported(name, tmp_path, precision)
+    assert shared_handler.level == logging.NOTSET
     (expected,), (scores,) = given.expected(PIXELS), given.load()(PIXELS)
     assert scores.dtype == expected.dtype
     difference = np.abs(scores - expected).max()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,15 @@ def test_a_failed_request_is_one_line_with_its_id(
     assert first["message"] == replies[1].json()["message"]
     assert (second["request"], second["status"]) == ("2", 400)
     assert "trace" not in first
+
+
+def test_a_library_that_quiets_the_root_logger_does_not_silence_failures(
+    worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger().setLevel(logging.ERROR)
+    (reply,) = worker.ask(({"data": b"text"}, {}))
+    assert reply.status == 415
+    assert [line["status"] for line in _failed(caplog)] == [415]
 
 
 def test_a_fault_of_the_server_is_logged_with_its_trace_and_not_told(
