@@ -2,8 +2,8 @@
 
 MODEL is a name of ``models/`` or a model file. Each build is a process of its own, from its start
 to its end, with an empty store. The table has medians over the rounds in seconds, and the share of
-the whole that is neither the export (its calibration included) nor the labelled pictures that an
-accuracy gate asks for.
+the whole that is not the export, its calibration included. Labelled pictures of an accuracy gate
+count as part of what is beyond: give a model file without ``accuracy`` to leave them out.
 """
 
 from __future__ import annotations

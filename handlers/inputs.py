@@ -197,8 +197,12 @@ class ImageInput:
 
     def describe(self) -> dict[str, Any]:
         """What a client may want to know, as JSON values."""
-        found = {"color": self.color, "resize": self.resize, "crop": self.crop}
-        return found if self.backend == "pil" else {**found, "backend": self.backend}
+        return {
+            "color": self.color,
+            "resize": self.resize,
+            "crop": self.crop,
+            "backend": self.backend,
+        }
 
 
 def _smoothed(pixels: Pixels, size: tuple[int, int], mode: str) -> Pixels:

@@ -62,6 +62,8 @@ class Refused(ServerError):
 
 Body = bytes | Mapping[str, Any] | Multipart
 
+# What requests reads by itself: the file of the certificates that are trusted
+TRUSTED = "REQUESTS_CA_BUNDLE"
 MODEL_API_OFF = (
     "TorchServe's model API is off: stop it, and start it with `marsmith serve --model-api`"
 )
@@ -82,7 +84,7 @@ class Client:
         # Proxies are not for loopback, and a ~/.netrc would replace the token
         self._session.trust_env = False
         # Which authority signed the server's certificate, as for every program with requests
-        self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE", True)
+        self._session.verify = os.environ.get(TRUSTED, True)
 
     @classmethod
     def of(cls, running: Running, *, timeout: float = 30.0) -> Client:

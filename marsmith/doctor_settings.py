@@ -48,7 +48,6 @@ def hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
 
 def _hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
     found = Addresses.of(properties)
-    secure = properties.get("enable_grpc_ssl", "false").lower() == "true"
     places = {}
     for name in ("inference", "management", "metrics"):
         url = urlsplit(getattr(found, name))
@@ -56,7 +55,7 @@ def _hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
         places[name] = (url.hostname or "", url.port or default, url.scheme == "https")
     for name in ("grpc_inference", "grpc_management"):
         host, _, port = getattr(found, name).rpartition(":")
-        places[name] = (host, int(port), secure)
+        places[name] = (host, int(port), found.grpc_tls)
     return places
 
 

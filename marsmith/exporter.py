@@ -24,8 +24,7 @@ from handlers.errors import MarsmithError, ServerError
 from handlers.metrics import Metric
 from marsmith import metrics
 from marsmith.client import Client
-from marsmith.environment import temp_folder
-from marsmith.processes import find_running
+from marsmith.processes import require_running
 from marsmith.readiness import Readiness, read_liveness, read_readiness
 from marsmith.status import VersionStatus, read_status
 
@@ -108,9 +107,7 @@ class StatusCollector(Collector):
 
     def _read(self) -> list[VersionStatus] | None:
         try:
-            running = find_running(temp_folder(self._home))
-            if running is None:
-                return None
+            running = require_running(self._home)
             with Client.of(running, timeout=self._seconds) as client:
                 found = read_status(running, client)
         except MarsmithError:

@@ -18,14 +18,12 @@ import grpc
 
 from handlers.errors import ServerError
 from marsmith.addresses import Addresses, Tokens, bearer
-from marsmith.client import MODEL_API_OFF, Reply
+from marsmith.client import MODEL_API_OFF, TRUSTED, Reply
 from marsmith.grpc_messages import CLASSES
 from marsmith.processes import Running
 
 # Messages are limited by the server's configuration and not by gRPC's own 4 MiB
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
-# What requests reads, so that one setting is enough for both protocols
-TRUSTED = "REQUESTS_CA_BUNDLE"
 # The status that REST answers in the same case
 _STATUS = {"INVALID_ARGUMENT": 400, "PERMISSION_DENIED": 400, "NOT_FOUND": 404}
 

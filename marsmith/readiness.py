@@ -10,8 +10,7 @@ from pathlib import Path
 from handlers import golden
 from handlers.errors import MarsmithError, ServerError
 from marsmith.client import Client
-from marsmith.environment import temp_folder
-from marsmith.processes import Running, find_running
+from marsmith.processes import Running, require_running
 from marsmith.status import VersionStatus, check_golden, read_status
 
 
@@ -31,9 +30,7 @@ def read_readiness(home: Path, model: str | None, seconds: float) -> Readiness:
     silent is not ready.
     """
     try:
-        running = find_running(temp_folder(home))
-        if running is None:
-            return Readiness(False, f"no TorchServe runs for {home}")
+        running = require_running(home)
         with Client.of(running, timeout=seconds) as client:
             chosen = [one for one in read_status(running, client) if one.default]
             if model is not None:
@@ -51,9 +48,7 @@ def read_readiness(home: Path, model: str | None, seconds: float) -> Readiness:
 def read_liveness(home: Path, seconds: float) -> Readiness:
     """Whether a folder's TorchServe answers its own ``/ping``, whatever its workers do."""
     try:
-        running = find_running(temp_folder(home))
-        if running is None:
-            return Readiness(False, f"no TorchServe runs for {home}")
+        running = require_running(home)
         with Client.of(running, timeout=seconds) as client:
             return Readiness(client.ping(), "what TorchServe's /ping says")
     except MarsmithError as error:

@@ -34,7 +34,9 @@ def model_of(task: str) -> spec.ModelSpec:
     """The smallest model of a task that is built by default."""
     models = [model for model in spec.defaults(PROJECT) if model.task == task]
     if not models:
-        pytest.skip(f"task {task} has no model that is built by default")
+        pytest.skip(
+            f"no model file of task {task} has `default: true`: nothing here to ask it with"
+        )
     return min(models, key=lambda model: (PROJECT / str(model.weights.file)).stat().st_size)
 
 

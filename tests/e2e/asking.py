@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,14 +91,22 @@ def asking(
                 if stop.is_set():
                     return
 
-    pool = [
-        threading.Thread(target=loop, args=((Client, GrpcClient)[number % 2], number))
+    loops = [
+        functools.partial(loop, (Client, GrpcClient)[number % 2], number)
         for number in range(threads)
     ]
+    with at_work(loops, stop):
+        yield counts
+
+
+@contextmanager
+def at_work(loops: Sequence[Callable[[], None]], stop: threading.Event) -> Iterator[None]:
+    """Run each loop in a thread; at the end ``stop`` is set, and they are waited for."""
+    pool = [threading.Thread(target=loop) for loop in loops]
     for thread in pool:
         thread.start()
     try:
-        yield counts
+        yield
     finally:
         stop.set()
         for thread in pool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from homes import home, make_home
+from homes import build, home, make_home
 from tiny import REFUSES, pack
 
 from marsmith.server import TorchServe
@@ -38,7 +36,5 @@ def served(make_home: Callable[[], Path]) -> Iterator[TorchServe]:
 def archives(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the default archives, built once by the real command line."""
     store = tmp_path_factory.mktemp("store")
-    command = [sys.executable, "-m", "marsmith", "build", "--store", str(store)]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
+    build(project, store, timeout=900)
     return store

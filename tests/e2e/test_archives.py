@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from asking import asking
+from homes import serving
 from PIL import Image
 
 from handlers.bundle import Bundle
@@ -27,9 +28,7 @@ MODEL = "lenet5_digits"
 
 @pytest.fixture(scope="module")
 def served(archives: Path, make_home: Callable[[], Path]) -> Iterator[TorchServe]:
-    with TorchServe(make_home(), model_store=archives) as server:
-        for status in server.wait_ready(300):
-            assert status.failed is None
+    with serving(make_home(), archives) as server:
         yield server
 
 

@@ -5,12 +5,11 @@ Those that are quick; ``python -m benchmarks.catalogue`` does the same with all 
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from homes import build, serving
 from prepared import prepare
 from truth import agreement
 
@@ -37,18 +36,8 @@ def served(
 ) -> Iterator[TorchServe]:
     home = make_home()
     for name, file in weights.items():
-        command = [sys.executable, "-m", "marsmith", "build", name, "--weights", str(file)]
-        done = subprocess.run(
-            [*command, "--store", str(home / "model-store")],
-            cwd=project,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    with TorchServe(home) as server:
-        for status in server.wait_ready(300):
-            assert status.failed is None
+        build(project, home / "model-store", name, "--weights", str(file))
+    with serving(home) as server:
         yield server
 
 

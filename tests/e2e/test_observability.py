@@ -105,6 +105,7 @@ def test_exporter_and_ready_see_a_killed_worker(observed: TorchServe) -> None:
 
 
 def test_nothing_is_ready_without_a_server(home: Path) -> None:
+    absent = f"no TorchServe runs for {home}: start it with `marsmith serve`"
     with Exporter(home, "127.0.0.1:0") as exporter:
         base = f"http://127.0.0.1:{exporter.port}"
         assert _kinds(requests.get(f"{base}/metrics", timeout=30).text) == {
@@ -112,9 +113,9 @@ def test_nothing_is_ready_without_a_server(home: Path) -> None:
         }
         for name in ("ready", "live"):
             found = requests.get(f"{base}/{name}", timeout=30)
-            assert (found.status_code, found.text) == (503, f"no TorchServe runs for {home}\n")
+            assert (found.status_code, found.text) == (503, f"{absent}\n")
     done = marsmith(home, "ready")
-    assert (done.returncode, done.stdout) == (1, f"not ready: no TorchServe runs for {home}\n")
+    assert (done.returncode, done.stdout) == (1, f"not ready: {absent}\n")
 
 
 def test_ready_says_why_a_model_refuses_and_what_has_no_golden_request(
@@ -163,7 +164,8 @@ def test_an_exporter_that_cannot_be_is_refused(home: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not shutil.which("prometheus"), reason="no prometheus here: apt-get install prometheus"
+    not shutil.which("prometheus"),
+    reason="no prometheus here, and nothing else evaluates PromQL: apt-get install prometheus",
 )
 def test_a_real_prometheus_sees_the_dashboard_and_the_killed_worker() -> None:
     done = subprocess.run(

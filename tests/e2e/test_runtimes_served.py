@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import io
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from homes import build, serving
 from PIL import Image
 from truth import agreement
 
@@ -32,18 +31,9 @@ def served(project: Path, archives: Path, make_home: Callable[[], Path]) -> Iter
     for name in NAMES:
         assert load(project / f"models/{name}.yaml").runtime == "openvino"
         shutil.copy(archives / f"{name}-1.0.mar", home / "model-store")
-    command = [sys.executable, "-m", "marsmith", "build", *NAMES, "--runtime", "onnx"]
-    done = subprocess.run(
-        [*command, "--version", VERSIONS["onnx"], "--store", str(home / "model-store")],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    with TorchServe(home) as server:
-        for status in server.wait_ready(300):
-            assert status.failed is None
+    words = (*NAMES, "--runtime", "onnx", "--version", VERSIONS["onnx"])
+    build(project, home / "model-store", *words)
+    with serving(home) as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import threading
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from asking import at_work
 
 from handlers.bundle import Bundle
 from handlers.errors import ServerError
@@ -100,12 +103,5 @@ def under_load(
                     return
                 seen.ask(client, bodies[count % len(bodies)])
 
-    pool = [threading.Thread(target=loop, args=(number,)) for number in range(threads)]
-    for thread in pool:
-        thread.start()
-    try:
+    with at_work([functools.partial(loop, number) for number in range(threads)], stop):
         yield seen
-    finally:
-        stop.set()
-        for thread in pool:
-            thread.join()

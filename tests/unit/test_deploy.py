@@ -120,7 +120,8 @@ def test_the_container_copies_what_is_there() -> None:
 
 
 @pytest.mark.skipif(
-    not shutil.which("systemd-analyze"), reason="no systemd-analyze here: not a systemd host"
+    not shutil.which("systemd-analyze"),
+    reason="no systemd-analyze here, and nothing else reads units: not a systemd host",
 )
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     # It looks whether the command exists, which it does where marsmith is installed

@@ -62,7 +62,8 @@ def test_every_rule_is_played_through() -> None:
 
 
 @pytest.mark.skipif(
-    not shutil.which("promtool"), reason="no promtool here: apt-get install prometheus"
+    not shutil.which("promtool"),
+    reason="no promtool here, and nothing else plays rules: apt-get install prometheus",
 )
 def test_promtool_accepts_the_rules_and_plays_them_through() -> None:
     for arguments in (("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")):

@@ -167,7 +167,7 @@ def test_openssl_reads_the_keys_and_the_signature(
 ) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("openssl is not installed")
+        pytest.skip("no openssl here, and it is what must read the keys: apt-get install openssl")
     archive.unpack(signed, tmp_path / "out")
     command = f"pkeyutl -verify -pubin -inkey {pair[1]} -rawin -in {RECORD} -sigfile {SIGNATURE}"
     done = subprocess.run(
