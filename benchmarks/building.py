@@ -42,11 +42,13 @@ def main(words: Sequence[str]) -> int:
 def _build(file: Path, store: Path) -> None:
     """One build in this process; a line of JSON says when each stage began."""
     from marsmith.build import build
+    from marsmith.leaving import leave
     from marsmith.spec import load
 
     stages: list[tuple[str, float]] = []
     build(load(file), PROJECT, store, tell=lambda stage: stages.append((stage, time.time())))
     print(json.dumps(stages))
+    leave(0)
 
 
 def _round(file: Path) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Which model of the catalogue works on which runtime, and why another does not.
 
-``python -m benchmarks.matrix [NAME...] [--runtime R]...`` builds, proves and times each pair with
+``python -m benchmarks.matrix [NAME...] [--runtime R]...`` builds, proves and loads each pair with
 prepared weights, and writes ``docs/matrix.md`` from this and earlier runs, whose results are in
 ``build/matrix.json``; ``--page`` only writes the page. Pairs that are known are not run again,
 unless they are named.
@@ -33,11 +33,11 @@ FIXED = {"resize": [320, 320], "letterbox": 0, "mean": [0.0] * 3, "std": [1.0] *
 _HEAD = """# Models and runtimes
 
 `python -m benchmarks.matrix` made this table: each model of the catalogue, with prepared weights
-(see `docs/catalogue.md`), in fp32 on each runtime: exported, compared with eager on tensors and
-answers, loaded in a clean process and timed on two cores. A cell says pictures per second at batch
-8, and the factor over eager; a number refers to the reason why a pair does not work. Detectors on
-runtimes marked with * have a fixed input of 320x320 with letterboxing, and run their second half in
-the handler.
+(see `docs/catalogue.md`), in fp32 on each runtime, built as a user builds it and loaded in a clean
+process. A cell is the largest difference of a score from eager's on the sample pictures, where all
+decisions (labels, boxes, masks) must agree as well; a number in brackets refers to the reason why a
+pair does not work. Where a * stands, the detector has a fixed input of 320x320 with letterboxing,
+and its second half runs in the handler. Speed is for `marsmith formats` to say, on your machine.
 
 """
 
@@ -97,19 +97,15 @@ def _table(results: dict[str, Any], known: dict[str, ModelSpec]) -> str:
         f"|---|{'---|' * len(runtimes)}",
     ]
     for name in sorted(results):
-        eager = results[name].get("eager", {}).get("throughput")
         cells = [
-            _cell(known[name], runtime, results[name].get(runtime), eager, reasons)
-            for runtime in runtimes
+            _cell(known[name], runtime, results[name].get(runtime), reasons) for runtime in runtimes
         ]
         rows.append(f"| `{name}` | {' | '.join(cells)} |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*rows, "", *notes]).strip() + "\n"
 
 
-def _cell(
-    spec: ModelSpec, runtime: str, trial: Any, eager: float | None, reasons: list[str]
-) -> str:
+def _cell(spec: ModelSpec, runtime: str, trial: Any, reasons: list[str]) -> str:
     if trial is None:
         return "not run"
     if trial["problem"]:
@@ -117,9 +113,8 @@ def _cell(
         if reason not in reasons:
             reasons.append(reason)
         return f"no ({reasons.index(reason) + 1})"
-    factor = f", {trial['throughput'] / eager:.1f}x" if eager else ""
     star = "*" if _needs_fixed(spec, runtime) else ""
-    return f"{trial['throughput']:.1f}{factor}{star}"
+    return f"{trial['largest_difference']:.0e}{star}"
 
 
 if __name__ == "__main__":

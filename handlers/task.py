@@ -30,6 +30,7 @@ from handlers import (
     drawing,
     failures,
     golden,
+    grouping,
     hold,
     pictures,
     requests,
@@ -53,9 +54,6 @@ from handlers.torchserve import BaseHandler
 S = TypeVar("S")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-# Eight 12-megapixel photographs in one batch would take gigabytes as float; alone each fits.
-PIXELS_PER_CALL = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,8 @@ class TaskHandler(BaseHandler):
 
     bundle: Bundle
     model: Callable[..., Arrays]
+    # Calls of ``model`` that may run at once.
+    model_streams: int = 1
     # Bytes that TorchServe takes in one answer.
     answer_limit: int = answer_size.DEFAULT
     # Decodes and prepares pictures of a batch side by side where a worker has several cores.
@@ -217,7 +217,7 @@ class TaskHandler(BaseHandler):
         torch.set_num_threads(options["threads"])
         place = device.choose(bundle.limits.device, gpu_id, runtime.devices)
         model = runtime(folder / bundle.artifact, place, options)
-        self.model = model
+        self.model, self.model_streams = model, model.streams
         if (folder / split.FILE).exists():
             self.model = split.Halves(model, split.load(folder, bundle.input))
         if bundle.foreign is not None:
@@ -238,13 +238,19 @@ class TaskHandler(BaseHandler):
     def inference(self, arrays: Sequence[Array | RequestError]) -> list[Arrays | RequestError]:
         """Run the model once per group of equal shapes; outputs in the order of ``arrays``.
 
-        An error in the place of an array, or of one array, stays in its place.
+        Groups run side by side where the runtime has streams for them. An error in the place of an
+        array, or of one array, stays in its place.
         """
         found = {i: each for i, each in enumerate(arrays) if not isinstance(each, RequestError)}
         failed = {i: each for i, each in enumerate(arrays) if isinstance(each, RequestError)}
         results: dict[int, Arrays | RequestError] = {**failed}
-        for indices in _groups(found, self.bundle.artifact_batch):
-            outputs = self._run([found[index] for index in indices])
+        groups = grouping.groups(found, self.bundle.artifact_batch, self.model_streams)
+        together = self._each if self.model_streams > 1 else map
+        for indices, outputs in zip(
+            groups,
+            together(lambda group: self._run([found[i] for i in group]), groups),
+            strict=True,
+        ):
             results.update(zip(indices, outputs, strict=True))
         return [results[index] for index in range(len(arrays))]
 
@@ -414,18 +420,6 @@ def _attempted(step: Callable[..., T], *arguments: Any) -> T:
         raise InferenceError(
             f"this model could not answer: {type(error).__name__} at the server"
         ) from error
-
-
-def _groups(arrays: Mapping[int, Array], most: int) -> list[list[int]]:
-    """Indices of equal shapes together, at most ``most`` pictures or PIXELS_PER_CALL in a group."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, array in arrays.items():
-        by_shape.setdefault(array.shape, []).append(index)
-    groups = []
-    for shape, same in by_shape.items():
-        step = max(1, min(most, PIXELS_PER_CALL // (shape[0] * shape[1])))
-        groups += [same[i : i + step] for i in range(0, len(same), step)]
-    return groups
 
 
 def _json(value: Any) -> bytes:

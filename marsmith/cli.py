@@ -16,6 +16,7 @@ import click
 
 from handlers.errors import MarsmithError
 from marsmith import __version__
+from marsmith.leaving import leave
 
 _FOLDER = Path(__file__).parent / "commands"
 
@@ -63,4 +64,8 @@ def main() -> None:
         group()
     except MarsmithError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        leave(1)
+    except SystemExit as end:
+        if not isinstance(end.code, (int, type(None))):
+            raise
+        leave(end.code or 0)

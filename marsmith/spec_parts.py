@@ -154,7 +154,7 @@ class ServingSpec(Strict):
     device: Literal["auto", "cpu", "gpu"] = Limits.device
     batch_size: Annotated[int, Field(ge=1, le=256)] = Limits.batch_size
     # TorchServe turns 0 into 100 ms.
-    max_batch_delay: Annotated[int, Field(ge=1, le=60_000)] = 5
+    max_batch_delay: Annotated[int, Field(ge=1, le=60_000)] = 1
     response_timeout: Annotated[int, Field(ge=1)] = 60
     startup_timeout: Annotated[int, Field(ge=1)] = 300
     queue_size: Annotated[int, Field(ge=1)] = 200

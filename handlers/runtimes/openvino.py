@@ -6,10 +6,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, ClassVar
 
 from handlers import onnx_export
-from handlers.errors import IntegrityError
+from handlers.errors import IntegrityError, LoadError
 from handlers.onnx_names import is_result, module_of
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
@@ -17,6 +18,8 @@ from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 # Left alone, OpenVINO computes in bf16 on processors that have it, whatever the model is.
 _LAYERS = {"Convolution", "GroupConvolution", "MatMul"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# Of the option ``streams``: whether a call has all threads, or each thread a call of its own.
+_ALL_THREADS, _EACH_THREAD = "one", "per-thread"
 
 
 class OpenVino(Runtime):
@@ -27,15 +30,18 @@ class OpenVino(Runtime):
     export_requires = (*onnx_export.REQUIRES, "nncf")
     devices = ("cpu",)
     precisions = tuple(_HINTS)
+    options: ClassVar[Mapping[str, Any]] = {"streams": _ALL_THREADS}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         import openvino as ov
 
         self._path = path
+        self.streams = _streams(options)
         self._settings = {
             "INFERENCE_NUM_THREADS": options["threads"],
             "INFERENCE_PRECISION_HINT": _HINTS[options["precision"]],
             "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": self.streams,
         }
         try:
             self._model = ov.Core().compile_model(str(path), "CPU", self._settings)
@@ -44,12 +50,18 @@ class OpenVino(Runtime):
             raise IntegrityError(
                 f"{path.name} is no OpenVINO model that runs here: {line}"
             ) from error
-        self._request = self._model.create_infer_request()
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.streams):
+            self._idle.put(self._model.create_infer_request())
 
     def __call__(self, *arrays: Array) -> Arrays:
-        # Shared memory for the input alone: outputs are overwritten by the next call.
-        found = self._request.infer([arrays[0]], share_inputs=True)
-        return tuple(found.values())
+        request = self._idle.get()
+        try:
+            # Shared memory for the input alone: outputs are overwritten by the next call.
+            found = request.infer([arrays[0]], share_inputs=True)
+            return tuple(found.values())
+        finally:
+            self._idle.put(request)
 
     def named(self, images: Array) -> dict[str, Array]:
         names = [min(output.names, default=str(i)) for i, output in enumerate(self._model.outputs)]
@@ -95,6 +107,14 @@ class OpenVino(Runtime):
             ov.save_model(model, request.path, compress_to_fp16=False)
         finally:
             onnx.unlink()
+
+
+def _streams(options: Mapping[str, Any]) -> int:
+    """How many calls run at once; raises LoadError where the option is none of the two."""
+    accepted = {_ALL_THREADS: 1, _EACH_THREAD: int(options["threads"])}
+    if options["streams"] not in accepted:
+        raise LoadError(f"streams {options['streams']!r}: accepted are {', '.join(accepted)}")
+    return accepted[options["streams"]]
 
 
 @contextmanager

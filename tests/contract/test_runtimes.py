@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,23 @@ def test_layers_that_are_to_stay_in_float_do(
     error, whole = (np.abs(each.load()(PIXELS)[0] - expected).max() for each in (given, all_int8))
     # What lies between layers may be of 8 bits all the same.
     assert error < whole / 2
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in EXPORTING if "streams" in plugins.load_runtime(name).options]
+)
+def test_calls_at_once_answer_as_alone(name: str, exported: Callable[[str], Exported]) -> None:
+    given = exported(name)
+    (expected,) = given.expected(PIXELS)
+    several = {**options(given.runtime), "threads": 3, "streams": "per-thread"}
+    model = given.runtime(given.path, "cpu", several)
+    assert model.streams == 3
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda i: model(PIXELS[i % MOST][None])[0], range(60)))
+    for i, scores in enumerate(found):
+        np.testing.assert_allclose(scores[0], expected[i % MOST], atol=1e-5)
+    with pytest.raises(LoadError, match="streams 'two': accepted are one, per-thread"):
+        given.runtime(given.path, "cpu", {**several, "streams": "two"})
 
 
 @each_exporting
