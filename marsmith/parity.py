@@ -76,7 +76,7 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     differences = np.zeros(len(expected.arrays))
     for size in sizes:
         for indices in _batches(expected.arrays, size):
-            outputs = artifact.model(np.stack([expected.arrays[i] for i in indices]))
+            outputs = _run(artifact, [expected.arrays[i] for i in indices])
             if lengths := {len(output) for output in outputs} - {len(indices)}:
                 raise ParityError(f"a batch of {len(indices)} gave outputs of length {lengths}")
             for row, index in enumerate(indices):
@@ -90,6 +90,17 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     score = _compare_answers(expected, artifact, limit)
     worst = float(differences.max())
     return Report(len(differences), sizes, closeness.outputs, worst, score, expected.spread)
+
+
+def _run(artifact: TaskHandler, arrays: list[Array]) -> Arrays:
+    try:
+        return artifact.model(np.stack(arrays))
+    # A runtime fails in ways of its own, often with pages of a compiler behind it.
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise ParityError(
+            f"the artifact fails on a batch of {len(arrays)}: {type(error).__name__}: {line}"
+        ) from error
 
 
 def _batches(arrays: list[Array], size: int) -> Iterator[list[int]]:

@@ -16,6 +16,9 @@ from handlers.foreign import flatten
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
+# Of the numbers of pictures that are tried at load.
+LARGEST_BATCH = 256
+
 
 class TorchCompile(Runtime):
     """A program of ``torch.export``; option ``cache`` is the folder of what was compiled."""
@@ -65,18 +68,20 @@ class TorchCompile(Runtime):
         for axis in self._dynamic:
             # An axis of length 1 has code of its own, whatever is said of it.
             if images.shape[axis] > 1:
-                torch._dynamo.mark_dynamic(images, axis)
+                # Maybe: a length that equals a number of channels may need code of its own.
+                torch._dynamo.maybe_mark_dynamic(images, axis)
         # Freezing asks for no_grad; inference tensors are not for dynamic axes.
         with torch.no_grad():
             return self._compiled(images)
 
     def _warm(self, program: ExportedProgram) -> None:
-        """Compile for one picture and for several: the two kinds of code there will be."""
+        """Compile for several pictures, for one, and for numbers that have code of their own."""
         images = _example(program)
         self._run(images)
         if 0 in self._dynamic:
-            # A copy: code for a view of another tensor would be for such views alone.
-            self._run(images[:1].clone())
+            for count in range(1, _most(program) + 1):
+                # A copy: code for a view of another tensor would be for such views alone.
+                self._run(images[:1].repeat(count, *[1] * (images.ndim - 1)))
 
 
 def _compiled(module: torch.nn.Module) -> Any:
@@ -100,8 +105,20 @@ def _example(program: ExportedProgram) -> torch.Tensor:
 
 def _dynamic(program: ExportedProgram) -> list[int]:
     """The axes of the pictures that vary, as the program has them."""
+    shape = _shape(program)
+    return [axis for axis, length in enumerate(shape) if isinstance(length, torch.SymInt)]
+
+
+def _most(program: ExportedProgram) -> int:
+    """The largest number of pictures that the program takes, where that varies."""
+    most = program.range_constraints[_shape(program)[0].node.expr].upper
+    # A program of others may have no bound; what it was captured with is all that is known then.
+    return min(int(most), LARGEST_BATCH) if most.is_Integer else len(_example(program))
+
+
+def _shape(program: ExportedProgram) -> Any:
+    """The shape of the pictures, with symbols for axes that vary."""
     _example(program)
     (name,) = program.graph_signature.user_inputs
     (node,) = (node for node in program.graph.nodes if node.name == name)
-    shape = node.meta["val"].shape
-    return [axis for axis, length in enumerate(shape) if isinstance(length, torch.SymInt)]
+    return node.meta["val"].shape

@@ -167,6 +167,19 @@ def test_a_batch_of_another_size_is_tried_too(images: list[Image.Image]) -> None
         compare(handler(EAGER, batch=3), wrong_in_three, images)
 
 
+def test_an_artifact_that_fails_on_some_batches_is_one_line(images: list[Image.Image]) -> None:
+    right = servable()
+
+    def model(pixels: Array) -> Arrays:
+        if len(pixels) == 4:
+            raise RuntimeError("specialised\n  to a constant")
+        return right(pixels)
+
+    words = r"^the artifact fails on a batch of 4: RuntimeError: specialised to a constant$"
+    with pytest.raises(ParityError, match=words):
+        parity.check(parity.Expected.of(handler(right), images), handler(model))
+
+
 def test_a_constant_model_proves_nothing(images: list[Image.Image]) -> None:
     def constant(images: Array) -> Arrays:
         return (np.full((len(images), 10), 0.1, np.float32),)

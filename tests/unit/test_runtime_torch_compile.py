@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
 
 from handlers.errors import LoadError, RuntimeUnavailable
 from handlers.plugins import load_runtime
 from handlers.runtimes import ExportRequest
 from handlers.servable import Network
 
-PIXELS = np.random.default_rng(0).integers(0, 255, (5, 16, 12, 3), dtype=np.uint8)
+# Of 16 channels torch's convolutions have a memory layout of their own.
+MOST = 16
+PIXELS = np.random.default_rng(0).integers(0, 255, (MOST, 16, 12, 3), dtype=np.uint8)
 
 
 class Plane(nn.Module):
@@ -34,13 +37,26 @@ class Plane(nn.Module):
         return torch.tanh(self.conv(pixels) * self.factor).amax(dim=1)
 
 
-def _export(folder: Path, factor: float, *axes: int) -> Path:
+class Squeezed(nn.Module):
+    """Has as many channels as a batch may have pictures, where planes have one pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, MOST, 3)
+        self.squeeze = SqueezeExcitation(MOST, 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        scores: Tensor = self.squeeze(self.conv(pixels)).mean((2, 3))
+        return scores
+
+
+def _export(folder: Path, factor: float, *axes: int, module: nn.Module | None = None) -> Path:
     path = folder / "model.pt2"
     load_runtime("torch-compile").export(  # type: ignore[attr-defined]
         ExportRequest(
-            module=Network(Plane(factor), [0.5] * 3, [0.2] * 3).eval(),
+            module=Network(module or Plane(factor), [0.5] * 3, [0.2] * 3).eval(),
             example=PIXELS[:2],
-            dynamic={axis: (f"axis_{axis}", 1, 5 if axis == 0 else 64) for axis in axes},
+            dynamic={axis: (f"axis_{axis}", 1, MOST if axis == 0 else 64) for axis in axes},
             path=path,
         )
     )
@@ -50,6 +66,16 @@ def _export(folder: Path, factor: float, *axes: int) -> Path:
 def _load(path: Path, cache: Path) -> Any:
     options = {"cache": str(cache), "threads": 1, "precision": "fp32"}
     return load_runtime("torch-compile")(path, "cpu", options)
+
+
+def test_a_batch_as_long_as_a_layer_has_channels(tmp_path: Path) -> None:
+    module = Squeezed()
+    model = _load(_export(tmp_path, 1.0, 0, module=module), tmp_path / "cache")
+    network = Network(module, [0.5] * 3, [0.2] * 3).eval()
+    with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
+        for count in range(1, MOST + 1):
+            expected = network(torch.from_numpy(PIXELS[:count])).numpy()
+            np.testing.assert_allclose(model(PIXELS[:count])[0], expected, atol=1e-5)
 
 
 def test_nothing_is_compiled_after_the_load(tmp_path: Path) -> None:
