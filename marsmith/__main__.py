@@ -1,5 +1,5 @@
 """``python -m marsmith`` is the ``marsmith`` command."""
 
-from marsmith.cli import main
+from marsmith.cli import run
 
-main()
+run()

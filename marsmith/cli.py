@@ -64,7 +64,13 @@ def main() -> None:
         group()
     except MarsmithError as error:
         print(f"error: {error}", file=sys.stderr)
-        leave(1)
+        raise SystemExit(1) from None
+
+
+def run() -> None:
+    """``main`` in a process of its own, which ends with it."""
+    try:
+        main()
     except SystemExit as end:
         if not isinstance(end.code, (int, type(None))):
             raise
