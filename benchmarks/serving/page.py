@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, written from results files between two marks."""
+"""The tables and plots of docs/performance.md, written from results files between two marks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def write(files: Sequence[Path], page: Path = PAGE) -> None:
-    """Put the figures of results files between the page's marks; raises SpecError."""
+    """Put the figures of results files between the page's marks, with plots of the first one.
+
+    Raises SpecError.
+    """
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise SpecError(f"{page.name} must have the lines {BEGIN} and {END} once each")
@@ -51,6 +54,8 @@ def write(files: Sequence[Path], page: Path = PAGE) -> None:
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
             sections.append(markdown(results))
+            if len(sections) == 1:
+                sections.append(_plots(results, page))
             followed |= {name.partition("/")[0]: it for name, it in results["recommended"].items()}
             versions |= {pair for one in results["versions"].values() for pair in one.items()}
         except (OSError, ValueError, KeyError) as error:
@@ -61,6 +66,16 @@ def write(files: Sequence[Path], page: Path = PAGE) -> None:
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     figures = "\n\n".join(sections)
     page.write_text(f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}", encoding="utf-8")
+
+
+def _plots(results: dict[str, Any], page: Path) -> str:
+    """Draw into a folder beside the page, and show it there."""
+    from benchmarks.serving import plots
+
+    folder = page.parent / "images" / page.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [path.relative_to(page.parent) for path in plots.draw(results, folder)]
+    return "\n\n".join(f"![{path.stem}]({path})" for path in made)
 
 
 def _table(cells: tables.Cells) -> str:

@@ -10,11 +10,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from benchmarks.serving import rows as figures
 
 _COLORS = {"ours": "#1b7837", "ceiling": "#999999", "torchserve": "#2166ac"}
+_OTHERS = "#d6604d"
+_MARKERS = "osD^vP*X<>hp"
+# Answers without a model: its bar would leave nothing of the others.
+_NO_MODEL = "torchserve/nothing"
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -36,14 +40,26 @@ def _rates(found: figures.Measurements, reference: float | None, path: Path) -> 
     rows = [row for row in figures.rows(found, reference) if row.rate]
     rows.sort(key=lambda row: row.rate.median if row.rate else 0)
     figure, axes = plt.subplots(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
+    models = [row.rate.most for row in rows if row.rate and row.contender != _NO_MODEL]
+    end = 1.15 * max(models or [row.rate.most for row in rows if row.rate])
     for place, row in enumerate(rows):
         assert row.rate is not None
         error = [[row.rate.median - row.rate.least], [row.rate.most - row.rate.median]]
-        color = _COLORS.get(row.contender.partition("/")[0], "#d6604d")
         hatch = "//" if row.wrong else None
-        axes.barh(place, row.rate.median, xerr=error, color=color, hatch=hatch, capsize=3)
+        axes.barh(
+            place, row.rate.median, xerr=error, color=_color(row.contender), hatch=hatch, capsize=3
+        )
+        words, beyond = f" {row.rate.median:.0f}", row.rate.most > end
+        axes.annotate(
+            f"{words} \N{RIGHTWARDS ARROW} " if beyond else words,
+            (end if beyond else row.rate.most, place),
+            ha="right" if beyond else "left",
+            va="center",
+            color="white" if beyond else "black",
+        )
     named = [row.contender + (" (wrong)" if row.wrong else "") for row in rows]
     axes.set_yticks(range(len(rows)), named)
+    axes.set_xlim(0, end)
     axes.set_xlabel("pictures/s: median of the rounds, with the least and the largest")
     return _save(figure, path)
 
@@ -60,11 +76,11 @@ def _latencies(found: figures.Measurements, path: Path) -> Path:
             for _, group in sorted(groups.items())
         ]
         if points:
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+            axes.plot(*zip(*points, strict=True), label=name, **_style(found, name))
     _plain(axes)
     axes.set(xlabel="pictures/s", ylabel="p99 in ms")
     axes.set_title("closed loop: a point for each number of connections")
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
     return _save(figure, path)
 
 
@@ -75,20 +91,34 @@ def _poisson(found: figures.Measurements, path: Path) -> Path:
         loops = sorted((one for one in loops if "p99" in one), key=lambda one: one["rate"])
         if loops:
             asked = [one["rate"] for one in loops]
-            axes.plot(asked, [one["p99"] for one in loops], "o", label=name)
+            style = _style(found, name) | {"linestyle": ""}
+            axes.plot(asked, [one["p99"] for one in loops], label=name, **style)
     _plain(axes)
     axes.set(xlabel="asked for, pictures/s", ylabel="p99 in ms")
     axes.set_title("Poisson arrivals: a point for each round")
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
     return _save(figure, path)
 
 
+def _color(contender: str) -> str:
+    return _COLORS.get(contender.partition("/")[0], _OTHERS)
+
+
+def _style(found: figures.Measurements, contender: str) -> dict[str, Any]:
+    """Colour by family, and a mark for each of its members, alike in all plots of a sitting."""
+    family = [name for name in figures.names(found) if _color(name) == _color(contender)]
+    mark = _MARKERS[family.index(contender) % len(_MARKERS)]
+    return {"color": _color(contender), "marker": mark, "alpha": 0.85}
+
+
 def _plain(axes: Any) -> None:
-    """Logarithmic axes with numbers as they are."""
+    """Logarithmic axes with numbers as they are, three for each power of ten."""
     axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
 
 
 def _save(figure: Any, path: Path) -> Path:

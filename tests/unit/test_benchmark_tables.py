@@ -175,6 +175,8 @@ def test_the_page_gets_the_tables_between_its_marks(
     assert "others took at most 10% of the cores" in text
     assert "| ours/a:fp32 | 0.840 | 225.0 (150.0..300.0) | 30.00 | 3.00 | 8 |" in text
     assert "- **ours**: our README\n- **torchserve**: its guide\n" in text
+    assert "![throughput](images/page/throughput.png)\n" in text
+    assert (tmp_path / "images/page/throughput.png").read_bytes().startswith(b"\x89PNG")
     page.write([file], target)
     assert target.read_text() == text
 
