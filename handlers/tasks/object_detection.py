@@ -116,15 +116,17 @@ class ObjectDetection(TaskHandler):
     def postprocess(self, outputs: Arrays, picture: Picture, options: dict[str, Any]) -> Any:
         boxes, scores, classes = outputs
         boxes = self.bundle.input.boxes_in_picture(boxes, picture.size)
-        kept = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= options["min_score"]]
+        # What was found in a letterbox's bars has no area in the picture.
+        found = (np.round(boxes[:, 2:], 2) > np.round(boxes[:, :2], 2)).all(axis=1)
+        found &= (scores > 0) & (scores >= options["min_score"])
         return [
             {
                 "label": self.bundle.labels[int(classes[i])],
                 "score": round(float(scores[i]), 6),
                 "box": dict(zip(_SIDES, (round(float(v), 2) for v in boxes[i]), strict=True)),
             }
-            for i in kept
-            if scores[i] > 0
+            for i in np.argsort(-scores, kind="stable")
+            if found[i]
         ]
 
     def draw(self, answer: Any, picture: Image.Image) -> Image.Image:

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from handlers.bundle import Bundle
+from handlers.inputs import ImageInput
+from handlers.pictures import Picture
+from handlers.tasks.object_detection import ObjectDetection
+
+
+def _task(given: ImageInput) -> ObjectDetection:
+    task = ObjectDetection()
+    labels = ["background", "car", "N/A", "N/A"]
+    task.bundle = Bundle("m", "1.0", "object-detection", "eager", "m.pth", labels, given)
+    task.bundle.decode["score_floor"] = 0.05
+    return task
+
+
+def test_what_is_found_in_the_bars_of_a_letterbox_is_no_box() -> None:
+    task = _task(ImageInput(resize=[80, 80], letterbox=0))
+    # 160x80 becomes 80x40 with 20 rows of bars above and below.
+    picture = Picture.of(Image.new("RGB", (160, 80)))
+    boxes = np.array(
+        [[10, 2, 30, 15], [10, 10, 30, 30], [40, 65, 60, 80], [0, 20, 80, 60]], np.float32
+    )
+    scores, classes = np.array([0.9, 0.8, 0.7, 0.6], np.float32), np.array([1, 1, 1, 1])
+    answer = task.postprocess((boxes, scores, classes), picture, {"min_score": 0.5})
+    assert [each["box"] for each in answer] == [
+        {"xmin": 20.0, "ymin": 0.0, "xmax": 60.0, "ymax": 20.0},
+        {"xmin": 0.0, "ymin": 0.0, "xmax": 160.0, "ymax": 80.0},
+    ]
+
+
+def test_an_answer_is_like_itself() -> None:
+    """Also where two classes of the same name have the same box."""
+    task = _task(ImageInput())
+    picture = Picture.of(Image.new("RGB", (100, 60)))
+    boxes = np.array([[0, 0, 100, 60]] * 2 + [[5, 60, 20, 60], [5, 5, 20, 20]], np.float32)
+    scores, classes = np.array([0.9, 0.6, 0.8, 0.7], np.float32), np.array([2, 3, 1, 1])
+    answer = task.postprocess((boxes, scores, classes), picture, {"min_score": 0.05})
+    assert len(answer) == 3
+    difference = task.compare(answer, answer)
+    assert (difference.same, difference.score) == (True, 0.0)
