@@ -15,7 +15,7 @@ from typing import Any
 # Else a worker that is started again would find bytecode that no record knows of.
 sys.dont_write_bytecode = True
 
-from handlers.errors import LoadError  # noqa: E402
+from handlers.errors import LoadError, one_line  # noqa: E402
 
 logger = logging.getLogger(__name__)
 # Libraries change the level of the root logger, OpenVINO to ERROR: ours must not depend on it.
@@ -35,7 +35,7 @@ class Service:
             raise
         # Whatever else goes wrong must become a RuntimeError: TorchServe kills a worker on others.
         except Exception as error:
-            refusal = LoadError(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            refusal = LoadError(f"{type(error).__name__}: {one_line(error, 500)}")
             _refuse(context, refusal)
             raise refusal from error
 

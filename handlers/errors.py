@@ -142,3 +142,8 @@ class SignatureError(MarsmithError):
 
 class ServerError(MarsmithError):
     """TorchServe does not start, answer or stop as asked."""
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """The words of another library's error on one line, at most ``most`` characters of them."""
+    return " ".join(str(error).split())[:most]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from handlers import onnx_names
-from handlers.errors import ExportError
+from handlers.errors import ExportError, one_line
 from handlers.quiet import quiet
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def export(request: ExportRequest, path: Path) -> None:
                 _exported(request, path)
     # The exporters raise errors of many kinds, all of which mean the same to a user.
     except Exception as error:
-        line = " ".join(str(error).split())[:400]
+        line = one_line(error, 400)
         raise ExportError(f"this model has no ONNX form: {type(error).__name__}: {line}") from error
     _finish(path, calls)
 

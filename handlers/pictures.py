@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from handlers import formats, jpeg
-from handlers.errors import BrokenPicture, RequestError, TooLarge, UnsupportedPicture
+from handlers.errors import BrokenPicture, RequestError, TooLarge, UnsupportedPicture, one_line
 from handlers.formats import FORMATS
 
 MAX_SCANS = 500  # of a JPEG; encoders write 1 to about 20, and each costs a pass over the pixels
@@ -172,7 +172,7 @@ def decode(data: bytes | bytearray | memoryview, max_pixels: int) -> Image.Image
     except (MemoryError, Image.DecompressionBombError) as error:
         raise TooLarge(f"this {kind} picture asks for more memory than it may have") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = one_line(error, 120) or type(error).__name__
         raise BrokenPicture(f"this {kind} picture cannot be read: {reason}") from error
     turn = _UPRIGHT.get(orientation)
     return picture if turn is None else picture.transpose(turn)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from handlers import plugins
-from handlers.errors import PluginError, WeightsError
+from handlers.errors import PluginError, WeightsError, one_line
 
 SOURCE = "source"
 
@@ -97,7 +97,7 @@ class Servable(nn.Module):
         try:
             self.bare().load_state_dict(state, strict=True)
         except (RuntimeError, AttributeError, TypeError) as error:
-            detail = " ".join(str(error).split())[:600]
+            detail = one_line(error, 600)
             raise WeightsError(
                 f"the weights do not fit {self.recipe['architecture']} with arguments "
                 f"{self.recipe['arguments']}: {detail}"
@@ -206,7 +206,7 @@ def _import_source(path: Path, inner: list[str]) -> Any:
         ) from error
     # A source may fail at import in any way.
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
+        line = one_line(error)
         raise PluginError(
             f"{path.name} cannot be imported: {type(error).__name__}: {line}"
         ) from error

@@ -220,6 +220,8 @@ class TaskHandler(BaseHandler):
         self.model, self.model_streams = model, model.streams
         if (folder / split.FILE).exists():
             self.model = split.Halves(model, split.load(folder, bundle.input))
+            # The second half keeps a picture's features on itself.
+            self.model_streams = 1
         if bundle.foreign is not None:
             meaning = meaning_of(bundle.foreign.outputs, self.meanings)
             count = len(bundle.labels)

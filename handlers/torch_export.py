@@ -13,7 +13,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from handlers import precision
-from handlers.errors import ExportError, IntegrityError
+from handlers.errors import ExportError, IntegrityError, one_line
 from handlers.quiet import quiet
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def capture(request: ExportRequest) -> ExportedProgram:
         raise
     # It gives its many reasons as many kinds of exception, which share no base of their own.
     except Exception as error:
-        line = " ".join(str(error).split())[:400]
+        line = one_line(error, 400)
         raise ExportError(f"torch.export cannot capture this model: {line}") from error
     for node in program.graph.nodes:
         # They name files of the build machine, and addresses in its memory.
@@ -81,7 +81,7 @@ def load(path: Path) -> ExportedProgram:
             return program
     # Damage shows itself as errors of many kinds, from the zip file to the graph.
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
+        line = one_line(error)
         raise IntegrityError(f"{path.name} is not a program of torch.export: {line}") from error
 
 

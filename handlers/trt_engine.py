@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from handlers import inductor
-from handlers.errors import IntegrityError, LoadError
+from handlers.errors import IntegrityError, LoadError, one_line
 
 METADATA = "marsmith"
 # Pictures of a call where an artifact that others exported does not say how many it takes.
@@ -78,7 +78,7 @@ def told(name: str, content: bytes) -> dict[str, Any]:
         return {**json.loads(known), "input": given.name, "axes": axes}
     # Protobuf's errors and those of what a damaged file holds are of many kinds.
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
+        line = one_line(error)
         raise IntegrityError(f"{name} is no ONNX model with one input: {line}") from error
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from handlers import plugins
 from handlers.bundle import Bundle
-from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError
+from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError, one_line
 from handlers.integrity import sha256
 from handlers.runtimes import as_arrays
 from handlers.servable import SOURCE, Servable
@@ -249,7 +249,7 @@ def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
         outputs = reference.model(np.stack([pixels]))
     # A network that does not take its input may fail in any way.
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
+        line = one_line(error)
         raise SpecError(
             f"input: the network fails on pixels of shape {pixels.shape}: {line}"
         ) from error

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from torch import Tensor, nn
 
-from handlers.errors import PluginError, WeightsError
+from handlers.errors import PluginError, WeightsError, one_line
 from handlers.servable import torchvision_entry
 
 
@@ -39,7 +39,7 @@ def network(recipe: Mapping[str, Any], state: dict[str, Tensor]) -> nn.Module:
             f"{error}"
         ) from error
     except (RuntimeError, AttributeError, KeyError) as error:
-        detail = " ".join(str(error).split())[:600]
+        detail = one_line(error, 600)
         raise WeightsError(
             f"the weights are not of torchvision's {name} as {entry.name} has it: {detail}"
         ) from error

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from handlers.closeness import Closeness
-from handlers.errors import ParityError
+from handlers.errors import ParityError, one_line
 from handlers.runtimes import Array, Arrays
 from handlers.task import TaskHandler
 
@@ -97,7 +97,7 @@ def _run(artifact: TaskHandler, arrays: list[Array]) -> Arrays:
         return artifact.model(np.stack(arrays))
     # A runtime fails in ways of its own, often with pages of a compiler behind it.
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
+        line = one_line(error)
         raise ParityError(
             f"the artifact fails on a batch of {len(arrays)}: {type(error).__name__}: {line}"
         ) from error

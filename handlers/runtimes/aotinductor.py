@@ -15,7 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from handlers import inductor, isa, saving
-from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable
+from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable, one_line
 from handlers.foreign import flatten
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
@@ -47,7 +47,7 @@ class AotInductor(Runtime):
         try:
             records = _read(path)
         except RuntimeError as error:
-            line = " ".join(str(error).split())[:300]
+            line = one_line(error)
             raise IntegrityError(f"{path.name} is no package of AOTInductor: {line}") from error
         _check_host(records, path.name)
         self._pairs = False
@@ -63,7 +63,7 @@ class AotInductor(Runtime):
                     folder, "model", False, 1, -1, False
                 )
             except (RuntimeError, ValueError) as error:
-                line = " ".join(str(error).split())[:300]
+                line = one_line(error)
                 raise IntegrityError(f"{path.name} does not load here: {line}") from error
 
     def __call__(self, *arrays: Array) -> Arrays:
@@ -117,7 +117,7 @@ class AotInductor(Runtime):
                 )
         # Its own errors and those of the C++ compiler behind it are of many kinds.
         except Exception as error:
-            line = " ".join(str(error).split())[:400]
+            line = one_line(error, 400)
             raise ExportError(f"AOTInductor cannot compile this model: {line}") from error
         _rewrite(request.path, isa.LEVELS.get(level, isa.here()))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from handlers import precision, saving
-from handlers.errors import IntegrityError
+from handlers.errors import IntegrityError, one_line
 from handlers.onnx_names import numbered
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 from handlers.servable import SOURCE, Servable
@@ -30,7 +30,7 @@ class Eager(Runtime):
             saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         # Its unpickler meets damage with errors of any kind.
         except Exception as error:
-            line = " ".join(str(error).split())[:300]
+            line = one_line(error)
             raise IntegrityError(f"{path.name} cannot be read by torch.load: {line}") from error
         if not isinstance(saved, dict) or set(saved) != {"recipe", "state"}:
             raise IntegrityError(f"{path.name} is not an artifact of the eager runtime")

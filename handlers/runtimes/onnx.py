@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers import onnx_export
-from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable
+from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable, one_line
 from handlers.onnx_names import is_result
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
@@ -34,7 +34,7 @@ class Onnx(Runtime):
             self._session = ort.InferenceSession(path, settings, providers=_providers(device))
         # Its exceptions share no base of their own.
         except Exception as error:
-            line = " ".join(str(error).split())[:300]
+            line = one_line(error)
             raise IntegrityError(f"{path.name} is no ONNX model that runs here: {line}") from error
         self._path = path
         self._input = self._session.get_inputs()[0].name

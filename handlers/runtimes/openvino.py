@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from handlers import onnx_export
-from handlers.errors import IntegrityError, LoadError
+from handlers.errors import IntegrityError, LoadError, one_line
 from handlers.onnx_names import is_result, module_of
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
@@ -46,7 +46,7 @@ class OpenVino(Runtime):
         try:
             self._model = ov.Core().compile_model(str(path), "CPU", self._settings)
         except RuntimeError as error:
-            line = " ".join(str(error).split())[:300]
+            line = one_line(error)
             raise IntegrityError(
                 f"{path.name} is no OpenVINO model that runs here: {line}"
             ) from error

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from handlers import inductor, saving, torch_export
-from handlers.errors import IntegrityError, LoadError
+from handlers.errors import IntegrityError, LoadError, one_line
 from handlers.foreign import flatten
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
@@ -42,7 +42,7 @@ class TorchCompile(Runtime):
                 self._warm(program)
         # The compiler's own errors and those of the C++ compiler behind it are of many kinds.
         except Exception as error:
-            line = " ".join(str(error).split())[:400]
+            line = one_line(error, 400)
             raise LoadError(
                 f"{path.name} cannot be compiled here: {line}; where it could be before, what is "
                 f"kept in {kept} may be damaged: remove it"

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from handlers import precision, saving, torchscript_layers
-from handlers.errors import ExportError, IntegrityError
+from handlers.errors import ExportError, IntegrityError, one_line
 from handlers.foreign import flatten
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
@@ -39,7 +39,7 @@ class TorchScript(Runtime):
                 module = torch.jit.load(str(path), map_location=device).eval()
                 self._module = torch.jit.freeze(module)
         except (RuntimeError, ValueError) as error:
-            line = " ".join(str(error).split())[:300]
+            line = one_line(error)
             raise IntegrityError(f"{path.name} is not a TorchScript file: {line}") from error
         warnings.filterwarnings("ignore", message=r".*always returns a \(Losses, Detections\)")
         self._device, self._path = device, path
@@ -103,7 +103,7 @@ def _script(request: ExportRequest) -> Any:
         return torch.jit.script(request.module)
     # Its compiler meets what it cannot read with errors of many kinds.
     except Exception as error:
-        line = " ".join(str(error).split())[:400]
+        line = one_line(error, 400)
         raise ExportError(f"torch.jit.script cannot read this model, use trace: {line}") from error
 
 

@@ -22,6 +22,7 @@ SIZE = 192
 
 @pytest.fixture(autouse=True)
 def _fixed_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchScript, "streams", 2)
     monkeypatch.setattr(TorchScript, "dynamic_shapes", False)
 
 
@@ -72,6 +73,7 @@ def test_the_two_halves_answer_like_the_whole(name: str, tmp_path: Path) -> None
     assert (tmp_path / "decode.pth").exists()
     artifact = load_task(bundle.task)()
     artifact.bind(bundle, tmp_path)
+    assert artifact.model_streams == 1
     batch = np.stack([pixels])
     expected, found = build.reference(bundle, module).model(batch), artifact.model(batch)
     assert [output.shape for output in expected] == [output.shape for output in found]
