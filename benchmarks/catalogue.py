@@ -1,8 +1,8 @@
 """Build and serve every model of the catalogue with prepared weights, against plain torchvision.
 
-``python -m benchmarks.catalogue [NAMES...] [--runtime RUNTIME]`` prints a line for each model, on
-its own runtime or another one, and writes ``docs/catalogue.md`` from this and earlier runs, whose
-results are in ``build/catalogue.json``; ``--page`` only writes the page.
+``python -m benchmarks.catalogue [NAMES...] [--runtime RUNTIME]...`` prints a line for each model on
+each runtime (its own where none is said) and writes ``docs/catalogue.md`` from this and earlier
+runs, whose results are in ``build/catalogue.json``; ``--page`` only writes the page.
 """
 
 from __future__ import annotations
@@ -49,16 +49,8 @@ pictures in three sizes, sent together in one request and all at once, were comp
 *scores* is the largest difference of a score (a share of the mask for segmentation), *overlap* the
 least IoU of two boxes or share of equal pixels. Boxes are compared from a score of 0.05 on (FCOS:
 0.2, below which torchvision's own gives none), and there must be some at each of the three sizes.
-Build times are of two busy cores.
-
-| model | entry | export | batch | build s | archive MB | parity | compared | scores | overlap |
-|---|---|---|---|---|---|---|---|---|---|
-"""
-_OTHERS = """
-## On other runtimes
-
-The same comparison with `--runtime onnx` and `--runtime openvino`, in fp32: the same pictures, at
-the same sizes, through TorchServe. Detectors take one picture a call there.
+A torchscript detector is scripted and all else traced, as the model files say. On onnx and openvino
+detectors take one picture a call. Build times are of two cores, some of them busy.
 
 | model | runtime | build s | archive MB | parity | compared | scores | overlap |
 |---|---|---|---|---|---|---|---|
@@ -74,7 +66,7 @@ def main(words: list[str]) -> int:
     """Check the models, all of torchvision's where none is named; 1 where one fails."""
     parser = argparse.ArgumentParser(prog="benchmarks.catalogue")
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--runtime", help="instead of the model file's own")
+    parser.add_argument("--runtime", action="append", help="instead of the model file's own")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args(words)
     specs = [load(path) for path in sorted((PROJECT / "models").glob("*.yaml"))]
@@ -82,28 +74,29 @@ def main(words: list[str]) -> int:
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     good = True
     for name in [] if given.page else given.names or known:
-        found = _check(known[name], given.runtime)
-        good = good and not found.get("problem")
-        print(_row(known[name], given.runtime, found), flush=True)
-        # Others may have written to it meanwhile.
-        results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-        results[f"{name} {given.runtime}" if given.runtime else name] = found
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1))
+        for runtime in given.runtime or [known[name].runtime]:
+            found = _check(known[name], runtime)
+            good = good and not found.get("problem")
+            print(_row(known[name], runtime, found), flush=True)
+            # Others may have written to it meanwhile.
+            results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+            results[f"{name} {runtime}"] = found
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(results, indent=1))
     PAGE.write_text(_page(known, results), encoding="utf-8")
     return int(not good)
 
 
 def _page(known: dict[str, ModelSpec], results: dict[str, Any]) -> str:
-    own = [_row(known[key], None, results[key]) for key in sorted(results) if key in known]
-    left = ", ".join(f"`{name}`" for name in sorted(known.keys() - results.keys()))
-    own += [f"\nNot proven yet with prepared weights: {left}."] if left else []
-    pairs = [(*key.partition(" ")[::2], found) for key, found in sorted(results.items())]
-    others = [_row(known[name], runtime, found) for name, runtime, found in pairs if runtime]
-    return _HEAD + "\n".join(own) + "\n" + (_OTHERS + "\n".join(others) + "\n" if others else "")
+    pairs = [(*key.split(), found) for key, found in sorted(results.items())]
+    rows = [_row(known[name], runtime, found) for name, runtime, found in pairs]
+    missing = known.keys() - {name for name, runtime, _ in pairs if runtime == known[name].runtime}
+    left = ", ".join(f"`{name}`" for name in sorted(missing))
+    rows += [f"\nNot run yet on the runtime of its model file: {left}."] if left else []
+    return _HEAD + "\n".join(rows) + "\n"
 
 
-def _check(spec: ModelSpec, runtime: str | None) -> dict[str, Any]:
+def _check(spec: ModelSpec, runtime: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         weights = prepare(spec, home)
@@ -124,13 +117,11 @@ def _check(spec: ModelSpec, runtime: str | None) -> dict[str, Any]:
         return {**result, **_serve(spec, weights, home)}
 
 
-def _build(spec: ModelSpec, runtime: str | None, weights: Path, store: Path) -> str | None:
+def _build(spec: ModelSpec, runtime: str, weights: Path, store: Path) -> str | None:
     """Why the build failed, None where it did not."""
-    command = [sys.executable, "-m", "marsmith", "build", spec.name, "--weights", str(weights)]
-    command += ["--runtime", runtime] if runtime else []
-    done = subprocess.run(
-        [*command, "--store", str(store)], cwd=PROJECT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "marsmith", "build", spec.name, "--runtime", runtime]
+    command += ["--weights", str(weights), "--store", str(store)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     return (done.stderr or done.stdout).strip().splitlines()[-1] if done.returncode else None
 
 
@@ -153,14 +144,8 @@ def _serve(spec: ModelSpec, weights: Path, home: Path) -> dict[str, Any]:
     }
 
 
-def _row(spec: ModelSpec, runtime: str | None, result: dict[str, Any]) -> str:
-    """A row of the table of models on their own runtime, or of that of other runtimes."""
-    own = (
-        str(spec.weights.torchvision),
-        spec.runtime_options.get("method", spec.runtime),
-        str(spec.serving.batch_size),
-    )
-    cells = [f"`{spec.name}`", *([runtime] if runtime else own)]
+def _row(spec: ModelSpec, runtime: str, result: dict[str, Any]) -> str:
+    cells = [f"`{spec.name}`", runtime]
     if result.get("problem"):
         words = re.sub(r"[|\s]+", " ", result["problem"])
         cells += [f"**fails**: {words}", *[""] * 5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ import torch
 
 from handlers.bundle import Limits
 from handlers.errors import RuntimeUnavailable
+
+logger = logging.getLogger(__name__)
 
 # What a spec's serving.device calls the kinds of device that a runtime runs on.
 KINDS = {"cpu": "cpu", "gpu": "cuda"}
@@ -25,7 +28,15 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
             f"the model's spec says serving.device: {wanted}, and its runtime runs on "
             f"{' and '.join(able)} alone: build it with serving.device: auto"
         )
-    if wanted == "cpu" or "cuda" not in able:
+    if wanted == "cpu":
+        return "cpu"
+    if "cuda" not in able:
+        if gpu_id is not None:
+            logger.warning(
+                "GPU %s is left idle, for this model's runtime runs on the CPU alone: build it "
+                "with --runtime torch-compile, tensorrt or onnx, or say serving.device: cpu",
+                gpu_id,
+            )
         return "cpu"
     if gpu_id is None and "cpu" not in able:
         # A build has no TorchServe to give it one.
@@ -39,6 +50,12 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
             f"(torch.cuda.is_available() is {torch.cuda.is_available()}, gpu_id is {gpu_id}): "
             "take a host with an NVIDIA driver, or build it "
             + ("with serving.device: auto" if "cpu" in able else "with another runtime")
+        )
+    if gpu_id is not None:
+        logger.warning(
+            "GPU %s is left idle and the model runs on the CPU, for torch.cuda.is_available() is "
+            "False: look at the NVIDIA driver, and at the build of torch",
+            gpu_id,
         )
     return "cpu"
 

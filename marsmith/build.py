@@ -193,7 +193,7 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
 def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:
     """What the archive will say of its model; ``files`` are what it was made of."""
     task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
-    options = {**runtime.options, **spec.runtime_options}
+    options = {**runtime.options, **spec.options}
     single = task.loops and (runtime.traces(options) or not runtime.dynamic_shapes)
     return Bundle(
         name=spec.name,

@@ -88,7 +88,7 @@ def onnx_of(name: str) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def _export(found: subject.Subject, network: Any, path: Path) -> None:
-    spec = found.spec.model_copy(update={"runtime": "onnx", "runtime_options": {}})
+    spec = found.spec.on("onnx")
     bundle = build.bundle_of(spec, Path.cwd(), [])
     pixels = found.pixels()
     request = ExportRequest(

@@ -9,7 +9,7 @@ import yaml
 
 from handlers.errors import SpecError
 
-KEYS = ("runtime", "precision", "calibration", "accuracy", "serving")
+KEYS = ("runtime", "runtime_options", "precision", "calibration", "accuracy", "serving")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -58,9 +58,11 @@ class ModelSpec(Strict):
     it gives (see ``handlers.foreign.Contract``). ``input`` None takes the preset of torchvision's
     weights. ``decode`` are the task's settings
     fixed in the exported module, ``defaults`` the request options' defaults, ``samples`` a folder
-    of pictures for parity and the golden requests. ``calibration`` is what precision int8 takes its
-    ranges from, ``accuracy`` what the artifact is measured on beside fp32. ``chosen`` is what
-    ``--runtime auto`` found. ``default`` marks what a plain ``./build_mar.sh`` builds.
+    of pictures for parity and the golden requests. ``runtime_options`` are those of ``runtime``,
+    and under the name of a runtime those that it has where it is chosen. ``calibration`` is what
+    precision int8 takes its ranges from, ``accuracy`` what the artifact is measured on beside fp32.
+    ``chosen`` is what ``--runtime auto`` found. ``default`` marks what a plain ``./build_mar.sh``
+    builds.
     """
 
     name: Annotated[str, AfterValidator(_model_name)]
@@ -123,9 +125,7 @@ class ModelSpec(Strict):
         if self.runtime not in plugins.names("runtimes"):
             known = ", ".join(plugins.names("runtimes"))
             raise ValueError(f"runtime {self.runtime!r}: accepted are {known}")
-        _check_keys(
-            "runtime_options", self.runtime_options, plugins.load_runtime(self.runtime).options
-        )
+        _check_options(self.runtime_options, self.runtime)
         able = plugins.load_runtime(self.runtime).devices
         if self.serving.device != "auto" and KINDS[self.serving.device] not in able:
             raise ValueError(
@@ -162,6 +162,20 @@ class ModelSpec(Strict):
             )
         return self
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of its runtime: those without a name, and before them those with its name."""
+        named = _of_runtimes(self.runtime_options)
+        flat = {key: value for key, value in self.runtime_options.items() if key not in named}
+        return {**named.get(self.runtime, {}), **flat}
+
+    def on(self, runtime: str) -> ModelSpec:
+        """The same model on a runtime, with the options that the file has for it."""
+        if runtime == self.runtime:
+            return self
+        options = _of_runtimes(self.runtime_options)
+        return self.model_copy(update={"runtime": runtime, "runtime_options": options})
+
 
 def _check_foreign(spec: ModelSpec) -> None:
     """What must be said of an artifact of others, for nothing in it tells; raises ValueError."""
@@ -195,6 +209,23 @@ def runtimes_for(suffix: str) -> list[str]:
     ]
 
 
+def _of_runtimes(options: dict[str, Any]) -> dict[str, Any]:
+    """Of ``runtime_options`` what is said for runtimes by their names."""
+    names = plugins.names("runtimes")
+    return {key: value for key, value in options.items() if key in names}
+
+
+def _check_options(options: dict[str, Any], runtime: str) -> None:
+    named = _of_runtimes(options)
+    flat = {key: value for key, value in options.items() if key not in named}
+    _check_keys("runtime_options", flat, plugins.load_runtime(runtime).options)
+    for name, given in sorted(named.items()):
+        where = f"runtime_options.{name}"
+        if not isinstance(given, dict):
+            raise ValueError(f"{where} is {given!r:.60}: write a mapping of its options")
+        _check_keys(where, given, plugins.load_runtime(name).options)
+
+
 def _check_keys(where: str, given: dict[str, Any], accepted: Any) -> None:
     for key in given.keys() - set(accepted):
         listing = ", ".join(sorted(accepted)) or "none here"
@@ -212,8 +243,13 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
         ) from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
-    given = {**fields, **(overrides or {})}
-    for key in ("calibration", "accuracy", "serving"):
+    said, options = overrides or {}, fields.get("runtime_options")
+    runtime = fields.get("runtime", ModelSpec.model_fields["runtime"].default)
+    if said.get("runtime", runtime) != runtime and isinstance(options, dict):
+        # Those without a name are of the runtime that the file says.
+        fields["runtime_options"] = _of_runtimes(options)
+    given = {**fields, **said}
+    for key in ("calibration", "accuracy", "serving", "runtime_options"):
         # An option on the command line, or a profile, changes some of their values.
         if isinstance(fields.get(key), dict) and isinstance(given[key], dict):
             given[key] = {**fields[key], **given[key]}
@@ -222,10 +258,6 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
     if same and isinstance(ours, dict) and isinstance(theirs, dict) and "torchvision" in ours:
         # Another file does not change what made the network, its preset and its labels.
         given["weights"] = {"torchvision": ours["torchvision"], **theirs}
-    plain = ModelSpec.model_fields["runtime"].default
-    if given.get("runtime", plain) != fields.get("runtime", plain):
-        # The file's options are those of the runtime that it names.
-        given["runtime_options"] = (overrides or {}).get("runtime_options", {})
     return parse(given, str(path))
 
 

@@ -108,10 +108,8 @@ def _build(
     spec: ModelSpec, root: Path, store: Path, runtime: str, precision: str, seconds: float
 ) -> dict[str, Any]:
     """What the build reports, or its problem."""
-    fields = spec.model_dump(mode="json", exclude_unset=True)
+    fields = spec.on(runtime).model_dump(mode="json", exclude_unset=True)
     fields |= {"runtime": runtime, "precision": precision}
-    if runtime != spec.runtime:
-        fields.pop("runtime_options", None)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.yaml"
         path.write_text(yaml.safe_dump(fields), encoding="utf-8")

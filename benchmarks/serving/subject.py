@@ -125,14 +125,12 @@ class Subject:
 
         ``int8+tensor`` is the precision with the input's ``backend: tensor``.
         """
-        given = self.spec.model_dump(mode="json", exclude_unset=True)
+        given = self.spec.on(runtime).model_dump(mode="json", exclude_unset=True)
         precision, _, backend = precision.partition("+")
         if backend:
             geometry = asdict(resolve.image_input(self.spec))
             given["input"] = {**geometry, **given.get("input", {}), "backend": backend}
         given |= {"runtime": runtime, "precision": precision}
-        if runtime != self.spec.runtime:
-            given.pop("runtime_options", None)
         given["serving"] = {**given.get("serving", {}), **self.serving, **serving}
         file = weights.locate(self.spec, PROJECT)
         given["weights"] = {**given["weights"], "file": str(file.absolute())}

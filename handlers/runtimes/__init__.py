@@ -32,7 +32,9 @@ class Runtime(ABC):
     device that it runs on, ``precisions`` what it can compute in, ``dynamic_shapes`` whether output
     shapes may depend on data (a runtime that says no is given ``network`` alone, and ``decode``
     runs in the handler), ``options`` the keys a spec's ``runtime_options`` may have with their
-    defaults. ``streams`` is how many calls, from as many threads, it computes at once.
+    defaults, ``load_choices`` values of those that the artifact does not depend on, so that
+    ``marsmith tune`` can try them. ``streams`` is how many calls, from as many threads, it computes
+    at once.
     """
 
     required: ClassVar[tuple[str, ...]] = ("suffix",)
@@ -43,6 +45,7 @@ class Runtime(ABC):
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     dynamic_shapes: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Any]] = {}
+    load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     streams: int = 1
 
     @abstractmethod

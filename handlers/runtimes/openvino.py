@@ -31,6 +31,9 @@ class OpenVino(Runtime):
     devices = ("cpu",)
     precisions = tuple(_HINTS)
     options: ClassVar[Mapping[str, Any]] = {"streams": _ALL_THREADS}
+    load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "streams": (_ALL_THREADS, _EACH_THREAD)
+    }
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         import openvino as ov

@@ -186,13 +186,10 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     print_table(console, spec, tried)
     best = trials.best(tried)
     console.print(f"--runtime auto: {best.runtime}, {best.throughput:.0f} pictures/s at batch 8")
-    options = spec.runtime_options if best.runtime == spec.runtime else {}
     record = {
         trial.runtime: trial.problem or f"{trial.throughput:.0f} pictures/s" for trial in tried
     }
-    return spec.model_copy(
-        update={"runtime": best.runtime, "runtime_options": options, "chosen": record}
-    )
+    return spec.on(best.runtime).model_copy(update={"chosen": record})
 
 
 def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from handlers.errors import ServerError
@@ -11,7 +11,10 @@ from handlers.errors import ServerError
 
 @dataclass(frozen=True)
 class Point:
-    """One way to serve a model; ``delay`` in milliseconds, ``threads`` of each worker."""
+    """One way to serve a model; ``delay`` in milliseconds, ``threads`` of each worker.
+
+    ``options`` are those of the runtime that differ from what the archive was built with.
+    """
 
     runtime: str
     precision: str
@@ -19,11 +22,13 @@ class Point:
     threads: int
     batch_size: int
     delay: int
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         return (
             f"{self.runtime} {self.precision}, {self.workers} x {self.threads} threads, "
             f"batches of {self.batch_size}, {self.delay} ms"
+            + "".join(f", {key} {value}" for key, value in self.options.items())
         )
 
     def serving(self) -> dict[str, int]:

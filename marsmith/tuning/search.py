@@ -1,20 +1,30 @@
 """Which points to measure, and in what order: one coordinate after the other, halving the field.
 
 The full grid of a host of many cores has hundreds of points of some fifteen seconds each. Here the
-workers are settled first, for each of the fastest pairs, then batches, then the delay.
+workers are settled first, for each of the fastest pairs, then batches, then the delay, and last
+what the runtime lets one choose at load.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point
 
 Pair = tuple[str, str]
 # How many points each coordinate after the first starts from.
 KEPT = (2, 1)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a pair leaves to choose: for how many workers there is memory, and other ``options``."""
+
+    workers: int
+    options: Sequence[Mapping[str, Any]] = field(default=())
 
 
 def splits(cores: int, room: int | None = None) -> list[tuple[int, int]]:
@@ -27,22 +37,23 @@ def splits(cores: int, room: int | None = None) -> list[tuple[int, int]]:
     return [(workers, cores // workers) for workers in counts]
 
 
-def most(pairs: int, cores: int) -> int:
-    """At most so many points are measured."""
+def most(pairs: int, cores: int, options: int = 0) -> int:
+    """At most so many points are measured, where a pair has at most so many other options."""
     first, last = KEPT
-    return pairs * len(splits(cores)) + first * (len(BATCHES) - 1) + last * (len(DELAYS) - 1)
+    ends = len(DELAYS) - 1 + options
+    return pairs * len(splits(cores)) + first * (len(BATCHES) - 1) + last * ends
 
 
 def points(
-    pairs: Mapping[Pair, int], cores: int, objective: Objective, measured: list[Measured]
+    pairs: Mapping[Pair, Room], cores: int, objective: Objective, measured: list[Measured]
 ) -> Iterator[Point]:
     """The points in turn; the caller appends to ``measured`` what each gave before the next.
 
-    ``pairs`` tell for how many workers of each there is memory.
+    ``pairs`` tell what each of them leaves to choose.
     """
     delay, batch_size = DELAYS[0], BATCHES[0]
     for (runtime, precision), room in pairs.items():
-        for workers, threads in splits(cores, room):
+        for workers, threads in splits(cores, room.workers):
             yield Point(runtime, precision, workers, threads, batch_size, delay)
     first, last = KEPT
     for one in objective.ranked(measured)[:first]:
@@ -53,3 +64,6 @@ def points(
         if one.point.batch_size > 1:
             for other in DELAYS[1:]:
                 yield replace(one.point, delay=other)
+    for one in objective.ranked(measured)[:last]:
+        for options in pairs[one.point.runtime, one.point.precision].options:
+            yield replace(one.point, options=options)

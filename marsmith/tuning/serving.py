@@ -44,7 +44,8 @@ def measure(archive: Path, spec: ModelSpec, root: Path, point: Point, load: Load
         home = Path(temporary)
         store = home / "model-store"
         store.mkdir()
-        restage(archive, store / file_name(spec.name, spec.version), serving_of(spec, point))
+        target = store / file_name(spec.name, spec.version)
+        restage(archive, target, serving_of(spec, point), point.options)
         server = TorchServe(home, config_file=root / CONFIG_NAME, config=_settings())
         try:
             with server:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from handlers import plugins
 from handlers.errors import ExportError
 from handlers.integrity import sha256
 from marsmith import trials
@@ -19,7 +20,7 @@ from marsmith.trials import Trial
 from marsmith.tuning import fingerprint, search, serving
 from marsmith.tuning.points import BATCHES, Measured, Objective
 from marsmith.tuning.record import Record
-from marsmith.tuning.search import Pair
+from marsmith.tuning.search import Pair, Room
 
 FOLDER = Path("build/tune")
 FINALISTS = 3
@@ -70,12 +71,12 @@ class Session:
     def run(self, pairs: Sequence[Pair]) -> None:
         """Search; raises ExportError where no pair can serve the model."""
         cores = self._host["cores"]
-        ahead = search.most(min(FINALISTS, len(pairs)), cores)
+        ahead = search.most(min(FINALISTS, len(pairs)), cores, self._widest(pairs))
         for number, pair in enumerate(self._ordered(pairs)):
             self.advance(number, len(pairs) + ahead)
             self._try(pair)
         finalists = {pair: self._room(pair) for pair in self._finalists()}
-        ahead = search.most(len(finalists), cores)
+        ahead = search.most(len(finalists), cores, self._widest(finalists))
         self.tried.sort(key=lambda trial: (trial.problem is not None, -trial.throughput))
         digests = {pair: sha256(self._archive(pair)) for pair in finalists}
         pictures = fingerprint.of_pictures(self.load.pictures)
@@ -140,11 +141,21 @@ class Session:
         good.sort(key=lambda trial: -trial.throughput)
         return [(trial.runtime, trial.precision) for trial in good[:FINALISTS]]
 
-    def _room(self, pair: Pair) -> int:
-        """For how many workers of a pair there is memory, at least one."""
+    def _room(self, pair: Pair) -> Room:
+        """For how many workers of a pair there is memory, at least one, and its other options."""
         (trial,) = (each for each in self.tried if (each.runtime, each.precision) == pair)
         free = _MEMORY_SHARE * psutil.virtual_memory().available
-        return max(1, int(free / trial.resident_bytes))
+        return Room(max(1, int(free / trial.resident_bytes)), self._options(pair))
+
+    def _options(self, pair: Pair) -> list[dict[str, Any]]:
+        """What may be chosen at load, one after the other, beside what the archive has."""
+        runtime = plugins.load_runtime(pair[0])
+        has = {**runtime.options, **self.spec.on(pair[0]).options}
+        choices = runtime.load_choices.items()
+        return [{key: one} for key, values in choices for one in values if one != has[key]]
+
+    def _widest(self, pairs: Iterable[Pair]) -> int:
+        return max((len(self._options(pair)) for pair in pairs), default=0)
 
     def _archive(self, pair: Pair) -> Path:
         name = file_name(self.spec.name, self.spec.version)

@@ -36,13 +36,17 @@ def print_tables(console: Console, session: Session) -> None:
     metric = next((each.metric_name for each in session.tried if each.metric is not None), "")
     if metric:
         table.add_column(metric, justify="right")
+    chosen = any(one.point.options for one in session.measured)
+    if chosen:
+        table.add_column("options")
     failed = any(one.problem for one in session.measured)
     if failed:
         table.add_column("problem")
     for one in sorted(session.measured, key=lambda one: (one.problem or "", -one.throughput)):
         mark = "->" if one is best else "*" if one in front else ""
         trial = metrics[one.point.runtime, one.point.precision]
-        why = [escape(one.problem or "")] if failed else []
+        options = ", ".join(f"{key} {value}" for key, value in one.point.options.items())
+        why = [options] * chosen + [escape(one.problem or "")] * failed
         table.add_row(*_row(mark, one, trial if metric else None), *why)
     if session.measured:
         console.print(table)

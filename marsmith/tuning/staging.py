@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from handlers.bundle import Bundle
 from marsmith import archive
@@ -21,10 +23,13 @@ def serving_of(spec: ModelSpec, point: Point) -> ServingSpec:
     return ServingSpec.model_validate({**said, "queue_size": queue, **point.serving()})
 
 
-def restage(source: Path, target: Path, serving: ServingSpec) -> None:
+def restage(
+    source: Path, target: Path, serving: ServingSpec, options: Mapping[str, Any] | None = None
+) -> None:
     """Write the archive ``source`` to ``target`` with settings of its own and a new record.
 
     The artifact takes as many pictures a call as it was built for: that must be no fewer.
+    ``options`` of the runtime are those that it does not depend on.
     """
     with tempfile.TemporaryDirectory(prefix=".restage-", dir=target.parent) as temporary:
         folder = Path(temporary)
@@ -40,7 +45,14 @@ def restage(source: Path, target: Path, serving: ServingSpec) -> None:
         )
         said = serving.model_dump(mode="json", exclude_defaults=True)
         made_of = {**bundle.provenance["spec"], "serving": said}
-        changed = replace(bundle, limits=limits, provenance={**bundle.provenance, "spec": made_of})
+        if options:
+            made_of["runtime_options"] = {**made_of.get("runtime_options", {}), **options}
+        changed = replace(
+            bundle,
+            limits=limits,
+            runtime_options={**bundle.runtime_options, **(options or {})},
+            provenance={**bundle.provenance, "spec": made_of},
+        )
         changed.write(folder)
         (folder / "model-config.yaml").write_text(serving.model_config_yaml(), "utf-8")
         archive.pack(folder, changed, target)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from handlers import plugins
 from handlers.errors import SpecError
 from marsmith.host_profile import read
 from marsmith.spec import ModelSpec, parse
@@ -27,6 +28,8 @@ def changes(spec: ModelSpec, point: Point, cores: int) -> dict[str, Any]:
     """
     serving = {**point.serving(), "cores": cores}
     keys: dict[str, Any] = {"runtime": point.runtime, "precision": point.precision}
+    if point.options:
+        keys["runtime_options"] = dict(point.options)
     if point.precision == "int8" and spec.calibration is not None and spec.accuracy is not None:
         keys["calibration"] = spec.calibration.model_dump(mode="json", exclude_unset=True)
         keys["accuracy"] = spec.accuracy.model_dump(mode="json", exclude_unset=True)
@@ -48,8 +51,8 @@ def to_model_file(path: Path, keys: Mapping[str, Any]) -> None:
     except (OSError, YAMLError) as error:
         raise SpecError(f"{path} cannot be changed: {' '.join(str(error).split())}") from error
     plain = ModelSpec.model_fields["runtime"].default
-    if keys["runtime"] != document.get("runtime", plain) and document.get("runtime_options"):
-        _empty(document, "runtime_options")
+    if keys["runtime"] != document.get("runtime", plain):
+        _forget_options(document)
     for key, value in keys.items():
         if isinstance(value, Mapping) and isinstance(document.get(key), Mapping):
             document[key].update(value)
@@ -83,6 +86,18 @@ def _flow(value: Mapping[str, Any]) -> Any:
     mapping = CommentedMap(value)
     mapping.fa.set_flow_style()
     return mapping
+
+
+def _forget_options(document: Any) -> None:
+    """Remove the options of the runtime, but not those that stand under a runtime's name."""
+    options = document.get("runtime_options") or {}
+    known = plugins.names("runtimes")
+    flat = [key for key in options if key not in known]
+    if flat and len(flat) == len(options):
+        _empty(document, "runtime_options")
+        return
+    for key in flat:
+        del options[key]
 
 
 def _empty(document: Any, key: str) -> None:

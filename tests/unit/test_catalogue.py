@@ -133,7 +133,7 @@ def test_a_model_has_torchvisions_best_weights_and_says_so(spec: ModelSpec) -> N
     assert entry is weights.torchvision_weights(spec_of(spec.name, spec.task))
     assert spec.architecture == f"torchvision:{spec.name}"
     assert spec.licence == "BSD-3-Clause"
-    assert spec.runtime_options["method"] in ("trace", "script")
+    assert spec.on("torchscript").options["method"] in ("trace", "script")
     assert "torchvision's weights" in spec.description
     assert resolve.labels(spec, PROJECT) == entry.meta["categories"]
     preset = entry.transforms()
@@ -151,10 +151,12 @@ def test_another_weights_file_keeps_torchvisions_labels_and_preset() -> None:
     assert resolve.image_input(ours) == resolve.image_input(theirs)
 
 
-def test_another_runtime_does_not_get_torchscripts_options() -> None:
+def test_a_runtime_gets_its_own_options() -> None:
     path = PROJECT / "models/ssdlite320_mobilenet_v3_large.yaml"
-    assert load(path, {"runtime": "eager"}).runtime_options == {}
-    assert load(path, {"runtime": "torchscript"}).runtime_options == {"method": "script"}
+    assert load(path, {"runtime": "eager"}).options == {}
+    assert load(path, {"runtime": "torchscript"}).options == {"method": "script"}
+    given = {"runtime": "torchscript", "runtime_options": {"method": "trace"}}
+    assert load(path, given).options == {"method": "trace"}
 
 
 class Mirror(ThreadingHTTPServer):

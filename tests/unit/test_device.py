@@ -31,9 +31,11 @@ def test_a_worker_takes_the_gpu_that_torchserve_gave_it() -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_auto_is_the_cpu() -> None:
-    assert device.choose("auto", 0, BOTH) == "cpu"
+def test_without_a_gpu_auto_is_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
     assert device.choose("auto", None, BOTH) == "cpu"
+    assert not caplog.text
+    assert device.choose("auto", 1, BOTH) == "cpu"
+    assert "GPU 1 is left idle" in caplog.text
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -57,8 +59,12 @@ def test_threads_are_a_share_of_the_cores() -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_runtime_of_the_cpu_takes_no_gpu() -> None:
+def test_a_runtime_of_the_cpu_takes_no_gpu_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert device.choose("auto", None, ("cpu",)) == "cpu"
+    assert device.choose("cpu", 0, ("cpu",)) == "cpu"
+    assert not caplog.text
     assert device.choose("auto", 0, ("cpu",)) == "cpu"
+    assert "GPU 0 is left idle" in caplog.text
     with pytest.raises(RuntimeUnavailable, match="runs on cpu alone"):
         device.choose("gpu", 0, ("cpu",))
 

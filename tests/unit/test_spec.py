@@ -77,6 +77,10 @@ def test_an_unknown_key_is_refused_at_its_place(changes: dict[str, Any], place: 
     ("changes", "words"),
     [
         ({"runtime_options": {"mode": "trace"}}, "runtime_options has the unknown key 'mode'"),
+        (
+            {"runtime_options": {"openvino": {"method": "trace"}}},
+            "runtime_options.openvino has the unknown key 'method': accepted are streams",
+        ),
         ({"decode": {"top": 3}}, "decode has the unknown key 'top': accepted are none here"),
         ({"task": "image_classification"}, "task 'image_classification': accepted are"),
         ({"runtime": "tensorflow"}, "runtime 'tensorflow': accepted are"),
@@ -115,6 +119,7 @@ def test_an_unknown_name_lists_the_accepted_ones(changes: dict[str, Any], words:
         ({"input": {"color": "gray", "mean": [0.5]}}, "std has 3 values, gray has 1"),
         ({"input": {"std": [0.1, 0, 0.1]}}, "std must be above 0"),
         ({"input": {"mean": ["a", 0, 0]}}, "input.mean.0"),
+        ({"runtime_options": {"openvino": "one"}}, "runtime_options.openvino is 'one': write a"),
         ({"parity": {"tolerance": 0}}, "parity.tolerance"),
         ({"parity": {"tolerance": float("nan")}}, "parity.tolerance"),
         ({"parity": {"golden": 0.5}}, "parity.golden"),
@@ -130,6 +135,23 @@ def test_an_unknown_name_lists_the_accepted_ones(changes: dict[str, Any], words:
 )
 def test_a_wrong_value_is_refused_at_its_place(changes: dict[str, Any], words: str) -> None:
     assert words in mistake(**changes)
+
+
+def test_options_of_other_runtimes_stand_under_their_names(tmp_path: Path) -> None:
+    options = {"method": "trace", "openvino": {"streams": "per-thread"}, "torch-compile": {}}
+    model = with_changes(runtime_options=options)
+    assert model.options == {"method": "trace"}
+    assert model.on("torchscript") is model
+    assert model.on("openvino").options == {"streams": "per-thread"}
+    assert model.on("openvino").on("torchscript").options == {}
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump({**MODEL, "runtime_options": options}))
+    assert load(path, {"runtime": "openvino"}).options == {"streams": "per-thread"}
+    said = {"runtime": "openvino", "runtime_options": {"streams": "one"}}
+    assert load(path, said).options == {"streams": "one"}
+    assert load(path, {"runtime_options": {"method": "script"}}).on("openvino").options == {
+        "streams": "per-thread"
+    }
 
 
 def test_all_mistakes_are_named_at_once() -> None:

@@ -19,9 +19,11 @@ from handlers.errors import ServerError, SpecError
 from marsmith import host_profile, smoke, spec
 from marsmith.archive import read_json
 from marsmith.commands import tune
+from marsmith.spec_parts import ServingSpec
 from marsmith.tuning import client, search, staging, writing
 from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point, pareto
 from marsmith.tuning.record import Record
+from marsmith.tuning.search import Room
 
 HOST = {"cpu": "a processor", "cores": 2}
 
@@ -73,7 +75,8 @@ def test_splits_stay_within_the_memory() -> None:
 
 def test_one_coordinate_after_the_other_with_fewer_each_time() -> None:
     done: list[Measured] = []
-    for each in search.points({("onnx", "fp32"): 9, ("eager", "bf16"): 9}, 2, Objective(), done):
+    pairs = {("onnx", "fp32"): Room(9), ("eager", "bf16"): Room(9)}
+    for each in search.points(pairs, 2, Objective(), done):
         # More batch and more workers pay; the delay does not.
         speed = 10 * each.batch_size + 5 * each.workers + (each.runtime == "onnx") - each.delay
         done.append(Measured(each, throughput=speed, p99=speed))
@@ -91,17 +94,34 @@ def test_one_coordinate_after_the_other_with_fewer_each_time() -> None:
 
 def test_a_batch_of_one_is_not_tried_with_other_delays() -> None:
     done: list[Measured] = []
-    for each in search.points({("eager", "fp32"): 1}, 1, Objective(), done):
+    for each in search.points({("eager", "fp32"): Room(1)}, 1, Objective(), done):
         done.append(Measured(each, throughput=1 / each.batch_size, p99=1.0))
     assert {one.point.delay for one in done} == {DELAYS[0]}
 
 
 def test_a_point_that_fails_is_left_behind() -> None:
     done: list[Measured] = []
-    for each in search.points({("eager", "fp32"): 1, ("onnx", "fp32"): 1}, 1, Objective(), done):
+    pairs = {("eager", "fp32"): Room(1), ("onnx", "fp32"): Room(1)}
+    for each in search.points(pairs, 1, Objective(), done):
         problem = "refused" if each.runtime == "onnx" else None
         done.append(Measured(each, throughput=1.0, p99=1.0, problem=problem))
     assert [one.point.runtime for one in done].count("onnx") == 1
+
+
+def test_the_best_is_tried_with_the_options_that_its_runtime_leaves_to_choose() -> None:
+    done: list[Measured] = []
+    ways = [{"streams": "per-thread"}, {"streams": "two"}]
+    pairs = {("openvino", "fp32"): Room(1, ways), ("onnx", "fp32"): Room(1, [{"other": 1}])}
+    for each in search.points(pairs, 1, Objective(), done):
+        speed = each.batch_size + 50 * (each.runtime == "openvino") + 9 * bool(each.options)
+        done.append(Measured(each, throughput=speed, p99=1.0))
+    assert len(done) == search.most(2, 1, 2)
+    tried = [one.point for one in done if one.point.options]
+    assert [one.options for one in tried] == ways
+    assert {(one.runtime, one.batch_size, one.delay) for one in tried} == {("openvino", 16, 1)}
+    assert str(tried[0]).endswith("1 ms, streams per-thread")
+    best = Objective().best(done)
+    assert Measured.from_json(json.loads(json.dumps(best.to_json()))) == best
 
 
 def test_results_are_kept_under_their_key(tmp_path: Path) -> None:
@@ -159,6 +179,21 @@ def test_options_of_the_runtime_stay_with_it(tmp_path: Path) -> None:
     keys = writing.changes(spec.load(path), point(runtime="torchscript"), 2)
     writing.to_model_file(path, keys)
     assert "  method: trace  # scripts are slower\n# How it is served:\n" in path.read_text()
+
+
+def test_options_under_a_name_stay_and_a_chosen_one_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL.replace("  method", "  openvino: {streams: one}\n  method"))
+    options = {"streams": "per-thread"}
+    keys = writing.changes(spec.load(path), point(runtime="openvino", options=options), 2)
+    writing.to_model_file(path, keys)
+    found = spec.load(path)
+    assert found.runtime_options == {"openvino": {"streams": "one"}, **options}
+    assert found.options == options
+    profile = tmp_path / "host.yaml"
+    writing.to_profile(profile, "m", keys, HOST)
+    path.write_text(MODEL)
+    assert spec.load(path, host_profile.overrides(profile, "m")).runtime_options == options
 
 
 def test_every_model_of_the_project_can_be_written(project: Path, tmp_path: Path) -> None:
@@ -247,6 +282,15 @@ def test_an_archive_with_other_settings_has_the_same_artifact(
     # The record is right and the golden requests are answered, as in a worker.
     with smoke.prepared() as check:
         check(target)
+
+
+def test_an_archive_with_other_options(lenet5: Path, tmp_path: Path) -> None:
+    target = tmp_path / lenet5.name
+    staging.restage(lenet5, target, ServingSpec(), {"method": "script"})
+    record = read_json(target, "marsmith.json")
+    assert record["runtime_options"] == {"method": "script"}
+    assert record["provenance"]["spec"]["runtime_options"] == {"method": "script"}
+    assert read_json(lenet5, "marsmith.json")["runtime_options"] == {"method": "trace"}
 
 
 class _Server(BaseHTTPRequestHandler):
