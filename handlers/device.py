@@ -34,7 +34,7 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
         if gpu_id is not None:
             logger.warning(
                 "GPU %s is left idle, for this model's runtime runs on the CPU alone: build it "
-                "with --runtime torch-compile, tensorrt or onnx, or say serving.device: cpu",
+                "with --runtime torchscript or torch-compile, or say serving.device: cpu",
                 gpu_id,
             )
         return "cpu"

@@ -82,6 +82,8 @@ class TaskHandler(BaseHandler):
     default_input: ClassVar[ImageInput | None] = None
     # Whether outputs are real numbers of a fixed shape that parity may compare one by one.
     continuous: ClassVar[bool] = True
+    # Fields of ``Closeness`` that ``compare`` reads of the bundle.
+    compared_by: ClassVar[tuple[str, ...]] = ()
     # Whether the exported module loops over the pictures of a batch, so that tracing fixes their
     # number at one.
     loops: ClassVar[bool] = False

@@ -19,8 +19,12 @@ from handlers.task import TaskHandler
 
 @dataclass(frozen=True)
 class Report:
-    """What was compared and the worst that was found; ``spread`` is how far the reference's own
-    answers to different pictures lie apart, without which agreement would prove nothing."""
+    """What was compared and the worst that was found.
+
+    ``tolerance`` is the limit of outputs, or of scores where outputs are not compared one by one;
+    ``spread`` is how far the reference's own answers to different pictures lie apart, without which
+    agreement would prove nothing.
+    """
 
     pictures: int
     batch_sizes: list[int]
@@ -89,7 +93,7 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     limit = closeness.outputs if expected.task.continuous else closeness.answers
     score = _compare_answers(expected, artifact, limit)
     worst = float(differences.max())
-    return Report(len(differences), sizes, closeness.outputs, worst, score, expected.spread)
+    return Report(len(differences), sizes, limit, worst, score, expected.spread)
 
 
 def _run(artifact: TaskHandler, arrays: list[Array]) -> Arrays:

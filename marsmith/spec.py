@@ -139,7 +139,11 @@ class ModelSpec(Strict):
             )
         if self.precision == "int8" and not (self.calibration and self.accuracy):
             raise ValueError(_INT8)
-        _check_keys("decode", self.decode, plugins.load_task(self.task).decode_settings)
+        task = plugins.load_task(self.task)
+        _check_keys("decode", self.decode, task.decode_settings)
+        said = self.parity.model_dump(exclude_none=True)
+        read = {"golden", "tolerance" if task.continuous else "answers", *task.compared_by}
+        _check_keys(f"parity of task {self.task}", said, read)
         return self
 
     @model_validator(mode="after")

@@ -99,7 +99,8 @@ class ArtifactSpec(Strict):
 class ParitySpec(Strict):
     """How close the artifact must be; None takes the default of the precision.
 
-    See ``handlers.closeness.Closeness``; ``tolerance`` is its ``outputs``.
+    See ``handlers.closeness.Closeness``; ``tolerance`` is its ``outputs``. A task takes those that
+    its answers are compared by.
     """
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None

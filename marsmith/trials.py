@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from handlers import plugins
-from handlers.errors import ExportError, SmokeError
+from handlers.errors import ExportError, SmokeError, SpecError
 from marsmith import smoke
 from marsmith.archive import file_name
 from marsmith.spec import ModelSpec
@@ -55,21 +55,38 @@ class Trial:
         return asdict(self)
 
 
-def pairs(spec: ModelSpec, precisions: Sequence[str] | None = None) -> Iterator[tuple[str, str]]:
-    """Runtimes and precisions that can be tried: all, or those of ``precisions``.
+def pairs(
+    spec: ModelSpec, precisions: Sequence[str] = (), runtimes: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Runtimes and precisions that can be tried, of those that are named if any are.
 
-    int8 is left out where the model names no pictures to calibrate and to measure with.
+    int8 is left out where the model names no pictures to calibrate and to measure with. Raises
+    SpecError for a runtime that there is not, and where no pair is left.
     """
     ready = spec.calibration is not None and spec.accuracy is not None
-    for name in plugins.names("runtimes"):
-        runtime = plugins.load_runtime(name)
-        if not hasattr(runtime, "export"):
-            continue
-        for precision in runtime.precisions:
-            if precision == "int8" and not ready:
-                continue
-            if precisions is None or precision in precisions:
-                yield name, precision
+    known = plugins.names("runtimes")
+    # As the files are named, too.
+    wanted = [name.replace("_", "-") for name in runtimes] or known
+    for name in wanted:
+        if name not in known:
+            raise SpecError(f"no runtime {name!r}: accepted are {', '.join(known)}")
+    able = {
+        name: plugins.load_runtime(name).precisions
+        for name in known
+        if name in wanted and hasattr(plugins.load_runtime(name), "export")
+    }
+    found = [
+        (name, precision)
+        for name, all_precisions in able.items()
+        for precision in all_precisions
+        if (precision in precisions or not precisions) and (precision != "int8" or ready)
+    ]
+    if not found:
+        raise SpecError(
+            f"no runtime of {', '.join(wanted)} can be built in "
+            f"{', '.join(precisions) or 'any precision'} (int8 needs --calibrate and --evaluate)"
+        )
+    return found
 
 
 def run(

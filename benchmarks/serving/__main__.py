@@ -63,7 +63,7 @@ def _numbers(kind: Any) -> Any:
 @click.option("--rates", callback=_numbers(float), help="Poisson rates that all are asked for.")
 @click.option("--latency-ms", type=click.FloatRange(1), help="LoadGen's bound. Default: 100.")
 @click.option("--patience", type=click.FloatRange(1), help="Seconds until ready. Default: 180.")
-@click.option("--quick", is_flag=True, help="One short round of ours, stock and a ceiling.")
+@click.option("--quick", is_flag=True, help="One short round of ours and its ceiling.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: a new folder in results/.")
 @click.option("--list", "listing", is_flag=True, help="List contenders and what they follow.")
 @click.option(

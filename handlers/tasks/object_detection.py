@@ -75,6 +75,7 @@ class ObjectDetection(TaskHandler):
     # The detector resizes and normalises by itself; it takes the picture's own pixels.
     default_input = ImageInput(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     continuous = False
+    compared_by = ("overlap",)
     loops = True
 
     @staticmethod

@@ -62,6 +62,7 @@ class SemanticSegmentation(TaskHandler):
         Meaning(("ids",), class_ids),
     )
     continuous = False
+    compared_by = ("changed",)
 
     @staticmethod
     def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:

@@ -42,11 +42,7 @@ def command(
 
     here = caller()
     spec = load(model_path(model, here), overrides(given, here))
-    chosen = [
-        pair
-        for pair in trials.pairs(spec, precisions or None)
-        if not runtimes or pair[0] in runtimes
-    ]
+    chosen = trials.pairs(spec, precisions, runtimes)
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:
         tried: list[trials.Trial] = []

@@ -42,7 +42,12 @@ from marsmith.status import VersionStatus
     help="Publish what `marsmith exporter` does, as long as it runs.",
 )
 @click.option(
-    "--timeout", default=180.0, show_default=True, metavar="SECONDS", help="For all to load."
+    "--timeout",
+    # More than serving.startup_timeout, at which TorchServe says why.
+    default=330.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For all to load.",
 )
 @click.option(
     "--drain-timeout",

@@ -92,15 +92,9 @@ def command(
     spec = load(path, overrides(given, here))
     if spec.calibration is not None and spec.accuracy is None:
         raise SpecError("--calibrate is for int8, which needs --evaluate DIR, too")
-    pairs = [
-        pair
-        for pair in trials.pairs(spec, precisions or None)
-        if not runtimes or pair[0] in runtimes
-    ]
+    pairs = trials.pairs(spec, precisions, runtimes)
     if spec.artifact is not None:
         raise SpecError(f"{spec.name}: an artifact of others runs in the runtime of its format")
-    if not pairs:
-        raise SpecError("no pair of runtime and precision is left: see `marsmith formats`")
     folder = here / pictures if pictures else Path(spec.samples)
     asked = Load(samples.files(folder)[:_PICTURES], seconds_per_point)
     told = Console(stderr=True, highlight=False)

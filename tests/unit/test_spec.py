@@ -81,6 +81,15 @@ def test_an_unknown_key_is_refused_at_its_place(changes: dict[str, Any], place: 
             {"runtime_options": {"openvino": {"method": "trace"}}},
             "runtime_options.openvino has the unknown key 'method': accepted are streams",
         ),
+        (
+            {"parity": {"answers": 0.1}},
+            "parity of task image-classification has the unknown key 'answers': accepted are "
+            "golden, tolerance",
+        ),
+        (
+            {"task": "object-detection", "parity": {"tolerance": 0.1}},
+            "has the unknown key 'tolerance': accepted are answers, golden, overlap",
+        ),
         ({"decode": {"top": 3}}, "decode has the unknown key 'top': accepted are none here"),
         ({"task": "image_classification"}, "task 'image_classification': accepted are"),
         ({"runtime": "tensorflow"}, "runtime 'tensorflow': accepted are"),
