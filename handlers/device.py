@@ -33,12 +33,13 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
     if "cuda" not in able:
         if gpu_id is not None:
             logger.warning(
-                "GPU %s is left idle, for this model's runtime runs on the CPU alone: build it "
-                "with --runtime torchscript or torch-compile, or say serving.device: cpu",
+                "marsmith: warning: GPU %s is left idle, for this model's runtime runs on the CPU "
+                "alone: build it with --runtime torchscript or torch-compile, or say "
+                "serving.device: cpu",
                 gpu_id,
             )
         return "cpu"
-    if gpu_id is None and "cpu" not in able:
+    if gpu_id is None and (wanted == "gpu" or "cpu" not in able):
         # A build has no TorchServe to give it one.
         gpu_id = 0
     if gpu_id is not None and torch.cuda.is_available():
@@ -53,8 +54,8 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
         )
     if gpu_id is not None:
         logger.warning(
-            "GPU %s is left idle and the model runs on the CPU, for torch.cuda.is_available() is "
-            "False: look at the NVIDIA driver, and at the build of torch",
+            "marsmith: warning: GPU %s is left idle and the model runs on the CPU, for "
+            "torch.cuda.is_available() is False: look at the NVIDIA driver and the build of torch",
             gpu_id,
         )
     return "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -141,6 +142,12 @@ def compare(
         for given in (answers, expected)
     )
     reached, best = reference.metric(ours), reference.metric(theirs)
+    if not math.isfinite(best):
+        why = "their labels have nothing" if known else "eager finds nothing"
+        raise SpecError(
+            f"accuracy.folder: {reference.metric_name} says nothing on these {len(answers)} "
+            f"pictures, for {why} in them: give pictures of this model's kind"
+        )
     return Accuracy(
         metric=reference.metric_name,
         truth="labels" if known else "eager",
@@ -163,5 +170,6 @@ def _interval(task: TaskHandler, theirs: list[Any], ours: list[Any]) -> tuple[fl
         best, reached = ([each[i] for i in drawn] for each in (theirs, ours))
         drops.append(task.metric(best) - task.metric(reached))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drops, [tail, 1 - tail])
+    # A draw of pictures in which nothing is to be found has no metric.
+    low, high = np.nanquantile(drops, [tail, 1 - tail])
     return float(low), float(high)

@@ -9,13 +9,13 @@ arrivals per second.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from handlers.errors import ServerError
 from marsmith.client import Client
 from marsmith.drain import Queue, arrivals
-from marsmith.processes import Running
+from marsmith.processes import Running, is_alive
 from marsmith.retire import scale_down
 from marsmith.status import live_workers
 
@@ -135,21 +135,35 @@ def step(
 def run(
     running: Running,
     client: Client,
-    models: Iterable[str],
+    models: Sequence[str],
     policy: Policy,
     interval: float,
     go_on: Callable[[], bool],
     say: Callable[[str], None],
     seconds: float = 120.0,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Scale the default versions of models, each in turn watched for ``interval`` seconds."""
+    """Scale the default versions of models, each in turn watched for ``interval`` seconds.
+
+    Raises ServerError where the server has ended.
+    """
     deciders: dict[tuple[str, str], Decider] = {}
+    for model in models:
+        # A name that is wrong is an error at once.
+        client.describe(model)
     while True:
-        for model in models or client.models():
-            version = client.describe(model)[0]["modelVersion"]
-            queue = Queue(client, model, version)
-            decider = deciders.setdefault((model, version), Decider(policy))
-            for line in step(running, queue, decider, look(queue, interval), seconds):
-                say(line)
+        try:
+            for model in models or client.models():
+                version = client.describe(model)[0]["modelVersion"]
+                queue = Queue(client, model, version)
+                decider = deciders.setdefault((model, version), Decider(policy))
+                for line in step(running, queue, decider, look(queue, interval), seconds):
+                    say(line)
+        except ServerError as error:
+            # A version may go while it is watched, and a server under load answers late.
+            if not is_alive(running.pid):
+                raise
+            say(f"this round failed: {error}")
+            sleep(interval)
         if not go_on():
             return

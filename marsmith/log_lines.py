@@ -15,7 +15,9 @@ FILES = ("ts_log.log", "model_log.log")
 _LINE = re.compile(r"(?P<time>\d{4}-\d\d-\d\dT\S+) \[(?P<level>\w+) *\] (?P<thread>\S+) ")
 _WORKER = re.compile(r"W-\d+-(?P<model>.+)_[^_]+-std(?:out|err)")
 _TROUBLE = ("WARN", "ERROR", "FATAL")
-_SAID = re.compile(r"marsmith: refused|Traceback \(most recent|\b\w*(?:Error|Exception)\b")
+_SAID = re.compile(
+    r"marsmith: (?:refused|warning)|Traceback \(most recent|\b\w*(?:Error|Exception)\b"
+)
 
 
 class Follower:

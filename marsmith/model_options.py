@@ -61,10 +61,16 @@ def model_path(name: str, here: Path) -> Path:
 
 def overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
     """Command line options as keys of a model file."""
+    from handlers import plugins
     from marsmith.own import place
 
     said = {key: given.get(key) for key in ("version", "runtime", "precision")}
     keys = {key: value for key, value in said.items() if value not in (None, AUTO)}
+    if given.get("runtime") == AUTO and "precision" in keys:
+        # That of the file may not compute in it; which one it will be is not known yet.
+        names = plugins.names("runtimes")
+        able = [one for one in names if keys["precision"] in plugins.load_runtime(one).precisions]
+        keys |= {"runtime": able[0]} if able else {}
     keys |= _measured(given, here)
     if given["samples"]:
         keys["samples"] = place(here / given["samples"], Path.cwd())

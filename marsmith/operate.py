@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def roll_out(running: Running, archive: Path, options: Options, keep: bool, say:
         name = name_in(running.model_store, archive)
         change = Change(running, clients.both, name, new, old, options)
         steps = [_admission(archive, running.model_store)]
-        if find_version(found, new.name, new.version):
-            steps.append(_removal(clients.rest, new, options))
+        if beside := find_version(found, new.name, new.version):
+            steps.append(_removal(running, clients.rest, beside, options))
         _carry_out(running, change, [*steps, *change.steps()], journal.ROLLOUT, keep, say)
 
 
@@ -107,7 +108,8 @@ def _carry_out(
     if keep or old is None:
         _note(running, entry, journal.KEPT if old else journal.DONE)
         return
-    say(f"drain and remove {old.version} ...")
+    with suppress(OSError):
+        say(f"drain and remove {old.version} ...")
     try:
         change.remove_old()
     except (MarsmithError, KeyboardInterrupt, SystemExit) as error:
@@ -142,11 +144,19 @@ def _admission(archive: Path, store: Path) -> Step:
     return Step(f"verify {archive.name}", do, undo)
 
 
-def _removal(client: Client, new: Header, options: Options) -> Step:
+def _removal(running: Running, client: Client, beside: VersionStatus, options: Options) -> Step:
     """A version that is registered but not the default one may come from other bytes."""
+    model, version = beside.model, beside.version
+
+    def undo() -> str:
+        if find_version(read_status(running, client), model, version):
+            return ""
+        return client.register(beside.archive)
+
     return Step(
-        f"remove the {new.version} that is registered beside the default version",
-        lambda: remove_version(client, new.name, new.version, options.drain),
+        f"remove the {version} that is registered beside the default version",
+        lambda: remove_version(client, model, version, options.drain),
+        undo,
     )
 
 

@@ -109,10 +109,13 @@ def _run(artifact: TaskHandler, arrays: list[Array]) -> Arrays:
 
 def _batches(arrays: list[Array], size: int) -> Iterator[list[int]]:
     """Indices of full batches of pictures of one shape each, that together have all pictures."""
-    for start in range(0, len(arrays), size):
-        # Repeated from the front, so that the last batch is full, too.
-        indices = [(start + i) % len(arrays) for i in range(size)]
-        yield [i for i in indices if arrays[i].shape == arrays[start].shape]
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for index, array in enumerate(arrays):
+        shapes.setdefault(array.shape, []).append(index)
+    for same in shapes.values():
+        for start in range(0, len(same), size):
+            # Repeated from the front, so that the last batch is full, too.
+            yield [same[(start + i) % len(same)] for i in range(size)]
 
 
 def _alone(handler: TaskHandler, array: Array, name: str) -> Arrays:

@@ -43,6 +43,9 @@ class Running:
 
 def is_alive(pid: int) -> bool:
     """Whether a process runs under this pid; one that has ended and awaits its parent does not."""
+    # TorchServe says -1 of a worker that has not told its own yet.
+    if pid < 0:
+        return False
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:

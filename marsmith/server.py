@@ -15,11 +15,13 @@ from marsmith import environment, journal, signing
 from marsmith.addresses import TOKEN_FILE, read_properties
 from marsmith.archive import read_header
 from marsmith.client import Client
+from marsmith.locks import alone
 from marsmith.processes import Running, end_all, find_running, find_workers, stop_running
 from marsmith.status import VersionStatus, read_status
 from marsmith.store import archives_newest_first
 
 _CONSOLE = "console.log"
+_START_LOCK = "start.lock"
 _LAUNCH_SECONDS = 30.0
 _LEFTOVER_SECONDS = 5.0
 _TROUBLE = ("ERROR", "WARN", "Error", "Exception", "Invalid", "not found", "Caused by")
@@ -29,10 +31,11 @@ class TorchServe:
     """One TorchServe with ``home`` as its working folder, where its logs and tokens lie.
 
     ``config`` overrides settings of ``config_file`` (by default ``home/config.properties``) in a
-    private copy. ``archives`` are files of the model store in the order of loading, by default all,
-    a model's newest version first, or the one that the journal names as its default. Those that are
-    not signed as ``require_signature`` demands are left out: ``refused`` says why, by file name. As
-    a context manager it starts on entry, unless it has, and always stops on exit.
+    private copy; None takes one away. ``archives`` are files of the model store in the order of
+    loading, by default all, a model's newest version first, or the one that the journal names as
+    its default. Those that are not signed as ``require_signature`` demands are left out:
+    ``refused`` says why, by file name. As a context manager it starts on entry, unless it has, and
+    always stops on exit.
     """
 
     def __init__(
@@ -41,13 +44,14 @@ class TorchServe:
         *,
         model_store: Path | None = None,
         archives: Sequence[str] | None = None,
-        config: Mapping[str, str] | None = None,
+        config: Mapping[str, str | None] | None = None,
         config_file: Path | None = None,
     ) -> None:
         self.home = home.resolve()
         self.temp = environment.temp_folder(self.home)
         source = config_file or self.home / environment.CONFIG_NAME
-        self.properties = {**read_properties(source), **(config or {})}
+        said = {**read_properties(source), **(config or {})}
+        self.properties = {key: value for key, value in said.items() if value is not None}
         store = model_store or self.home / self.properties.get("model_store", "model-store")
         self.model_store = store.resolve()
         self.properties["model_store"] = str(self.model_store)
@@ -84,6 +88,12 @@ class TorchServe:
 
         The models load after that: see ``wait_ready``. Raises ServerError with the log's end.
         """
+        # Until the front end's pid is written: another start would end this one's workers.
+        with alone(self.temp / _START_LOCK):
+            self._start()
+        self._wait(self._answers, _LAUNCH_SECONDS, "does not answer")
+
+    def _start(self) -> None:
         if running := find_running(self.temp):
             raise ServerError(
                 f"a TorchServe with {running.home} as its folder runs already (pid {running.pid}):"
@@ -103,7 +113,6 @@ class TorchServe:
         wanted = {name: value for name, value in changes.items() if value is not None}
         self._ours = True
         self._launch(archives, {**kept, **wanted})
-        self._wait(self._answers, _LAUNCH_SECONDS, "does not answer")
 
     def wait_ready(self, timeout: float = 120.0) -> list[VersionStatus]:
         """Wait until each version has all its workers or has failed to load; their statuses.

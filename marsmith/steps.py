@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from handlers.errors import MarsmithError, ServerError
@@ -31,17 +32,23 @@ def carry_out(steps: Sequence[Step], say: Say) -> None:
 
     Ctrl-C and a signal that raises SystemExit roll back as well.
     """
+
+    def tell(words: str) -> None:
+        # Whoever listened may be gone, or the disk of a log full: that leaves nothing half done.
+        with suppress(OSError):
+            say(words)
+
     for count, step in enumerate(steps, 1):
-        say(f"{step.name} ...")
+        tell(f"{step.name} ...")
         try:
             if told := step.do():
-                say(f"  {told}")
+                tell(f"  {told}")
         except MarsmithError as error:
-            _fail(steps[:count], f"{step.name}: {error}", say, error)
+            _fail(steps[:count], f"{step.name}: {error}", tell, error)
         except (KeyboardInterrupt, SystemExit) as error:
-            _fail(steps[:count], f"{step.name}: it was interrupted", say, error)
+            _fail(steps[:count], f"{step.name}: it was interrupted", tell, error)
         except BaseException:
-            _undo(steps[:count], say)
+            _undo(steps[:count], tell)
             raise
 
 

@@ -71,8 +71,11 @@ def workspace(store: Path) -> Iterator[Path]:
         made = tempfile.TemporaryDirectory(prefix=_BUILD, dir=store)
         lock = (Path(made.name) / _LOCK).open("a")
         fcntl.flock(lock, fcntl.LOCK_EX)
-    with lock, made as folder:
-        yield Path(folder)
+    try:
+        yield Path(made.name)
+    finally:
+        with exclusive(store), lock:
+            made.cleanup()
 
 
 def _remove_abandoned(store: Path) -> None:

@@ -99,6 +99,8 @@ def find(name: str) -> Iterator[Subject]:
 def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
     """The spec that an archive was built from, with the source that it carries."""
     fields = dict(bundle.provenance.get("spec", {}))
+    # Of its build alone, and earlier ones took keys that are refused now.
+    fields.pop("parity", None)
     origin, _, name = str(fields.get("architecture", "")).rpartition(":")
     if name and origin != "torchvision":
         fields["architecture"] = f"{folder / SOURCE / Path(origin).name}:{name}"

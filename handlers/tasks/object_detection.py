@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -185,12 +186,13 @@ class ObjectDetection(TaskHandler):
 
     @staticmethod
     def metric(evidence: Sequence[Any]) -> float:
-        """COCO's mean average precision over IoU 0.50 to 0.95."""
+        """COCO's mean average precision over IoU 0.50 to 0.95; NaN where no truth has a box."""
         from torchmetrics.detection import MeanAveragePrecision
 
         metric = MeanAveragePrecision()
         metric.update([found for found, _ in evidence], [wanted for _, wanted in evidence])
-        return float(metric.compute()["map"])
+        found = float(metric.compute()["map"])
+        return found if found >= 0 else math.nan
 
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
         return list(truths.boxes(folder, self.bundle.labels))

@@ -142,7 +142,11 @@ def _spec(path: Path, given: dict[str, Any], here: Path) -> ModelSpec:
     if given["runtime"] == AUTO:
         raise SpecError("--runtime auto and --profile both choose the runtime: give one of them")
     found = host_profile.overrides(here / given["profile"], load(path).name)
-    return load(path, {**found, **overrides(given, here)})
+    said = overrides(given, here)
+    if said.get("runtime", found.get("runtime")) != found.get("runtime"):
+        # The profile's are of the runtime that it names.
+        found.pop("runtime_options", None)
+    return load(path, {**found, **said})
 
 
 def _is_built(spec: ModelSpec, store: Path) -> bool:

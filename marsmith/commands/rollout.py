@@ -63,14 +63,20 @@ def read_options(given: dict[str, Any], **more: Any) -> Any:
 
 
 def leave_in_order() -> None:
-    """Let SIGTERM, like Ctrl-C, take back what was done; a second signal does not disturb that."""
+    """Let SIGTERM and the end of a terminal, like Ctrl-C, take back what was done.
+
+    A second signal does not disturb that, and under nohup a terminal may end.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
 
     def leave(*_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             signal.signal(number, signal.SIG_IGN)
         sys.exit(1)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         signal.signal(number, leave)
 
 

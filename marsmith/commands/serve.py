@@ -89,30 +89,36 @@ def command(
             "--exporter ends with this command: with --background start it apart"
         )
     with server, Exporter(Path.cwd(), exporter) if exporter else nullcontext():
-        click.echo("TorchServe has started, its models are loading", err=True)
-        statuses = server.wait_ready(timeout)
-        failed = [status for status in statuses if status.failed]
-        for name, reason in server.refused.items():
-            click.secho(f"{name} is left out: {reason}", err=True, fg="red")
-        for status in failed:
-            reason = f"{status.model} {status.version} does not load: {status.failed}"
-            click.secho(reason, err=True, fg="red")
-        if len(failed) == len(statuses) or (strict and failed):
-            raise ServerError(f"{len(failed)} of {len(statuses)} models do not load: stopped")
-        if strict and server.refused:
-            raise ServerError(f"{len(server.refused)} archives are refused: stopped")
-        click.echo("\n".join(_how_to_ask(server.running, statuses)))
-        if background:
-            server.leave_running()
-            return
-        click.echo("Ctrl-C stops it", err=True)
         try:
+            _report(server, strict, timeout)
+            if background:
+                server.leave_running()
+                return
+            click.echo("Ctrl-C stops it", err=True)
             while server.running:
                 time.sleep(1)
-        except SystemExit:
+        # Also while others load: a model that has loaded may be answering.
+        except (SystemExit, ServerError):
             if drain_timeout and (running := find_running(server.temp)):
                 say_if_not_drained(running, drain_timeout, _hurry.is_set)
             raise
+
+
+def _report(server: TorchServe, strict: bool, timeout: float) -> None:
+    """Wait for the models and say what came of each; raises ServerError for too little."""
+    click.echo("TorchServe has started, its models are loading", err=True)
+    statuses = server.wait_ready(timeout)
+    failed = [status for status in statuses if status.failed]
+    for name, reason in server.refused.items():
+        click.secho(f"{name} is left out: {reason}", err=True, fg="red")
+    for status in failed:
+        reason = f"{status.model} {status.version} does not load: {status.failed}"
+        click.secho(reason, err=True, fg="red")
+    if len(failed) == len(statuses) or (strict and failed):
+        raise ServerError(f"{len(failed)} of {len(statuses)} models do not load: stopped")
+    if strict and server.refused:
+        raise ServerError(f"{len(server.refused)} archives are refused: stopped")
+    click.echo("\n".join(_how_to_ask(server.running, statuses)))
 
 
 _hurry = threading.Event()
@@ -142,7 +148,15 @@ def _how_to_ask(running: Running, statuses: Iterable[VersionStatus]) -> Iterator
 def _sample(home: Path, model: str) -> str:
     """A picture of the folder that the model's file names, or else of any below ``samples``."""
     file = home / "models" / f"{model}.yaml"
-    named = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    folder = home / str(named.get("samples", "samples"))
+    try:
+        named = yaml.safe_load(file.read_text(encoding="utf-8"))
+    # It may be gone, or half written: the archive serves without it.
+    except (OSError, ValueError, yaml.YAMLError):
+        named = None
+    said = named.get("samples", "samples") if isinstance(named, dict) else "samples"
+    folder = home / str(said)
     pictures = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
-    return str(pictures[0].relative_to(home)) if pictures else "PICTURE"
+    if not pictures:
+        return "PICTURE"
+    inside = pictures[0].is_relative_to(home)
+    return str(pictures[0].relative_to(home) if inside else pictures[0])

@@ -97,7 +97,9 @@ class Session:
                 self.tell(str(point))
                 one = serving.measure(self._archive(pair), self.spec, self.root, point, self.load)
                 self.measured.append(one)
-                self._record.add(key, one.to_json())
+                # A problem may be mended when the search goes on.
+                if one.problem is None:
+                    self._record.add(key, one.to_json())
             else:
                 self.measured.append(Measured.from_json(found))
         self.complete = True
@@ -115,7 +117,7 @@ class Session:
         kept, archive = self._record.get(key), self._archive(pair)
         if kept is not None:
             trial = Trial(**kept["trial"])
-            if trial.problem or (archive.is_file() and sha256(archive) == kept["archive"]):
+            if archive.is_file() and sha256(archive) == kept["archive"]:
                 self.tried.append(trial)
                 return
         good = any(trial.problem is None for trial in self.tried)
@@ -130,8 +132,8 @@ class Session:
             self.skipped.append(pair)
             return
         self.tried.append(trial)
-        digest = None if trial.problem else sha256(archive)
-        self._record.add(key, {"trial": trial.to_json(), "archive": digest})
+        if trial.problem is None:
+            self._record.add(key, {"trial": trial.to_json(), "archive": sha256(archive)})
 
     def _finalists(self) -> list[Pair]:
         good = [trial for trial in self.tried if trial.problem is None]

@@ -27,6 +27,8 @@ def changes(spec: ModelSpec, point: Point, cores: int) -> dict[str, Any]:
     with the pictures that it needs.
     """
     serving = {**point.serving(), "cores": cores}
+    if spec.serving.queue_size < point.batch_size:
+        serving["queue_size"] = point.batch_size
     keys: dict[str, Any] = {"runtime": point.runtime, "precision": point.precision}
     if point.options:
         keys["runtime_options"] = dict(point.options)
@@ -96,8 +98,13 @@ def _forget_options(document: Any) -> None:
     if flat and len(flat) == len(options):
         _empty(document, "runtime_options")
         return
+    last = list(options)[-1] if options else None
+    comment = options.ca.items.get(last) if flat else None
     for key in flat:
         del options[key]
+    if last in flat and comment is not None:
+        # What stands below the mapping is kept by its last key.
+        options.ca.items.setdefault(list(options)[-1], comment)
 
 
 def _empty(document: Any, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,20 @@ def test_ranking_layers_warns_of_no_picture(project: Path, tmp_path: Path) -> No
     gate = exporting._Gate(model, project, reference, images)
     assert len(gate.calibration) == 4
     assert len(quantise.rank(module, gate.calibration)) == len(quantise.layers(module))
+
+
+def test_pictures_in_which_a_detector_finds_nothing_are_no_gate(tmp_path: Path) -> None:
+    assert math.isnan(ObjectDetection.metric([_no_boxes()]))
+    folder = grey(tmp_path, [10, 100])
+    task = ObjectDetection()
+    task.bundle = Bundle("m", "1", "t", "r", "a", ["background", "car"], ImageInput())
+    measured = Evaluation.of(AccuracySpec(folder=str(folder)), tmp_path, task)
+    task.answer = lambda images, **_: [[] for _ in images]  # type: ignore[method-assign]
+    with pytest.raises(SpecError, match="mAP says nothing on these 2 pictures, for eager finds"):
+        accuracy.compare(task, [[], []], task, measured, 0.01)
+
+
+def _no_boxes() -> Any:
+    found = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0)}
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return {**found, "labels": nothing}, {"boxes": torch.zeros(0, 4), "labels": nothing}

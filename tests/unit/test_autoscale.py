@@ -1,6 +1,15 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.errors import ServerError
+from marsmith import autoscale
 from marsmith.autoscale import Decider, Policy, Seen
+from marsmith.processes import Running
 
 POLICY = Policy(least=1, most=3, up=0.1, down=0.005, calm=3)
 
@@ -40,3 +49,56 @@ def test_waiting_by_littles_law() -> None:
     assert Seen(queue=2, rate=0).waited == float("inf")
     assert str(Seen(4, 20)) == "20.0 requests/s, 4.0 queued, wait 200 ms"
     assert str(Seen(2, 0)).endswith("nothing moves")
+
+
+class _Client:
+    """Says what a server says of one model; the second look at it fails."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def describe(self, model: str, version: str | None = None) -> list[dict[str, Any]]:
+        self.asked += 1
+        if self.asked == 2:
+            raise ServerError("404: no such version")
+        if model != "m":
+            raise ServerError(f"no model {model}")
+        worker = {"id": "9000", "status": "READY", "pid": os.getpid()}
+        job = {"remainingCapacity": 5, "pendingRequests": 0}
+        return [{"modelVersion": "1.0", "workers": [worker], "jobQueueStatus": job}]
+
+    def metrics(self) -> str:
+        return ""
+
+
+def _run(client: Any, pid: int, models: list[str], rounds: int) -> list[str]:
+    said: list[str] = []
+    left = iter(range(rounds))
+    running = Running(pid, Path(), Path(), 0.0)
+    autoscale.run(
+        running,
+        client,
+        models,
+        Policy(1, 2),
+        0.0,
+        lambda: next(left, None) is not None,
+        said.append,
+        sleep=lambda _: None,
+    )
+    return said
+
+
+def test_a_round_that_fails_is_told_and_is_not_the_end() -> None:
+    said = _run(_Client(), os.getpid(), ["m"], 1)
+    assert said[0] == "this round failed: 404: no such version"
+    assert said[1].startswith("m 1.0: ")
+
+
+def test_a_server_that_has_ended_is_the_end() -> None:
+    with pytest.raises(ServerError, match="404"):
+        _run(_Client(), -1, ["m"], 1)
+
+
+def test_a_wrong_name_is_an_error_at_once() -> None:
+    with pytest.raises(ServerError, match="no model x"):
+        _run(_Client(), os.getpid(), ["x"], 9)

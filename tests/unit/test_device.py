@@ -45,9 +45,9 @@ def test_a_demanded_gpu_that_is_missing_is_an_error() -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_demanded_gpu_that_torchserve_did_not_give_is_an_error() -> None:
-    with pytest.raises(RuntimeUnavailable, match="gpu_id is None"):
-        device.choose("gpu", None, BOTH)
+def test_a_demanded_gpu_is_the_first_where_a_build_is_given_none() -> None:
+    assert device.choose("gpu", None, BOTH) == "cuda:0"
+    assert device.choose("auto", None, BOTH) == "cpu"
 
 
 def test_threads_are_a_share_of_the_cores() -> None:

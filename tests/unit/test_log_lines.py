@@ -41,6 +41,11 @@ def test_errors_with_their_stacks() -> None:
     assert _shown(errors=True, model="m_tiny") == [5, 7, 8]
 
 
+def test_a_warning_of_a_worker_is_trouble() -> None:
+    line = LINES[4].replace("Torch worker started.", "marsmith: warning: GPU 0 is left idle")
+    assert list(Chosen(errors=True).pick([line, LINES[4]])) == [line]
+
+
 def test_files_are_merged_by_time() -> None:
     first, second = LINES[0:1] + LINES[5:6], LINES[1:5]
     assert by_time([*first, *second]) == LINES[0:6]

@@ -233,6 +233,24 @@ def test_samples_of_many_sizes_are_compared(images: list[Image.Image]) -> None:
         compare(reference, artifact, mixed)
 
 
+def test_batches_are_full_and_have_pictures_of_one_shape(images: list[Image.Image]) -> None:
+    turns = [images[0], images[1].crop((0, 0, 30, 45)), images[2], images[3].crop((0, 0, 30, 45))]
+    reference, artifact = (handler(servable(), resize=40) for _ in range(2))
+    seen: list[tuple[int, ...]] = []
+
+    def watched(pixels: Array) -> Arrays:
+        seen.append(pixels.shape)
+        return EAGER(pixels)
+
+    artifact.model = watched
+    report = compare(reference, artifact, turns)
+    most = report.batch_sizes[-1]
+    shapes = {shape[1:] for shape in seen}
+    assert len(shapes) == 2
+    assert most > 2
+    assert {(most, *shape) for shape in shapes} <= set(seen)
+
+
 def test_answers_are_compared_beside_outputs(images: list[Image.Image]) -> None:
     relabelled = handler(EAGER)
     relabelled.bundle = replace(relabelled.bundle, labels=list("bacdefghij"))

@@ -26,6 +26,8 @@ _SLEEP = "import time; time.sleep(60)"
 
 def test_is_alive_knows_a_zombie() -> None:
     assert is_alive(os.getpid())
+    # What TorchServe says of a worker that starts.
+    assert not is_alive(-1)
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert psutil.pid_exists(child.pid)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from handlers.errors import ServerError
+from marsmith import operate
 from marsmith.archive import Header
 from marsmith.client import Client, Reply
 from marsmith.grpc_client import GrpcClient
@@ -39,6 +40,14 @@ class _Server(Client):
             }
             for name in names
         ]
+
+    def register(self, url: str, **_: Any) -> str:
+        self.done.append(f"register {url}")
+        return "registered"
+
+    def unregister(self, model: str, version: str) -> str:
+        del self.workers[version]
+        return "unregistered"
 
     def scale(self, model: str, min_worker: int, *_: Any, **given: Any) -> str:
         self.done.append(f"scale {given['version']} {min_worker}")
@@ -113,3 +122,15 @@ def test_steps(tmp_path: Path) -> None:
     assert names[0] == "register m-2.0.mar"
     assert names[-2:] == ["make 2.0 the default version", "watch it for 20 s"]
     assert [step.name for step in change.steps(registered=True)] == names[1:]
+
+
+def test_a_version_beside_the_default_one_comes_back_where_a_rollout_fails(tmp_path: Path) -> None:
+    server = _Server({"1.0": 1, "0.9": 1})
+    running = _change(tmp_path, server)._running
+    beside = VersionStatus("m", "0.9", "m-0.9.mar", False, 1, 1, 0, 100, None)
+    step = operate._removal(running, server, beside, Options(drain=0.0))
+    assert step.undo
+    assert step.undo() == ""
+    server.unregister("m", "0.9")
+    assert step.undo() == "registered"
+    assert server.done == ["register m-0.9.mar"]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from handlers.errors import ServerError
 from marsmith.commands.serve import _sample
 from marsmith.environment import temp_folder
+from marsmith.processes import Running
 from marsmith.server import TorchServe
 
 
@@ -29,6 +32,25 @@ def test_settings_are_overridden_and_the_store_is_absolute(home: Path) -> None:
 def test_no_store_says_what_to_do(home: Path) -> None:
     with pytest.raises(ServerError, match=r"no model store .*/store: build a model first"):
         TorchServe(home).start()
+
+
+def test_a_setting_can_be_taken_away(home: Path) -> None:
+    assert "max_request_size" not in TorchServe(home, config={"max_request_size": None}).properties
+
+
+def test_the_sample_of_a_model_file_that_says_little(home: Path, tmp_path: Path) -> None:
+    outside = tmp_path.parent / f"{tmp_path.name}-pictures"
+    outside.mkdir()
+    (outside / "1.png").touch()
+    (home / "models").mkdir()
+    for text, sample in (
+        (f"samples: {outside}", str(outside / "1.png")),
+        ("", "PICTURE"),
+        ("a: [b", "PICTURE"),
+        ("- 1", "PICTURE"),
+    ):
+        (home / "models/m.yaml").write_text(text)
+        assert _sample(home, "m") == sample
 
 
 def test_the_last_lines_are_those_that_tell_of_trouble(home: Path) -> None:
@@ -60,3 +82,34 @@ def test_the_sample_is_of_the_models_own_folder(home: Path) -> None:
     (home / "models").mkdir()
     (home / "models" / "m.yaml").write_text("samples: samples/b\n")
     assert _sample(home, "m") == "samples/b/2.jpg"
+
+
+def test_of_two_starts_at_once_one_waits_and_sees_the_other(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[Running] = []
+    launched: list[int] = []
+
+    def launch(self: TorchServe, *_: object) -> None:
+        # As long as a launcher takes to write its pid.
+        time.sleep(0.2)
+        launched.append(1)
+        running.append(Running(1, home, home / "config.properties", 0.0))
+
+    monkeypatch.setattr(TorchServe, "_launch", launch)
+    monkeypatch.setattr(TorchServe, "_answers", lambda _: True)
+    monkeypatch.setattr(TorchServe, "_checked_archives", lambda _: [])
+    monkeypatch.setattr("marsmith.server.find_running", lambda _: running[-1] if running else None)
+
+    def start(_: int) -> str:
+        try:
+            TorchServe(home).start()
+        except ServerError as error:
+            return str(error)
+        return "started"
+
+    with ThreadPoolExecutor(2) as pool:
+        said = sorted(pool.map(start, range(2)))
+    assert len(launched) == 1
+    assert "runs already (pid 1)" in said[0]
+    assert said[1] == "started"

@@ -69,3 +69,14 @@ def test_a_mistake_of_ours_takes_back_and_shows_itself() -> None:
     with pytest.raises(ZeroDivisionError):
         carry_out([log.step("a"), log.step("b", ZeroDivisionError())], lambda _: None)
     assert log.done == ["do a", "do b", "undo b", "undo a"]
+
+
+def test_a_listener_that_is_gone_leaves_nothing_half_done() -> None:
+    def say(_: str) -> None:
+        raise BrokenPipeError
+
+    log = _Log()
+    carry_out([log.step("a")], say)
+    with pytest.raises(RolledBack, match="b: no"):
+        carry_out([log.step("a"), log.step("b", ServerError("no"))], say)
+    assert log.done == ["do a", "do a", "do b", "undo b", "undo a"]

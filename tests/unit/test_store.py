@@ -3,12 +3,20 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from handlers.errors import ArchiveError, IntegrityError
-from marsmith.store import admit, archives_newest_first, name_in, verify, version_key
+from marsmith.store import (
+    admit,
+    archives_newest_first,
+    name_in,
+    verify,
+    version_key,
+    workspace,
+)
 
 
 def _archive(store: Path, file: str, model: str, version: str) -> None:
@@ -99,3 +107,13 @@ def test_a_damaged_archive_is_not_admitted(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(IntegrityError, match=r"added\.py was added"):
         verify(whole)
     assert list(store.iterdir()) == []
+
+
+def test_two_workspaces_that_end_and_begin_do_not_meet(tmp_path: Path) -> None:
+    def build(_: int) -> None:
+        with workspace(tmp_path) as folder:
+            (folder / "x").touch()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(build, range(200)))
+    assert [path.name for path in tmp_path.iterdir()] == []

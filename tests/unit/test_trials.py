@@ -56,7 +56,8 @@ def test_the_table_shows_ratios_and_reasons(project: Path) -> None:
     measured = replace(FAST, metric_name="top-1", metric=0.85, reference=0.86)
     comparison.print_table(console, lenet5(project), [EAGER, BROKEN, measured])
     rows = [line for line in file.getvalue().splitlines() if "fp32" in line or "int8" in line]
-    assert [name in row for name, row in zip(("fast", "eager", "broken"), rows[-3:], strict=True)]
+    names = ("fast", "eager", "broken")
+    assert all(name in row for name, row in zip(names, rows[-3:], strict=True))
     assert "4.5" in rows[-3]
     assert "-0.0100" in rows[-3]
     assert "nothing" in rows[-1]

@@ -16,15 +16,19 @@ import yaml
 from click.testing import CliRunner
 
 from handlers.errors import ServerError, SpecError
-from marsmith import host_profile, smoke, spec
+from marsmith import host_profile, smoke, spec, trials
 from marsmith.archive import read_json
-from marsmith.commands import tune
+from marsmith.commands import build, tune
 from marsmith.spec_parts import ServingSpec
 from marsmith.tuning import client, search, staging, writing
 from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point, pareto
 from marsmith.tuning.record import Record
 from marsmith.tuning.search import Room
 
+OPTIONS = (
+    *("version", "runtime", "precision", "method", "profile", "weights", "samples"),
+    *("calibrate", "evaluate", "keep_fp32", "max_drop"),
+)
 HOST = {"cpu": "a processor", "cores": 2}
 
 
@@ -187,6 +191,7 @@ def test_options_under_a_name_stay_and_a_chosen_one_is_written(tmp_path: Path) -
     options = {"streams": "per-thread"}
     keys = writing.changes(spec.load(path), point(runtime="openvino", options=options), 2)
     writing.to_model_file(path, keys)
+    assert "\n# How it is served:\nserving:" in path.read_text()
     found = spec.load(path)
     assert found.runtime_options == {"openvino": {"streams": "one"}, **options}
     assert found.options == options
@@ -194,6 +199,27 @@ def test_options_under_a_name_stay_and_a_chosen_one_is_written(tmp_path: Path) -
     writing.to_profile(profile, "m", keys, HOST)
     path.write_text(MODEL)
     assert spec.load(path, host_profile.overrides(profile, "m")).runtime_options == options
+    given = {**dict.fromkeys(OPTIONS), "profile": profile, "runtime": "onnx"}
+    assert build._spec(path, given, Path()).runtime_options == {}
+
+
+def test_a_queue_that_was_too_short_for_the_batch_is_written_as_measured(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL.replace("queue_size: 50", "queue_size: 4"))
+    writing.to_model_file(path, writing.changes(spec.load(path), point(batch_size=16), 2))
+    assert spec.load(path).serving.queue_size == 16
+
+
+def test_auto_takes_a_precision_that_the_runtime_of_the_file_has_not(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    other = MODEL.replace("runtime_options:", "runtime: openvino\nruntime_options:")
+    path.write_text(other.replace("  method: trace", "  streams: one"))
+    given = {**dict.fromkeys(OPTIONS), "runtime": "auto", "precision": "fp16"}
+    found = build._spec(path, given, Path())
+    assert found.precision == "fp16"
+    assert ("openvino", "fp16") not in trials.pairs(found, ["fp16"])
+    with pytest.raises(SpecError, match="precision: Input should be"):
+        build._spec(path, {**given, "precision": "fp8"}, Path())
 
 
 def test_every_model_of_the_project_can_be_written(project: Path, tmp_path: Path) -> None:

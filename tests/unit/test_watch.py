@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from handlers.errors import ServerError
+from marsmith.client import Reply
 from marsmith.probe import GoldenCheck
-from marsmith.watch import Failures, Limits, Watched, watch
+from marsmith.watch import Failures, Limits, Watched, median_time, watch
 
 GOOD = GoldenCheck(2, None)
 
@@ -83,3 +84,10 @@ def test_failures_are_those_of_the_model_since_the_start(tmp_path: Path) -> None
 def test_without_an_access_log_nothing_is_taken_for_granted(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"no .*/access_log.log to read failures from"):
         Failures(tmp_path / "access_log.log", "m")
+
+
+def test_an_answer_that_is_an_error_is_no_measure_of_time() -> None:
+    assert median_time([b"x"], lambda _: Reply(200, "", b"{}")) > 0
+    assert median_time([], lambda _: Reply(503, "", b"")) == 0
+    with pytest.raises(ServerError, match="503: busy"):
+        median_time([b"x"], lambda _: Reply(503, "", b'{"message": "busy"}'))
