@@ -1,0 +1,257 @@
+"""The artifact of others: its pixels, its outputs, and what must be said of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from handlers import plugins
+from handlers.errors import SpecError
+from handlers.foreign import Contract, Foreign, flatten, meaning_of
+from handlers.inputs import ImageInput
+from marsmith import spec
+
+RNG = np.random.default_rng(0)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+# Preprocessing as OpenCV does it -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(640, 480), (64, 48), (37, 200), (31, 31), (1, 9), (224, 224)])
+@pytest.mark.parametrize("target", [[224, 224], [96, 160]])
+def test_without_antialias_pixels_are_those_of_cv2(
+    size: tuple[int, int], target: list[int]
+) -> None:
+    picture = noise(*size)
+    made = ImageInput("bgr", target, antialias=False).prepare(picture)
+    bgr = np.asarray(picture)[:, :, ::-1]
+    wanted = cv2.resize(bgr, (target[1], target[0]), interpolation=cv2.INTER_LINEAR)
+    assert made.shape == wanted.shape
+    assert np.abs(made.astype(int) - wanted).max() <= 1
+    assert (made != wanted).mean() < 0.2
+
+
+def test_without_antialias_a_crop_is_the_middle_of_the_whole() -> None:
+    picture = noise(90, 70)
+    whole = ImageInput(resize=[50, 60], antialias=False).prepare(picture)
+    part = ImageInput(resize=[50, 60], crop=[20, 40], antialias=False).prepare(picture)
+    assert np.array_equal(part, whole[15:35, 10:50])
+    grey = ImageInput("gray", [50, 60], antialias=False).prepare(picture)
+    assert grey.shape == (50, 60, 1)
+
+
+def cv2_letterbox(bgr: Any, height: int, width: int, level: int) -> Any:
+    ratio = min(height / bgr.shape[0], width / bgr.shape[1])
+    inner = round(bgr.shape[1] * ratio), round(bgr.shape[0] * ratio)
+    dw, dh = (width - inner[0]) / 2, (height - inner[1]) / 2
+    made = cv2.resize(bgr, inner, interpolation=cv2.INTER_LINEAR)
+    around = round(dh - 0.1), round(dh + 0.1), round(dw - 0.1), round(dw + 0.1)
+    return cv2.copyMakeBorder(made, *around, cv2.BORDER_CONSTANT, value=(level,) * 3)
+
+
+LETTERBOX = ImageInput("bgr", [96, 128], antialias=False, letterbox=114)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (17, 11), (500, 40), (128, 96)])
+def test_a_letterbox_is_that_of_the_usual_detectors(size: tuple[int, int]) -> None:
+    picture = noise(*size)
+    wanted = cv2_letterbox(np.asarray(picture)[:, :, ::-1], 96, 128, 114)
+    made = LETTERBOX.prepare(picture)
+    assert made.shape == wanted.shape
+    assert np.abs(made.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("given", [LETTERBOX, ImageInput(resize=80, crop=64), ImageInput()])
+def test_boxes_come_back_to_where_they_are_in_the_picture(given: ImageInput) -> None:
+    canvas = np.zeros((200, 300, 3), np.uint8)
+    canvas[80:120, 130:190] = 255
+    picture = Image.fromarray(canvas)
+    rows, columns = np.nonzero(given.prepare(picture)[:, :, 0] > 180)
+    box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
+    back = given.boxes_in_picture(box, picture.size)
+    assert np.abs(back - [[130, 80, 190, 120]]).max() <= 3
+    outside = given.boxes_in_picture(np.array([[-999.0, -999, 9999, 9999]]), picture.size)
+    if given != ImageInput():
+        assert outside.tolist() == [[0, 0, 300, 200]]
+
+
+def test_a_plane_loses_what_is_around_the_letterbox() -> None:
+    plane = np.zeros((48, 64), np.uint8)
+    plane[:, 16:48] = 1
+    # 100x150 becomes 64x96 with 32 columns of grey on both sides, here at half the resolution.
+    assert LETTERBOX.plane_in_picture(plane, (100, 150)).tolist() == np.ones((48, 32)).tolist()
+    grey = ImageInput("gray", [96, 128], letterbox=7).prepare(Image.new("RGB", (10, 10), "white"))
+    assert (grey[0, 0, 0], grey[50, 64, 0]) == (7, 255)
+    assert ImageInput(resize=[96, 128]).plane_in_picture(plane, (100, 150)) is plane
+
+
+# Outputs of the artifacts of others ----------------------------------------------------------
+
+
+class Fake:
+    """A runtime whose artifact always gives the same outputs, and keeps what it was given."""
+
+    def __init__(self, **outputs: Any) -> None:
+        self.outputs = {name.strip("_"): np.asarray(value) for name, value in outputs.items()}
+        self.fed: Any = None
+
+    def named(self, images: Any) -> dict[str, Any]:
+        self.fed = images
+        return self.outputs
+
+
+def foreign(
+    task: str, runtime: Fake, outputs: dict[str, Any], labels: int = 3, **contract: Any
+) -> Foreign:
+    meaning = meaning_of(outputs, plugins.load_task(task).meanings)
+    given = ImageInput(mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 2.0))
+    return Foreign(runtime, Contract(outputs=outputs, **contract), given, meaning, labels)  # type: ignore[arg-type]
+
+
+PIXELS = RNG.integers(0, 256, (1, 40, 60, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_pixels_become_what_the_artifact_takes(layout: str) -> None:
+    runtime = Fake(_0=[[0.0, 1.0, 2.0]])
+    foreign("image-classification", runtime, {"logits": None}, layout=layout)(PIXELS)
+    wanted = (PIXELS / 255 - [0.5, 0.25, 0.0]) / [0.5, 1.0, 2.0]
+    wanted = wanted.transpose(0, 3, 1, 2) if layout == "nchw" else wanted
+    assert runtime.fed.dtype == np.float32
+    assert runtime.fed.flags.c_contiguous
+    np.testing.assert_allclose(runtime.fed, wanted, atol=1e-6)
+
+
+def test_uint8_pixels_are_left_as_they_are_and_scale_divides() -> None:
+    runtime = Fake(_0=[[0.0, 1.0, 2.0]])
+    foreign("image-classification", runtime, {"logits": None}, layout="nhwc", dtype="uint8")(PIXELS)
+    assert np.array_equal(runtime.fed, PIXELS)
+    foreign("image-classification", runtime, {"logits": None}, layout="nhwc", scale=1.0)(PIXELS)
+    np.testing.assert_allclose(runtime.fed[..., 2], PIXELS[..., 2] / 2)
+
+
+def test_logits_and_probabilities_give_the_same_scores() -> None:
+    logits = np.array([[1.0, 3.0, 2.0]], np.float32)
+    scores = np.exp(logits) / np.exp(logits).sum()
+    for name, value in (("logits", logits), ("probabilities", scores)):
+        (made,) = foreign("image-classification", Fake(out=value), {name: "out"})(PIXELS)
+        np.testing.assert_allclose(made, scores, atol=1e-6)
+        assert made.dtype == np.float32
+
+
+def test_a_segmenter_gives_logits_or_ids() -> None:
+    logits = RNG.normal(size=(1, 3, 4, 5)).astype(np.float32)
+    first = foreign("semantic-segmentation", Fake(out=logits), {"logits": "out"})(PIXELS)
+    for plane in (logits.argmax(1), logits.argmax(1)[:, None].astype(np.float32)):
+        ids, confidence = foreign("semantic-segmentation", Fake(out=plane), {"ids": None})(PIXELS)
+        assert np.array_equal(ids, first[0])
+        assert (ids.dtype, confidence.dtype, confidence.min()) == (np.uint8, np.uint8, 255)
+
+
+BOXES = {"boxes": [[0.1, 0.25, 0.5, 1.0]], "scores": [0.9], "labels": [2]}
+
+
+@pytest.mark.parametrize("batch_axis", [True, False])
+def test_a_detector_gives_named_boxes_in_pixels_or_parts_of_the_input(batch_axis: bool) -> None:
+    runtime = Fake(
+        **{k: np.float32([v]) if batch_axis else np.float32(v) for k, v in BOXES.items()}
+    )
+    outputs = {"boxes": "boxes", "scores": None, "labels": None}
+    settings = {"normalised": True, "label_offset": -1}
+    boxes, scores, labels = foreign("object-detection", runtime, outputs | settings)(PIXELS)
+    np.testing.assert_allclose(boxes, [[[6, 10, 30, 40]]], rtol=1e-6)
+    assert (scores.shape, labels.tolist()) == ((1, 1), [[1]])
+    plain = foreign("object-detection", runtime, {})(PIXELS)
+    np.testing.assert_allclose(plain[0], [BOXES["boxes"]])
+    assert plain[2].tolist() == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "given", "words"),
+    [
+        ("image-classification", {"logits": "y"}, {"x": [[1, 2, 3]]}, "gives x (1, 3)"),
+        ("image-classification", {"logits": None}, {"x": [[1]], "y": [[2]]}, "x (1, 1), y (1, 1)"),
+        ("image-classification", {"logits": None}, {"x": [[1.0, 2]]}, "2 classes .* 3 labels"),
+        ("image-classification", {"logits": None}, {"x": [1.0, 2, 3]}, "logits are (N, classes)"),
+        ("image-classification", {"probabilities": None}, {"x": [[1, 2, 3]]}, "say logits"),
+        ("image-classification", {"probabilities": None}, {"x": [1.0]}, "are (N, classes)"),
+        ("semantic-segmentation", {"ids": None}, {"x": [[[0, 3]]]}, "0.0 to 3.0, ids of 3 labels"),
+        ("semantic-segmentation", {"ids": None}, {"x": [[[0, 0.5]]]}, "ids of 3 labels are whole"),
+        ("semantic-segmentation", {"ids": None}, {"x": [[1]]}, "ids are (N, H, W)"),
+        ("object-detection", {}, BOXES | {"labels": [3]}, "3 to 3, there are 3, .* label_offset"),
+        ("object-detection", {}, BOXES | {"scores": [[0.9, 0.8]]}, "boxes are (1, 1, 4)"),
+    ],
+)
+def test_outputs_that_are_not_what_the_spec_says_are_named(
+    task: str, outputs: dict[str, Any], given: dict[str, Any], words: str
+) -> None:
+    model = foreign(task, Fake(**{k: np.asarray(v, np.float32) for k, v in given.items()}), outputs)
+    with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        model(PIXELS)
+
+
+def test_outputs_of_torch_modules_get_names() -> None:
+    one, two = torch.ones(2, 3), torch.zeros(2)
+    assert list(flatten(one)) == ["0"]
+    assert list(flatten((one, two))) == ["0", "1"]
+    assert list(flatten({"out": one, "aux": one})) == ["out", "aux"]
+    each = [{"boxes": torch.ones(3, 4)}, {"boxes": torch.ones(0, 4)}]
+    for outputs in (each, ({}, each)):
+        boxes = flatten(outputs)["boxes"]
+        assert (boxes.shape, boxes[1].max()) == ((2, 3, 4), 0)
+
+
+# The model file ------------------------------------------------------------------------------
+
+ARTIFACT: dict[str, Any] = {
+    "name": "m",
+    "task": "image-classification",
+    "artifact": {"file": "m.pt"},
+    "outputs": "logits",
+    "input": {"resize": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architecture": "torchvision:resnet18"}, "architecture: not for an artifact of others"),
+        ({"decode": {}}, "decode: not for an artifact"),
+        ({"input": {"resize": 3}}, "say mean and std of the artifact"),
+        ({"input": {"dtype": "uint8", "mean": [0, 0, 0]}}, "not applied to dtype uint8"),
+        ({"input": {"scale": 0.00392156862745098}}, "input.scale: .* 1"),
+        ({"input": {"layout": "cnhw"}}, "input.layout"),
+        ({"input": {"letterbox": 114, "resize": 640}}, "letterbox needs resize: .height, width."),
+        ({"input": {"antialias": False, "interpolation": "bicubic"}}, "for interpolation bilinear"),
+        ({"input": {"backend": "tensor", "interpolation": "lanczos"}}, "bilinear or bicubic with"),
+        (
+            {"input": {"backend": "tensor", "antialias": False}},
+            "bilinear or bicubic with antialias",
+        ),
+        ({"outputs": "boxes"}, "says boxes: accepted .* logits or probabilities"),
+        ({"outputs": {}}, "outputs says nothing: accepted"),
+        ({"outputs": {"logits": 0}}, "outputs.logits: 0 is not of type str"),
+        ({"artifact": {"file": "m.abc"}}, "runtime torchscript loads no .abc file"),
+        ({"task": "object-detection", "outputs": {"boxes": None}}, "boxes, scores, labels .and"),
+    ],
+)
+def test_what_an_artifact_needs_is_said(changes: dict[str, Any], words: str) -> None:
+    assert spec.parse(ARTIFACT, "m").outputs == {"logits": None}
+    with pytest.raises(SpecError, match=words):
+        spec.parse(ARTIFACT | changes, "m")
+
+
+def test_a_network_of_marsmith_has_no_layout_of_its_own() -> None:
+    plain = {"architecture": "torchvision:resnet18", "weights": {"file": "w"}, "name": "m"}
+    for more in ({"outputs": "logits"}, {"input": {"layout": "nhwc"}}):
+        with pytest.raises(SpecError, match="are of an artifact that others exported"):
+            spec.parse({**plain, "task": "image-classification", **more}, "m")
