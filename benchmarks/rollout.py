@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -142,9 +143,13 @@ def main(model: str, share: float, seconds: float, watch: float) -> None:
         first = home / "model-store" / file_name(model, "1.0")
         first.write_bytes(built["1.0"].read_bytes())
         config = {**free_addresses(), "enable_model_api": "true", "model_store": "model-store"}
-        with TorchServe(home, config_file=PROJECT / "config.properties", config=config) as server:
-            server.wait_ready()
-            raise SystemExit(_measure(server, built, model, share, seconds, watch))
+        server = TorchServe(home, config_file=PROJECT / "config.properties", config=config)
+        try:
+            with server:
+                server.wait_ready()
+                raise SystemExit(_measure(server, built, model, share, seconds, watch))
+        finally:
+            shutil.rmtree(server.temp, ignore_errors=True)
 
 
 def _measure(

@@ -178,12 +178,15 @@ def main() -> int:
         build.build(model, PROJECT, home / "model-store", tell=lambda stage: None)
         source = PROJECT / "config.properties"
         server = TorchServe(home, config=free_addresses(), config_file=source)
-        with server, Exporter(home, "127.0.0.1:0") as exporter:
-            server.wait_ready(120)
-            results = []
-            for good, line in check(server, exporter, home):
-                print("ok  " if good else "FAIL", line, flush=True)
-                results.append(good)
+        try:
+            with server, Exporter(home, "127.0.0.1:0") as exporter:
+                server.wait_ready(120)
+                results = []
+                for good, line in check(server, exporter, home):
+                    print("ok  " if good else "FAIL", line, flush=True)
+                    results.append(good)
+        finally:
+            shutil.rmtree(server.temp, ignore_errors=True)
     return 0 if all(results) else 1
 
 

@@ -142,7 +142,12 @@ def _archives(store: Path, properties: Mapping[str, str], home: Path) -> Iterato
 
 
 def _packages(found: Mapping[str, Any]) -> Iterator[Finding]:
-    missing = [name for name in load_runtime(found["runtime"]).requires if find_spec(name) is None]
+    try:
+        needed = load_runtime(found["runtime"]).requires
+    except MarsmithError as error:
+        yield Finding("wrong", found["file"], str(error), "serve it where that runtime is")
+        return
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         text = f"runtime {found['runtime']} needs {', '.join(missing)}"
         mend = f"make runtime-{found['runtime']}"

@@ -74,6 +74,8 @@ def onnx_of(name: str) -> Iterator[tuple[Path, dict[str, str]]]:
     with subject.find(name) as found, TemporaryDirectory(prefix="marsmith-graph-") as folder:
         own = list(found.folder.glob(f"model{SUFFIX}")) if found.folder else []
         if found.spec.artifact is not None:
+            file = Path(found.spec.artifact.file)
+            own += [file] if file.suffix == SUFFIX and file.is_file() else []
             if not own:
                 raise ExportError(f"{name} holds no ONNX, and nothing that one can be made of")
             yield own[0], {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ def read(path: Path, keys: Sequence[Path] = ()) -> dict[str, Any]:
     """
     try:
         return _read(path, keys)
-    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError),
+        *(yaml.YAMLError, zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise ArchiveError(f"{path.name} is no archive of marsmith: {error!r}") from error
 
 

@@ -25,6 +25,9 @@ def generate(name: Path) -> tuple[Path, Path]:
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
                 out.write(content)
         except OSError as error:
+            if file == files[1]:
+                # Alone it would be taken for that of the public key that is there.
+                files[0].unlink()
             raise SignatureError(f"cannot write the key {file}: {error.strerror}") from error
     return files
 

@@ -64,14 +64,26 @@ def place(path: Path, root: Path) -> str:
 
 def save(spec: ModelSpec, path: Path, force: bool) -> None:
     """Write a model file that builds the same archive; raises SpecError where there is one."""
-    text = yaml.safe_dump(
-        spec.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True
-    )
-    if path.exists() and path.read_text(encoding="utf-8") != text and not force:
+    check(spec, path, force)
+    try:
+        path.write_text(_text(spec), encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"--save-yaml: {path} cannot be written: {error.strerror}") from error
+
+
+def check(spec: ModelSpec, path: Path, force: bool) -> None:
+    """Raise SpecError where ``save`` would, before anything is built."""
+    if not path.parent.is_dir():
+        raise SpecError(f"--save-yaml: there is no folder {path.parent}")
+    if path.exists() and path.read_text(encoding="utf-8") != _text(spec) and not force:
         raise SpecError(
             f"--save-yaml: {path} is there and says something else: --force replaces it"
         )
-    path.write_text(text, encoding="utf-8")
+
+
+def _text(spec: ModelSpec) -> str:
+    fields = spec.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
 
 def _architecture(given: Mapping[str, Any], here: Path, root: Path) -> dict[str, Any]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from handlers.errors import ServerError
 
 Version = tuple[str, str]
+# Time, worker and words.
+Said = tuple[float, str, str]
 
 _LINE = re.compile(
     r"(?P<time>\S+) \[\w+ *\] W-\d+-(?P<worker>.+)-std(?:out|err) MODEL_LOG - (?P<text>.*)"
@@ -22,14 +27,41 @@ _HIDDEN = ("RuntimeError: 500 - Unknown exception", "RuntimeError: 507 - System 
 _DIED = "Backend worker process died."
 
 
-def _lines(home: Path, since: float) -> Iterator[str]:
-    """This run's lines of the model log, also of the parts that were rotated away."""
-    parts = [(part.stat().st_mtime, part) for part in (home / "logs").glob("model_log*.log*")]
-    for changed, part in sorted(parts):
-        if changed >= since:
-            opener = gzip.open if part.suffix == ".gz" else open
-            with opener(part, "rt", encoding="utf-8", errors="replace") as file:
-                yield from file
+def _said(home: Path, since: float) -> Iterator[Said]:
+    """What workers said in this run, also in the parts of the log that were rotated away."""
+    parts = []
+    for part in (home / "logs").glob("model_log*.log*"):
+        # A rotation renames them meanwhile.
+        with suppress(FileNotFoundError):
+            found = part.stat()
+            parts.append((found.st_mtime_ns, found.st_size, part))
+    for changed, size, part in sorted(parts):
+        if changed < since * 1e9:
+            continue
+        # One that is being compressed ends in the middle, and is whole at the next look.
+        with suppress(FileNotFoundError, EOFError, zlib.error, gzip.BadGzipFile):
+            packed = part.suffix == ".gz"
+            yield from _rotated(part, changed, size) if packed else _read(part)
+
+
+@functools.lru_cache(maxsize=16)
+def _rotated(part: Path, changed: int, size: int) -> tuple[Said, ...]:
+    """A part that does not change any more: status is asked for every few seconds."""
+    return tuple(_read(part))
+
+
+def _read(part: Path) -> Iterator[Said]:
+    opener = gzip.open if part.suffix == ".gz" else open
+    with opener(part, "rt", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            found = _LINE.match(line)
+            text = found["text"].strip() if found else ""
+            if found and (
+                _REFUSED.match(text)
+                or text == _DIED
+                or (_EXCEPTION.fullmatch(text) and text not in _HIDDEN)
+            ):
+                yield _timestamp(found["time"]), found["worker"], text
 
 
 def read_refusals(home: Path, since: float) -> dict[Version, str]:
@@ -44,17 +76,15 @@ def read_refusals(home: Path, since: float) -> dict[Version, str]:
     last: dict[str, str] = {}
     crashed: dict[Version, str] = {}
     try:
-        for line in _lines(home, since):
-            found = _LINE.match(line)
-            if not found or _timestamp(found["time"]) < since:
+        for moment, worker, text in _said(home, since):
+            if moment < since:
                 continue
-            worker, text = found["worker"], found["text"].strip()
             if reason := _REFUSED.match(text):
                 refused[reason["model"], reason["version"]] = reason["reason"]
             elif text == _DIED:
                 model, _, version = worker.rpartition("_")
                 crashed[model, version] = last.get(worker, "its worker died without a message")
-            elif _EXCEPTION.fullmatch(text) and text not in _HIDDEN:
+            else:
                 last[worker] = text
     except OSError as error:
         raise ServerError(f"cannot read TorchServe's logs: {error}") from error

@@ -28,7 +28,8 @@ def files(folder: Path, deep: bool = False) -> list[Path]:
 def chosen(folder: Path, most: int) -> list[Path]:
     """At most ``most`` picture files of a folder, spread evenly over them."""
     found = files(folder)
-    return found[:: max(1, len(found) // most)][:most]
+    most = min(most, len(found))
+    return [found[index * len(found) // most] for index in range(most)]
 
 
 def load(folder: Path, most: int, max_pixels: int) -> list[Image.Image]:

@@ -101,6 +101,8 @@ def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
     fields = dict(bundle.provenance.get("spec", {}))
     # Of its build alone, and earlier ones took keys that are refused now.
     fields.pop("parity", None)
+    # An archive tells the name of the folder of samples alone, and carries two of them.
+    fields["samples"] = str(folder / "golden")
     origin, _, name = str(fields.get("architecture", "")).rpartition(":")
     if name and origin != "torchvision":
         fields["architecture"] = f"{folder / SOURCE / Path(origin).name}:{name}"

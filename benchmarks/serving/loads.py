@@ -49,6 +49,11 @@ class Bodies:
         return cls(address.url, requests[0].path, headers, files)
 
 
+def has_wrk() -> bool:
+    """Whether ``closed`` can run."""
+    return shutil.which("wrk") is not None
+
+
 def closed(bodies: Bodies, connections: int, seconds: float) -> dict[str, Any]:
     """``wrk``: each connection sends its next request as soon as it has its answer."""
     wrk = shutil.which("wrk")
@@ -58,7 +63,8 @@ def closed(bodies: Bodies, connections: int, seconds: float) -> dict[str, Any]:
     headers = [f"{name}: {value}" for name, value in bodies.headers.items()]
     lines = [bodies.path, str(len(headers)), *headers, *bodies.files]
     table.write_text("\n".join(lines) + "\n")
-    threads = min(connections, 2)
+    # It gives each thread an equal number.
+    threads = 1 if connections % 2 else 2
     command = [wrk, "-t", str(threads), "-c", str(connections), "-d", f"{max(1, round(seconds))}s"]
     command += ["--timeout", f"{_TIMEOUT_SECONDS}s", "--latency", "-s", str(_LUA), bodies.url]
     text, cpu = _client([*command, "--", str(table)], seconds)

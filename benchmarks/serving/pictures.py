@@ -19,7 +19,6 @@ from handlers.task import TaskHandler
 # thumbnail.
 LARGE = (4032, 3024)
 SMALL = 160
-SIZES = ("real", "large", "small")
 # A photograph of 12 megapixels takes seconds to make, and wrk holds every body in memory.
 _LARGE_COUNT = 8
 _SEED = 5

@@ -24,7 +24,9 @@ _NO_MODEL = "torchserve/nothing"
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     """PNG files in ``folder`` of what was measured."""
     found = results["measurements"]
-    made = [_rates(found, results.get("reference"), folder / "throughput.png")]
+    made = []
+    if any(row.rate for row in figures.rows(found, results.get("reference"))):
+        made.append(_rates(found, results.get("reference"), folder / "throughput.png"))
     if len({one["connections"] for one in _real(found)} - {0}) > 1:
         made.append(_latencies(found, folder / "latency.png"))
     if figures.select(found, kind="poisson"):

@@ -52,13 +52,15 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
                 body = bodies[number % len(bodies)]
                 async with session.post(job["url"] + job["path"], data=body) as reply:
                     answer = await reply.read()
+                    took = time.monotonic() - start - due
                     if reply.status >= 400:
+                        # Refused at once is not answered fast.
                         errors[str(reply.status)] += 1
                     else:
+                        latencies.append(took)
                         wrong += not judge(number % len(bodies), answer)
             except (aiohttp.ClientError, TimeoutError) as error:
                 errors[type(error).__name__] += 1
-            latencies.append(time.monotonic() - start - due)
 
         async with asyncio.TaskGroup() as group:
             for number, due in enumerate(arrivals):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +19,7 @@ from benchmarks.serving.processes import watching
 from handlers.errors import MarsmithError
 
 _TOGETHER, _TOGETHER_CONNECTIONS = 8, 4
-_LONGER = 3
+LONGER = 3
 
 
 class Served:
@@ -40,8 +42,8 @@ class Served:
     def run(self) -> None:
         """Closed loops first: they tell the capacity that open ones are shares of."""
         plan = self.plan
+        self._warm()
         if "closed" in plan.loads:
-            self._warm()
             for connections in plan.connections:
                 self._closed("real", 1, connections)
         for size in ("large", "small"):
@@ -64,7 +66,15 @@ class Served:
     def _warm(self) -> None:
         """Ask all at once what is asked one by one otherwise: full batches compile and allocate."""
         assert self.bodies is not None
-        loads.closed(self.bodies, max(self.plan.connections), self.plan.warm)
+        if "closed" in self.plan.loads or loads.has_wrk():
+            loads.closed(self.bodies, max(self.plan.connections), self.plan.warm)
+        else:
+            # The other loads do without it.
+            end = time.monotonic() + self.plan.warm
+            for one in itertools.cycle(self.sized("real")):
+                if time.monotonic() > end:
+                    break
+                self.made.ask(one.data)
         self._settle()
 
     def _closed(self, size: str, together: int, connections: int) -> None:
@@ -73,7 +83,7 @@ class Served:
             self.tell(f"  {together} pictures a request: its protocol has none")
             return
         # What is answered after the end does not count: a load must be long against an answer.
-        longer = _LONGER if size == "large" or together > 1 else 1
+        longer = LONGER if size == "large" or together > 1 else 1
         found = self._watched(
             "closed",
             lambda: loads.closed(bodies, connections, longer * self.plan.seconds),

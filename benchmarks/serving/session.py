@@ -19,12 +19,11 @@ from benchmarks.serving.contender import Local, Server
 from benchmarks.serving.pictures import Picture, resized
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.processes import watching
-from benchmarks.serving.served import Served
+from benchmarks.serving.served import LONGER, Served
 from benchmarks.serving.subject import Subject
 from handlers.errors import MarsmithError
 
 Measurement = dict[str, Any]
-_WARM_SECONDS = 1.0
 
 
 class Session:
@@ -92,11 +91,13 @@ class Session:
     def _local(self, made: Local, record: Callable[..., None]) -> None:
         for size in ("real", *(size for size in ("large", "small") if size in self.plan.loads)):
             data = [one.data for one in self.sized(size)]
-            made.run(data, _WARM_SECONDS)
+            # As long as servers get.
+            seconds = self.plan.seconds * (LONGER if size == "large" else 1)
+            made.run(data, self.plan.warm)
             with watching(made.mark, made.role) as watch:
-                rate = made.run(data, self.plan.seconds)
+                rate = made.run(data, seconds)
                 usage = watch.close(0.0)
-            figures: dict[str, Any] = {"requests": round(rate * self.plan.seconds), "failed": 0}
-            figures |= {"seconds": self.plan.seconds, "connections": 0, "per_request": 1}
+            figures: dict[str, Any] = {"requests": round(rate * seconds), "failed": 0}
+            figures |= {"seconds": seconds, "connections": 0, "per_request": 1}
             record("closed", size=size, **figures, usage=asdict(usage))
             self.tell(f"  {size}: {rate:.1f} pictures/s")

@@ -26,7 +26,7 @@ from handlers.task import TaskHandler
 from marsmith import resolve, weights
 from marsmith.archive import file_name, unpack
 from marsmith.spec import ModelSpec, load, parse
-from marsmith.tuning.fingerprint import code_digest
+from marsmith.tuning.fingerprint import of_pair
 
 PROJECT = Path(__file__).parents[2]
 # Archives of earlier runs, by a digest of everything that they were made of.
@@ -104,7 +104,8 @@ class Subject:
         """Our archive of this model, built where no earlier run has; raises BuildError."""
         fields = self._fields(runtime, precision, serving)
         text = yaml.safe_dump(fields, sort_keys=True)
-        store = STORE / hashlib.sha256(text.encode() + code_digest()).hexdigest()[:16]
+        made_of = of_pair(parse(fields, self.spec.name), PROJECT, runtime, precision)
+        store = STORE / hashlib.sha256(text.encode() + made_of.encode()).hexdigest()[:16]
         target = store / file_name(self.spec.name, self.spec.version)
         if target.is_file():
             return target

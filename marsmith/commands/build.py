@@ -167,6 +167,8 @@ def _own(given: dict[str, Any], here: Path, force: bool, as_json: bool) -> None:
     for note in notes:
         print(note, file=sys.stderr)
     spec = _chosen(checked(spec, given), given)
+    if given["save_yaml"]:
+        own.check(spec, here / given["save_yaml"], force)
     _build(spec, _store(given, here), force, as_json)
     if given["save_yaml"]:
         own.save(spec, here / given["save_yaml"], force)

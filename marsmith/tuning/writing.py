@@ -91,29 +91,29 @@ def _flow(value: Mapping[str, Any]) -> Any:
 
 
 def _forget_options(document: Any) -> None:
-    """Remove the options of the runtime, but not those that stand under a runtime's name."""
+    """Remove the options of the runtime, but not those that stand under a runtime's name.
+
+    Comments below the last one are of what follows, and stay.
+    """
     options = document.get("runtime_options") or {}
     known = plugins.names("runtimes")
     flat = [key for key in options if key not in known]
-    if flat and len(flat) == len(options):
-        _empty(document, "runtime_options")
+    if not flat:
         return
-    last = list(options)[-1] if options else None
-    comment = options.ca.items.get(last) if flat else None
+    last = list(options)[-1]
+    below = ""
+    if last in flat and last in options.ca.items:
+        # The first line is its own, beside it.
+        below = options.ca.items[last][2].value.partition("\n")[2]
     for key in flat:
         del options[key]
-    if last in flat and comment is not None:
-        # What stands below the mapping is kept by its last key.
-        options.ca.items.setdefault(list(options)[-1], comment)
-
-
-def _empty(document: Any, key: str) -> None:
-    """Make a mapping ``{}``; what stands in comments below its last line stays."""
-    old = document[key]
-    last = list(old)[-1]
-    if last in old.ca.items:
-        document.ca.items[key] = old.ca.items[last]
-    document[key] = _flow({})
+    if not options:
+        document["runtime_options"] = _flow({})
+    keys = list(document)
+    following = keys[keys.index("runtime_options") + 1 :]
+    if below.strip() and following:
+        text = "\n".join(line.strip().removeprefix("#").strip() for line in below.splitlines())
+        document.yaml_set_comment_before_after_key(following[0], before=text.strip("\n"))
 
 
 def _replace(path: Path, text: str) -> None:

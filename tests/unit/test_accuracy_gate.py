@@ -230,6 +230,7 @@ def test_pictures_in_which_a_detector_finds_nothing_are_no_gate(tmp_path: Path) 
     folder = grey(tmp_path, [10, 100])
     task = ObjectDetection()
     task.bundle = Bundle("m", "1", "t", "r", "a", ["background", "car"], ImageInput())
+    task.widest = dict  # type: ignore[method-assign]
     measured = Evaluation.of(AccuracySpec(folder=str(folder)), tmp_path, task)
     task.answer = lambda images, **_: [[] for _ in images]  # type: ignore[method-assign]
     with pytest.raises(SpecError, match="mAP says nothing on these 2 pictures, for eager finds"):

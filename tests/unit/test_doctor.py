@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from handlers.errors import ServerError
+from handlers.errors import PluginError, ServerError
 from marsmith import doctor, doctor_settings, keys, signing
 from marsmith.addresses import free_addresses, read_properties
 from marsmith.commands.doctor import command
@@ -205,3 +205,15 @@ def test_the_exit_status_is_1_only_where_something_is_wrong(
     assert shown.exit_code == 1
     levels = {one["subject"]: one["level"] for one in json.loads(shown.output)}
     assert levels["token authorization"] == "wrong"
+
+
+def test_an_archive_of_a_runtime_that_is_not_here_costs_no_other_finding(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(name: str) -> None:
+        raise PluginError(f"no runtime {name!r}: accepted are none")
+
+    monkeypatch.setattr("marsmith.doctor.load_runtime", lost)
+    found = bad(examine(home))
+    assert "no runtime 'torchscript'" in found["lenet5_digits-1.0.mar"].text
+    assert len(examine(home)) > 10

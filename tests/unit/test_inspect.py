@@ -156,3 +156,16 @@ def test_every_kind_of_difference_is_told(lenet5: Path, changed: Changed) -> Non
     found = json.loads(run(diff, lenet5, path, "--json").output)
     assert found["values"] == {"version": ["1.0", "2.0"]}
     assert found["files"]["model.pt"] == "changed"
+
+
+def test_a_damaged_member_is_one_line(lenet5: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.mar"
+    data = bytearray(lenet5.read_bytes())
+    with zipfile.ZipFile(lenet5) as content:
+        member = content.getinfo("model-config.yaml")
+        text = content.read(member)
+    place = data.index(text, member.header_offset)
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match="damaged.mar is no archive of marsmith"):
+        inspection.read(path)

@@ -166,6 +166,8 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
         (("--arch", "my_model.py:Net", "--weights", "no.pth", *OWN), "no file no.pth"),
         (("--arch", "my_model.py:Net", "--weights", "net.pth", *OWN[:4]), "--labels is missing"),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "x"), "write KEY=VALUE"),
+        (("--arch", "my_model.py:Net", *NETWORK, "--save-yaml", "no/m.yaml"), "no folder"),
+        (("--arch", "my_model.py:Net", *NETWORK, "--save-yaml", "labels.txt"), "something else"),
         (("--arch", "my_model.py:Net", *NETWORK, "--layout", "nhwc"), "goes with --artifact"),
         (("--artifact", "net.pth", *NETWORK), "goes with --arch alone"),
         (("mobilenet_v2", "--labels", "labels.txt"), "--labels makes a model without a file"),

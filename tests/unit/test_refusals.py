@@ -71,3 +71,13 @@ def test_rotated_logs_are_read_unless_older_than_the_run(log: Path) -> None:
     os.utime(old, (0, 0))
     log.write_text(_line("Torch worker started."))
     assert read_refusals(log.parents[1], _RUN) == {("shapes", "1.0"): "rotated away"}
+
+
+def test_a_part_that_is_being_compressed_is_left_out_until_it_is_whole(log: Path) -> None:
+    part = log.with_name("model_log.1.log.gz")
+    whole = gzip.compress(_line("marsmith: refused shapes 1.0: rotated away").encode())
+    part.write_bytes(whole[:-12])
+    log.write_text(_line("Torch worker started."))
+    assert read_refusals(log.parents[1], _RUN) == {}
+    part.write_bytes(whole)
+    assert read_refusals(log.parents[1], _RUN) == {("shapes", "1.0"): "rotated away"}

@@ -248,3 +248,10 @@ def test_a_rollout_does_not_register_what_is_not_signed(home: Path) -> None:
     change = Change(running, (None, None), "m-2.0.mar", header, None, Options())  # type: ignore[arg-type]
     with pytest.raises(MarsmithError, match=r"m-2\.0\.mar is not signed"):
         change.register()
+
+
+def test_half_a_pair_is_not_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "release.pub").write_text("of another key")
+    with pytest.raises(SignatureError, match="release.pub"):
+        keys.generate(tmp_path / "release")
+    assert [path.name for path in tmp_path.iterdir()] == ["release.pub"]

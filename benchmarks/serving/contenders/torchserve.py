@@ -21,6 +21,7 @@ from torchvision import transforms
 from benchmarks.serving.contender import Address, Request, Server
 from benchmarks.serving.subject import Subject
 from handlers.errors import BuildError
+from handlers.inputs import ImageInput
 from handlers.pictures import Picture
 from marsmith.addresses import Addresses, Tokens, bearer, free_addresses
 from marsmith.environment import find_java
@@ -43,6 +44,15 @@ class Model(torch.nn.Module):
     def forward(self, images):
         return self.network(images)
 """
+
+
+def _differs(given: ImageInput) -> bool:
+    """Whether an input is prepared otherwise than those handlers do it."""
+    theirs = ImageInput(resize=_RESIZE, crop=_CROP)
+    names = ("resize", "crop", "interpolation", "mean", "std")
+    return any(getattr(given, name) != getattr(theirs, name) for name in names)
+
+
 # As TorchServe's MNIST example changes the preprocessing of a handler that it comes with.
 _HANDLER = """from torchvision import transforms
 from ts.torch_handler.{module} import {base}
@@ -146,7 +156,7 @@ class Stock(Server):
         state = {f"network.{key}": value for key, value in self.subject.state_dict().items()}
         handler: Any = _HANDLERS[spec.task]
         # A detector resizes and normalises by itself, and object_detector leaves both to it.
-        if spec.task != "object-detection" and (given.resize, given.crop) != (_RESIZE, _CROP):
+        if spec.task != "object-detection" and _differs(given):
             module, handler = handler, source / "handler.py"
             base = "".join(word.title() for word in module.split("_"))
             geometry = ", ".join(f"transforms.{step}" for step in self._geometry())
@@ -162,7 +172,8 @@ class Stock(Server):
     def _geometry(self) -> list[str]:
         """The model's own resizing, as torchvision's transforms are written."""
         given = self.subject.handler.bundle.input
-        steps = [] if given.resize is None else [f"Resize({given.resize!r})"]
+        mode = f"transforms.InterpolationMode.{given.interpolation.upper()}"
+        steps = [] if given.resize is None else [f"Resize({given.resize!r}, {mode})"]
         return steps if given.crop is None else [*steps, f"CenterCrop({given.crop!r})"]
 
     def _traced(self, source: Path, code: str, state: dict[str, torch.Tensor]) -> Path:
