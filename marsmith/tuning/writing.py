@@ -95,7 +95,7 @@ def _forget_options(document: Any) -> None:
 
     Comments below the last one are of what follows, and stay.
     """
-    options = document.get("runtime_options") or {}
+    options: Any = document.get("runtime_options") or {}
     known = plugins.names("runtimes")
     flat = [key for key in options if key not in known]
     if not flat:
