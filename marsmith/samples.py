@@ -9,6 +9,8 @@ from PIL import Image
 from handlers import pictures
 from handlers.errors import RequestError, SpecError
 
+# Of a model file that names none.
+DEFAULT = "samples/shapes"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 

@@ -24,6 +24,7 @@ from handlers import plugins
 from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
+from marsmith.samples import DEFAULT as SAMPLES
 from marsmith.spec_parts import (
     AccuracySpec,
     ArtifactSpec,
@@ -83,7 +84,7 @@ class ModelSpec(Strict):
     decode: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     parity: ParitySpec = ParitySpec()
-    samples: str = "samples/shapes"
+    samples: str = SAMPLES
     serving: ServingSpec = ServingSpec()
     chosen: dict[str, Any] = {}
     licence: str = "unknown"

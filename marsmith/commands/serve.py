@@ -19,6 +19,7 @@ from marsmith.addresses import Tokens, free_addresses
 from marsmith.commands.stop import say_if_not_drained
 from marsmith.exporter import Exporter
 from marsmith.processes import Running, find_running
+from marsmith.samples import DEFAULT
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
 
@@ -153,7 +154,7 @@ def _sample(home: Path, model: str) -> str:
     # It may be gone, or half written: the archive serves without it.
     except (OSError, ValueError, yaml.YAMLError):
         named = None
-    said = named.get("samples", "samples") if isinstance(named, dict) else "samples"
+    said = named.get("samples", DEFAULT) if isinstance(named, dict) else "samples"
     folder = home / str(said)
     pictures = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
     if not pictures:

@@ -82,6 +82,10 @@ def test_the_sample_is_of_the_models_own_folder(home: Path) -> None:
     (home / "models").mkdir()
     (home / "models" / "m.yaml").write_text("samples: samples/b\n")
     assert _sample(home, "m") == "samples/b/2.jpg"
+    (home / "models" / "m.yaml").write_text("name: m\n")
+    (home / "samples/shapes").mkdir()
+    (home / "samples/shapes/star.jpg").touch()
+    assert _sample(home, "m") == "samples/shapes/star.jpg"
 
 
 def test_of_two_starts_at_once_one_waits_and_sees_the_other(
