@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import uuid
 from email import message_from_bytes
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def test_a_form_is_multipart() -> None:
 
 
 def test_marked_processes_are_found_measured_and_ended() -> None:
-    mark = "test-of-marked-processes"
+    mark = uuid.uuid4().hex
     # Its child is in a session of its own, as that of a server that turns into a daemon.
     code = (
         "import subprocess, sys, time\n"

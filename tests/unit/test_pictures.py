@@ -305,12 +305,12 @@ def test_small_webp_header_counts() -> None:
 def test_bulky_metadata_costs_nothing() -> None:
     bulk = zlib.compress(bytes(50_000_000), 9)
     png, jpeg = saved(colourful(), "PNG"), saved(colourful(), "JPEG")
-    started = time.perf_counter()
+    started = time.process_time()
     assert pixel(with_chunk(png, b"iCCP", b"name\0\0" + bulk)) == pixel(png)
     assert pixel(with_chunk(png, b"zTXt", b"name\0\0" + bulk)) == pixel(png)
     assert pixel(with_segment(jpeg, 0xE1, b"Exif\0\0" + b"x" * 10, 50_000)) == pixel(jpeg)
     assert pixel(with_segment(jpeg, 0xE2, b"ICC_PROFILE\0\1\1" + bytes(60000))) == pixel(jpeg)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_jpeg_of_too_many_scans() -> None:

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from handlers.errors import IntegrityError, MarsmithError, ServerError, Signatur
 from handlers.inputs import ImageInput
 from handlers.integrity import RECORD, SIGNATURE
 from marsmith import archive, keys, signing
+from marsmith.environment import temp_folder
 from marsmith.server import TorchServe
 
 FILES = {"model.pth": b"weights", "model-config.yaml": b"minWorkers: 1\n", "handlers/a.py": b"a"}
@@ -201,7 +203,7 @@ def test_what_is_no_key_says_so(tmp_path: Path, content: bytes | None) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, pair: tuple[Path, Path]) -> Path:
+def home(tmp_path: Path, pair: tuple[Path, Path]) -> Iterator[Path]:
     """A project with a signed and an unsigned version, which demands signatures."""
     home = tmp_path / "home"
     (home / "model-store").mkdir(parents=True)
@@ -210,7 +212,8 @@ def home(tmp_path: Path, pair: tuple[Path, Path]) -> Path:
     for version in ("1.0", "2.0"):
         pack(home / "model-store", version)
     signing.sign(home / "model-store/m-1.0.mar", pair[0])
-    return home
+    yield home
+    shutil.rmtree(temp_folder(home))
 
 
 def test_the_server_leaves_out_what_is_not_signed(home: Path) -> None:
