@@ -41,6 +41,10 @@ def handle(rows, context):
             context.set_response_status(415, "Unsupported Media Type", index)
             answers.append(b'{{"code":415,"type":"UnsupportedPicture","message":"no picture"}}')
             continue
+        if context.get_request_header(index, "accept") == "image/png":
+            context.set_response_content_type(index, "image/png")
+            answers.append(b"\\x89PNG" + VERSION.encode())
+            continue
         time.sleep(SECONDS)
         asked += 1
         if FAULT == "fails later" and asked > 20:

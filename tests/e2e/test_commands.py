@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -9,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import PROJECT, REFUSES, marsmith, pack
+from tiny import REFUSES, ending, marsmith, pack
 
 from marsmith.environment import temp_folder
 from marsmith.processes import find_running, find_workers, is_alive
@@ -36,10 +35,7 @@ def test_serve_in_the_foreground_until_a_signal(home: Path, number: signal.Signa
     (home / "samples").mkdir()
     (home / "samples" / "one.png").write_bytes(b"\x89PNG")
     command = [sys.executable, "-m", "marsmith", "serve"]
-    environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        command, cwd=home, env=environ, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with ending(command, home) as process:
         assert process.stdout
         assert process.stdout.readline() == "# echo 1.0, 1 worker\n"
         curl = shlex.split(process.stdout.readline())

@@ -1,19 +1,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from asking import asking
 from proven import answer, pack_proven
-from tiny import PROJECT, marsmith
+from tiny import ending, marsmith
 
 from handlers.errors import ServerError
 from marsmith.autoscale import Policy, run
@@ -51,7 +49,8 @@ def test_predict_prints_json_and_draws(slow: TorchServe, pictures: Path) -> None
         str(pictures / name) for name in ("a.png", "b.jpg", "sub/a.png")
     ]
     assert rows[1]["answer"] == answer("1.0", b"b.jpg")
-    assert len([path for path in out.rglob("*.png") if path.is_file()]) == 3
+    drawn = [path.read_bytes() for path in out.rglob("*.png") if path.is_file()]
+    assert drawn == [b"\x89PNG1.0"] * 3
 
 
 def test_predict_goes_on_after_a_failure(slow: TorchServe, pictures: Path) -> None:
@@ -74,15 +73,21 @@ def test_workers_come_and_go_with_the_load(slow: TorchServe) -> None:
     lines: list[str] = []
     policy = Policy(least=1, most=2, up=0.02, down=0.01, calm=1)
 
-    def until(wanted: int) -> bool:
-        return len(client.describe("m")[0]["workers"]) != wanted
+    def until(wanted: int) -> Callable[[], bool]:
+        deadline = time.monotonic() + 90
+
+        def more() -> bool:
+            assert time.monotonic() < deadline, lines
+            return len(client.describe("m")[0]["workers"]) != wanted
+
+        return more
 
     with slow.client(timeout=60) as client:
         with asking(slow.running, "1.0", threads=8, pause=0) as counts:
-            run(slow.running, client, ["m"], policy, 0.5, lambda: until(2), lines.append)
+            run(slow.running, client, ["m"], policy, 0.5, until(2), lines.append)
         assert counts.problems == []
         with asking(slow.running, "1.0", threads=1, pause=0.1) as counts:
-            run(slow.running, client, ["m"], policy, 0.5, lambda: until(1), lines.append)
+            run(slow.running, client, ["m"], policy, 0.5, until(1), lines.append)
         assert counts.problems == []
     assert "m 1.0: 1 -> 2 workers" in lines
     assert "m 1.0: 2 -> 1 workers" in lines
@@ -107,10 +112,7 @@ def test_logs_command(slow: TorchServe) -> None:
 
 def test_logs_are_followed(slow: TorchServe) -> None:
     command = [sys.executable, "-m", "marsmith", "logs", "--follow", "-n", "0", "--model", "m"]
-    environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        command, cwd=slow.home, env=environ, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with ending(command, slow.home, seconds=60) as process:
         assert process.stdout
         first = process.stdout.readline()
         log = slow.home / "logs" / "model_log.log"
@@ -155,11 +157,8 @@ def test_stop_waits_for_requests(home: Path) -> None:
 def test_serve_waits_for_requests_at_a_signal(home: Path) -> None:
     pack_proven(home / "model-store", "1.0", seconds=1.0)
     command = [sys.executable, "-m", "marsmith", "serve", "--model-api"]
-    environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
     answers: list[object] = []
-    with subprocess.Popen(
-        command, cwd=home, env=environ, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with ending(command, home) as process:
         assert process.stdout
         assert process.stdout.readline() == "# m 1.0, 1 worker\n"
         running = find_running(temp_folder(home))

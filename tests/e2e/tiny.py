@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -91,6 +95,34 @@ def kill(pid: int) -> None:
     psutil.Process(pid).kill()
     while is_alive(pid):
         time.sleep(0.01)
+
+
+@contextmanager
+def ending(
+    command: Sequence[str], home: Path, seconds: float = 120.0, **given: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a command in ``home`` until the block ends, ``seconds`` at most: its pipes end with it,
+    so that nobody reads or waits for ever."""
+    given.setdefault("env", {**os.environ, "PYTHONPATH": str(PROJECT)})
+    with subprocess.Popen(
+        command, cwd=home, stdout=subprocess.PIPE, text=True, start_new_session=True, **given
+    ) as process:
+        limit = threading.Timer(seconds, _end, [process])
+        limit.start()
+        try:
+            yield process
+        finally:
+            limit.cancel()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process and its children as Ctrl-C does, and by force what takes too long."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(40)
 
 
 def marsmith(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
