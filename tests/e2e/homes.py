@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,19 +20,23 @@ from marsmith.server import TorchServe
 @pytest.fixture(scope="session")
 def make_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path]]:
     """Make project folders with free ports and an empty model store; their servers are ended."""
-    homes = []
+    # One that does not end leaves none of the others.
+    with ExitStack() as ends:
 
-    def make() -> Path:
-        home = tmp_path_factory.mktemp("home")
-        homes.append(home)
-        (home / "model-store").mkdir()
-        write_config(home)
-        return home
+        def make() -> Path:
+            home = tmp_path_factory.mktemp("home")
+            ends.callback(leave, home)
+            (home / "model-store").mkdir()
+            write_config(home)
+            return home
 
-    yield make
-    for home in homes:
-        stop_running(temp_folder(home))
-        shutil.rmtree(temp_folder(home))
+        yield make
+
+
+def leave(home: Path) -> None:
+    """End the server of a project folder, and remove its temp folder."""
+    stop_running(temp_folder(home))
+    shutil.rmtree(temp_folder(home))
 
 
 @pytest.fixture
