@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from tiny import ending
 
 from marsmith import spec
 from marsmith.archive import read_json
@@ -31,29 +32,25 @@ def place(project: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _start(place: Path, project: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "marsmith", *words],
-        cwd=place,
-        env={**os.environ, "PYTHONPATH": str(project)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _started(place: Path, *words: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "marsmith", *words]
+    return ending(command, place, 2 * LIMIT, stderr=subprocess.PIPE)
 
 
-def test_interrupted_and_taken_up_again(place: Path, project: Path) -> None:
+def test_interrupted_and_taken_up_again(place: Path) -> None:
     file, results = place / f"models/{MODEL}.yaml", place / f"build/tune/{MODEL}.jsonl"
     before = file.read_text()
     words = ["tune", MODEL, "--runtime", "eager", "--precision", "fp32"]
     words += ["--seconds-per-point", "0.3"]
-    first = _start(place, project, *words, "--write")
-    deadline = time.monotonic() + LIMIT
-    while first.poll() is None and (not results.exists() or '"point"' not in results.read_text()):
-        assert time.monotonic() < deadline, "no point was measured"
-        time.sleep(0.05)
-    first.send_signal(signal.SIGINT)
-    table, told = first.communicate(timeout=LIMIT)
+    with _started(place, *words, "--write") as first:
+        deadline = time.monotonic() + LIMIT
+        while first.poll() is None and (
+            not results.exists() or '"point"' not in results.read_text()
+        ):
+            assert time.monotonic() < deadline, "no point was measured"
+            time.sleep(0.05)
+        first.send_signal(signal.SIGINT)
+        table, told = first.communicate()
     assert first.returncode == 130, table + told
     assert "-> eager fp32, " in table
     assert "interrupted: nothing is written" in told
@@ -71,8 +68,8 @@ def test_interrupted_and_taken_up_again(place: Path, project: Path) -> None:
         "--plot",
         "p.png",
     ]
-    again = _start(place, project, *words, *options)
-    text, told = again.communicate(timeout=LIMIT)
+    with _started(place, *words, *options) as again:
+        text, told = again.communicate()
     assert again.returncode == 0, told
     assert results.read_text() == kept
     found = json.loads(text)
@@ -86,8 +83,8 @@ def test_interrupted_and_taken_up_again(place: Path, project: Path) -> None:
     assert f"written into models/{MODEL}.yaml: eager fp32" in told
 
     file.write_text(before)
-    build = _start(place, project, "build", MODEL, "--profile", "host.yaml", "--store", "store")
-    _, told = build.communicate(timeout=LIMIT)
+    with _started(place, "build", MODEL, "--profile", "host.yaml", "--store", "store") as build:
+        _, told = build.communicate()
     assert build.returncode == 0, told
     limits = read_json(place / f"store/{MODEL}-1.0.mar", "marsmith.json")["limits"]
     assert {key: limits[key] for key in ("workers", "threads", "batch_size")} == {

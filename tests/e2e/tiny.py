@@ -99,7 +99,7 @@ def kill(pid: int) -> None:
 
 @contextmanager
 def ending(
-    command: Sequence[str], home: Path, seconds: float = 120.0, **given: Any
+    command: Sequence[str], home: Path, seconds: float = 300.0, **given: Any
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a command in ``home`` until the block ends, ``seconds`` at most: its pipes end with it,
     so that nobody reads or waits for ever."""

@@ -6,14 +6,15 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from tiny import PROJECT, ending
 
 from handlers.integrity import sha256
 from marsmith.store import verify
 
-PROJECT = Path(__file__).parents[2]
 _COMMAND, _ARCHIVE = ["build", "lenet5_digits", "--store"], "lenet5_digits-1.0.mar"
 # The command line itself, in a process for each stage that has imported everything already. The
 # signal comes when the stage begins, which only the build knows.
@@ -44,16 +45,8 @@ for stage in stages:
 STAGES = ("weights", "reference", "export", "parity", "archive", "smoke")
 
 
-def _start(*words: str, **given: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **given,  # type: ignore[call-overload]
-    )
+def _start(*words: str, **given: object) -> AbstractContextManager[subprocess.Popen[str]]:
+    return ending([sys.executable, *words], PROJECT, stderr=subprocess.PIPE, **given)
 
 
 def _run(*words: str, **given: object) -> tuple[int, str, str]:
@@ -69,8 +62,10 @@ def _held(store: Path) -> dict[str, str]:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A store with an archive of something else."""
-    (tmp_path / "another-1.0.mar").write_bytes(b"another")
-    return tmp_path
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "another-1.0.mar").write_bytes(b"another")
+    return folder
 
 
 def test_the_stages_are_all_there_are(project: Path, tmp_path: Path) -> None:
@@ -91,9 +86,11 @@ def test_ctrl_c_at_every_stage(store: Path) -> None:
     assert _held(store) == before
 
 
-def test_what_a_killed_build_left_is_removed_by_the_next(store: Path) -> None:
+def test_what_a_killed_build_left_is_removed_by_the_next(store: Path, tmp_path: Path) -> None:
     before = _held(store)
-    _, out, _ = _run("-c", _STOPPED, "9", "archive", *_COMMAND, str(store))
+    # Nobody else removes what it leaves there.
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT), "TMPDIR": str(tmp_path)}
+    _, out, _ = _run("-c", _STOPPED, "9", "archive", *_COMMAND, str(store), env=environ)
     assert out.startswith("archive -9 .build-")
     code, _, err = _run("-m", "marsmith", *_COMMAND, str(store))
     assert code == 0, err
