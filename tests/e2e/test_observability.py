@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families as families
-from tiny import PROJECT, kill, marsmith, pack
+from tiny import PROJECT, ending, kill, marsmith, pack
 
 from handlers import metrics as published
 from marsmith import metrics
@@ -137,13 +137,7 @@ def test_exporter_as_long_as_serve(home: Path) -> None:
     pack(home / "model-store")
     address = free_addresses()["metrics_address"]
     command = [sys.executable, "-m", "marsmith", "serve", "--exporter", address.partition("//")[2]]
-    with subprocess.Popen(
-        command,
-        cwd=home,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with ending(command, home) as process:
         assert process.stdout
         assert process.stdout.readline() == "# echo 1.0, 1 worker\n"
         assert "MarsmithUp 1.0" in requests.get(f"{address}/metrics", timeout=30).text
