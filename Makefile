@@ -54,8 +54,9 @@ demo: env  ## Build, serve, predict over REST and gRPC, draw, scale, stop
 serve: archives  ## Serve the model store until Ctrl-C
 	$(MARSMITH) serve
 
-# Two processes, a file of tests in one: much of a test is waiting for servers and compilers.
-TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Two processes, a file of tests in one: much of a test is waiting for servers and compilers. In the
+# order of the folders, for by number of tests the files that take minutes would come last.
+TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: dev  ## Run all tests, those against a real TorchServe included
 	$(TESTS)

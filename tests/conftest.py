@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 import marsmith  # noqa: F401  # first of all: it says how the threads of torch wait
+from marsmith.locks import alone
 
 PROJECT = Path(__file__).parents[1]
 
@@ -112,15 +114,43 @@ def project() -> Path:
     return PROJECT
 
 
+Shared = Callable[[str, Callable[[Path], object]], Path]
+"""(name, what fills a folder) -> that folder, which tests must leave as it is."""
+
+
 @pytest.fixture(scope="session")
-def lenet5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Makes a folder once for all processes of this run: whoever needs it first fills it."""
+    base = tmp_path_factory.getbasetemp()
+    if hasattr(pytestconfig, "workerinput"):
+        # One of several processes, each of which has a folder in that of the run.
+        base = base.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with alone(done):
+            if not done.stat().st_size:
+                # Left by whoever could not fill it.
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.write_text("filled")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def lenet5(shared: Shared) -> Path:
     """The archive of models/lenet5_digits.yaml, built once with every stage."""
     from marsmith import build, spec
 
-    model = spec.load(PROJECT / "models/lenet5_digits.yaml")
-    return build.build(
-        model, PROJECT, tmp_path_factory.mktemp("store"), tell=lambda stage: None
-    ).path
+    def fill(store: Path) -> None:
+        model = spec.load(PROJECT / "models/lenet5_digits.yaml")
+        build.build(model, PROJECT, store, tell=lambda stage: None)
+
+    [archive] = shared("lenet5", fill).glob("*.mar")
+    return archive
 
 
 @pytest.fixture

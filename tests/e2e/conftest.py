@@ -33,8 +33,6 @@ def served(make_home: Callable[[], Path]) -> Iterator[TorchServe]:
 
 
 @pytest.fixture(scope="session")
-def archives(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archives(project: Path, shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A store with the default archives, built once by the real command line."""
-    store = tmp_path_factory.mktemp("store")
-    build(project, store, timeout=900)
-    return store
+    return shared("archives", lambda store: build(project, store, timeout=900))

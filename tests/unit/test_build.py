@@ -333,14 +333,19 @@ def change_handler(folder: Path) -> str:
     return "handlers/tasks/image_classification.py"
 
 
-@pytest.fixture
-def eager(project: Path, tmp_path: Path) -> Path:
-    """An unpacked archive of the eager runtime."""
-    model, folder = lenet5(project, runtime="eager"), tmp_path / "staged"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def eager_archive(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model, folder = lenet5(project, runtime="eager"), tmp_path_factory.mktemp("staged")
     bundle = build._stage(model, project, folder, quiet).artifact.bundle
-    archive.pack(folder, bundle, tmp_path / "lenet5_digits-1.0.mar")
-    archive.unpack(tmp_path / "lenet5_digits-1.0.mar", tmp_path / "eager")
+    path = tmp_path_factory.mktemp("eager") / "lenet5_digits-1.0.mar"
+    archive.pack(folder, bundle, path)
+    return path
+
+
+@pytest.fixture
+def eager(eager_archive: Path, tmp_path: Path) -> Path:
+    """An unpacked archive of the eager runtime, which a test may damage."""
+    archive.unpack(eager_archive, tmp_path / "eager")
     return tmp_path / "eager"
 
 

@@ -17,11 +17,11 @@ from marsmith.commands import verify
 
 
 @pytest.fixture(scope="module")
-def store(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(project: Path, lenet5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LeNet-5 as version 1.0, and its reduced twin of other weights as version 2.0."""
     folder = tmp_path_factory.mktemp("store")
     path = project / "models/lenet5_digits.yaml"
-    build.build(spec.load(path), project, folder, tell=print)
+    shutil.copy(lenet5, folder)
     import torch
 
     state = torch.load(project / "weights/lenet5_digits.pth", weights_only=True)
