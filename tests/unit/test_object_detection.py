@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 from PIL import Image
+from torch import nn
 
 from handlers.bundle import Bundle
+from handlers.errors import PluginError
 from handlers.inputs import ImageInput
 from handlers.pictures import Picture
+from handlers.servable import Servable
 from handlers.tasks.object_detection import ObjectDetection
 
 
@@ -42,3 +49,34 @@ def test_an_answer_is_like_itself() -> None:
     assert len(answer) == 3
     difference = task.compare(answer, answer)
     assert (difference.same, difference.score) == (True, 0.0)
+
+
+def _detector(name: str, **decode: Any) -> Any:
+    """What has the thresholds of torchvision's detector ``name`` with a model's ``decode``."""
+    recipe = {
+        "architecture": f"torchvision:{name}",
+        "arguments": {"num_classes": 4},
+        "task": "object-detection",
+        "decode": {**ObjectDetection.decode_settings, **decode},
+        "mean": [0.0] * 3,
+        "std": [1.0] * 3,
+    }
+    detector = Servable.build(recipe, Path()).bare()
+    return getattr(detector, "roi_heads", detector)
+
+
+@pytest.mark.parametrize(
+    "name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+)
+def test_the_settings_of_decode_are_the_detectors_own(name: str) -> None:
+    head = _detector(name, score_floor=0.3, nms_iou=0.4, max_detections=7)
+    assert (head.score_thresh, head.nms_thresh, head.detections_per_img) == (0.3, 0.4, 7)
+    # What torchvision's builders say, where a model says nothing.
+    usual = {"ssdlite320_mobilenet_v3_large": 0.55}.get(name, 0.5)
+    head = _detector(name)
+    assert (head.score_thresh, head.nms_thresh, head.detections_per_img) == (0.05, usual, 100)
+
+
+def test_a_detector_of_another_kind_that_has_no_such_setting_is_refused() -> None:
+    with pytest.raises(PluginError, match="Identity has no score_thresh as torchvision's have"):
+        ObjectDetection.adapt(nn.Identity(), dict(ObjectDetection.decode_settings))
