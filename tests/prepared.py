@@ -49,9 +49,7 @@ def prepare(spec: ModelSpec, folder: Path) -> Path:
     if spec.task != "image-classification":
         given["weights_backbone"] = None
     model = torchvision.models.get_model(name, weights=None, **given).eval()
-    with torch.no_grad():
-        _stir(model)
-        _TASKS[spec.task](model, entry.transforms())
+    settle(model, spec.task, entry.transforms())
     state = model.state_dict()
     for module, each in torchvision_model(spec, state).named_modules():
         if isinstance(each, FrozenBatchNorm2d):
@@ -60,6 +58,13 @@ def prepare(spec: ModelSpec, folder: Path) -> Path:
     path = folder / str(entry.url.rsplit("/", 1)[1])
     torch.save(state, path)
     return path
+
+
+def settle(model: nn.Module, task: str, preset: Any) -> None:
+    """Give a network of random weights, in place, outputs that mean something."""
+    with torch.no_grad():
+        _stir(model)
+        _TASKS[task](model, preset)
 
 
 def _stir(model: nn.Module) -> None:
