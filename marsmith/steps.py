@@ -38,18 +38,22 @@ def carry_out(steps: Sequence[Step], say: Say) -> None:
         with suppress(OSError):
             say(words)
 
-    for count, step in enumerate(steps, 1):
-        tell(f"{step.name} ...")
-        try:
+    taken, name = list[Step](), "begin"
+    # Around all, for a signal may come while something is told, too.
+    try:
+        for step in steps:
+            taken.append(step)
+            name = step.name
+            tell(f"{name} ...")
             if told := step.do():
                 tell(f"  {told}")
-        except MarsmithError as error:
-            _fail(steps[:count], f"{step.name}: {error}", tell, error)
-        except (KeyboardInterrupt, SystemExit) as error:
-            _fail(steps[:count], f"{step.name}: it was interrupted", tell, error)
-        except BaseException:
-            _undo(steps[:count], tell)
-            raise
+    except MarsmithError as error:
+        _fail(taken, f"{name}: {error}", tell, error)
+    except (KeyboardInterrupt, SystemExit) as error:
+        _fail(taken, f"{name}: it was interrupted", tell, error)
+    except BaseException:
+        _undo(taken, tell)
+        raise
 
 
 def _fail(taken: Sequence[Step], reason: str, say: Say, error: BaseException) -> None:

@@ -80,3 +80,18 @@ def test_a_listener_that_is_gone_leaves_nothing_half_done() -> None:
     with pytest.raises(RolledBack, match="b: no"):
         carry_out([log.step("a"), log.step("b", ServerError("no"))], say)
     assert log.done == ["do a", "do a", "do b", "undo b", "undo a"]
+
+
+@pytest.mark.parametrize("words", ["b ...", "  do a"])
+def test_a_signal_that_comes_while_something_is_told_takes_back_too(words: str) -> None:
+    """A pipe that nobody reads blocks the one who tells, until Ctrl-C or SIGTERM."""
+
+    def say(line: str) -> None:
+        if line == words:
+            raise SystemExit(1)
+
+    log = _Log()
+    with pytest.raises(RolledBack, match="it was interrupted"):
+        carry_out([log.step("a"), log.step("b")], say)
+    assert log.done[0] == "do a"
+    assert log.done[-1] == "undo a"

@@ -1,0 +1,42 @@
+"""What a rollout does of signals: the first one ends it in order, others disturb nothing then."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import signal, sys
+from marsmith.commands.rollout import leave_in_order
+{before}
+leave_in_order()
+try:
+    signal.raise_signal(signal.{name})
+    print("it goes on")
+except SystemExit as end:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(number)
+    print("taken back", end.code)
+"""
+NOHUP = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "said"),
+    [
+        ("SIGINT", "", "taken back 1"),
+        ("SIGTERM", "", "taken back 1"),
+        ("SIGHUP", "", "taken back 1"),
+        ("SIGTERM", NOHUP, "taken back 1"),
+        # Under nohup a terminal may end.
+        ("SIGHUP", NOHUP, "it goes on"),
+    ],
+)
+def test_a_signal_ends_it_once_and_in_order(name: str, before: str, said: str) -> None:
+    script = SCRIPT.format(name=name, before=before)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{said}\n", "")
