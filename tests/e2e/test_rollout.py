@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from asking import Counts, asking
+import requests
+from asking import Counts, asking, at_work
 from proven import pack_proven
-from tiny import marsmith
+from tiny import PROJECT, marsmith, pack
 
 from handlers.errors import ArchiveError, IntegrityError, ServerError
 from marsmith import journal
@@ -29,7 +37,7 @@ def server(make_home: Callable[[], Path]) -> Iterator[TorchServe]:
     """One TorchServe with the model API on, and version 1.0 of models for these tests."""
     home = make_home()
     store = home / "model-store"
-    for name in ("m", "other"):
+    for name in ("m", "other", "told"):
         pack_proven(store, "1.0", name=name)
     pack_proven(store, "1.0", "built before", name="before")
     with TorchServe(home, config={"enable_model_api": "true"}) as server:
@@ -203,3 +211,135 @@ def test_versions_come_and_go_over_grpc_too(server: TorchServe, client: Client) 
         grpc_client.set_default("first", "1.0")
         grpc_client.unregister("first", "1.0")
     assert "first" not in client.models()
+
+
+def test_a_rollout_that_is_told_to_end_takes_itself_back(
+    server: TorchServe, client: Client, tmp_path: Path
+) -> None:
+    archive = pack_proven(tmp_path, "2.0", name="told")
+    words = ("rollout", str(archive), "--watch", "100")
+    with (
+        asking(server.running, "1.0", threads=2, model="told") as counts,
+        subprocess.Popen(
+            [sys.executable, "-u", "-m", "marsmith", *words],
+            cwd=server.home,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            for line in process.stdout:
+                if line.startswith("make 2.0"):
+                    counts.proven.add("2.0")
+                if line.startswith("watch it"):
+                    break
+            assert _versions(server, client, "told") == {"1.0": False, "2.0": True}
+            process.send_signal(signal.SIGTERM)
+            # Whoever is impatient does not disturb what is being taken back
+            process.send_signal(signal.SIGHUP)
+            told, said = process.stdout.read(), process.stderr.read()
+            assert process.wait(60) == 1
+        finally:
+            process.kill()
+    assert said == "error: watch it for 100 s: it was interrupted\n"
+    assert told.count("taken back: ") == 3
+    assert counts.problems == []
+    assert set(counts.versions) >= {"1.0"}
+    assert _versions(server, client, "told") == {"1.0": True}
+    last = journal.read(server.home, "told")[-1]
+    assert (last.operation, last.before, last.after) == ("rollout", "1.0", "2.0")
+    assert (last.result, last.reason) == ("rolled back", "watch it for 100 s: it was interrupted")
+    assert not (server.model_store / archive.name).exists()
+
+
+@contextmanager
+def _busy(server: TorchServe, model: str, version: str) -> Iterator[None]:
+    """A client who names the version in its URL, and asks it without a pause."""
+    stop, begun = threading.Event(), threading.Event()
+
+    def loop() -> None:
+        # What is under way in a version that is ended at once is never answered
+        with Client.of(server.running, timeout=3) as client, suppress(ServerError):
+            while not stop.is_set() and client.predict(model, b"busy", version=version).ok:
+                begun.set()
+
+    with at_work([loop], stop):
+        assert begun.wait(30)
+        yield
+
+
+def test_an_old_version_that_stays_busy_is_kept_and_ended_by_force(
+    server: TorchServe, client: Client, tmp_path: Path
+) -> None:
+    archive = pack_proven(tmp_path, "3.0", name="told")
+    with _busy(server, "told", "1.0"):
+        done = marsmith(
+            server.home, "rollout", str(archive), "--watch", "1", "--drain-timeout", "1"
+        )
+        assert done.returncode == 1
+        assert "told 3.0 is the default version now, but 1.0 stays registered" in done.stderr
+        assert "not drained within 1 s" in done.stderr
+        assert "end it with `marsmith remove told 1.0`" in done.stderr
+        assert _versions(server, client, "told") == {"1.0": False, "3.0": True}
+        assert journal.read(server.home, "told")[-1].result == journal.KEPT
+        done = marsmith(server.home, "remove", "told", "1.0", "--drain-timeout", "1")
+        assert done.returncode == 1
+        assert "told 1.0 is not drained within 1 s" in done.stderr
+        assert _versions(server, client, "told") == {"1.0": False, "3.0": True}
+        done = marsmith(server.home, "remove", "told", "1.0", "--drain-timeout", "0")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert _versions(server, client, "told") == {"3.0": True}
+    last = journal.read(server.home, "told")[-1]
+    assert (last.operation, last.before, last.result) == ("remove", "1.0", "done")
+    done = marsmith(server.home, "rollback", "told", "--watch", "1", "--drain-timeout", "30")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "done")
+    assert _versions(server, client, "told") == {"1.0": True}
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of an archive on another server, and the paths that were asked of that."""
+    pack(tmp_path, "elsewhere")
+    asked: list[str] = []
+
+    class Files(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            content = (tmp_path / "elsewhere-1.0.mar").read_bytes()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Files) as files:
+        thread = threading.Thread(target=files.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{files.server_port}/elsewhere-1.0.mar", asked
+        files.shutdown()
+        thread.join()
+
+
+def test_nothing_is_fetched_from_another_place(
+    server: TorchServe, client: Client, tmp_path: Path, elsewhere: tuple[str, list[str]]
+) -> None:
+    remote, asked = elsewhere
+    archive = tmp_path / "elsewhere-1.0.mar"
+    before, models = sorted(server.model_store.iterdir()), client.models()
+    token = {"authorization": f"Bearer {client.tokens.management}"}
+    for url in (remote, f"file://{archive}", str(archive), f"../{archive.name}"):
+        given = {"url": url, "initial_workers": "1", "synchronous": "true"}
+        address = f"{server.running.addresses.management}/models"
+        reply = requests.post(address, params=given, headers=token, timeout=30)
+        assert 400 <= reply.status_code < 500, (url, reply.text)
+        with GrpcClient.of(server.running) as grpc_client, pytest.raises(ServerError):
+            grpc_client.register(url)
+    assert asked == []
+    assert client.models() == models
+    assert sorted(server.model_store.iterdir()) == before
