@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import ssl
+import subprocess
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
@@ -46,14 +47,35 @@ def guarded(
 ) -> Iterator[TorchServe]:
     """A server that demands signatures, with one signed archive and one hostile."""
     home = make_home()
-    secret, _ = keys.generate(home / "release")
+    assert_done(marsmith(home, "keygen", "release"), "release.key signs")
     shutil.copy(lenet5, home / "model-store")
-    signing.sign(home / "model-store" / lenet5.name, secret)
+    archive = f"model-store/{lenet5.name}"
+    assert_done(marsmith(home, "sign", archive, "--key", "release.key"), f"signed {archive}")
     hostile(home / "model-store", home / "marker")
     policy = {"require_signature": "release.pub", "enable_model_api": "true"}
     with TorchServe(home, config=policy) as server:
         server.wait_ready(120)
         yield server
+
+
+def assert_done(done: subprocess.CompletedProcess[str], words: str) -> None:
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
+
+
+def test_who_signed_is_told(guarded: TorchServe, lenet5: Path) -> None:
+    signed = ("verify-signature", f"model-store/{lenet5.name}")
+    keys.generate(guarded.home / "another")
+    several = ("--key", "another.pub", "--key", "release.pub")
+    done = marsmith(guarded.home, *signed, *several)
+    assert_done(done, f"model-store/{lenet5.name}: every file is as signed by release.pub")
+    refused = marsmith(guarded.home, *signed, "--key", "another.pub")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {lenet5.name}: ")
+    assert "another.pub" in refused.stderr
+    unsigned = marsmith(guarded.home, signed[0], "model-store/hostile-9.0.mar", *several)
+    assert unsigned.returncode == 1
+    assert "hostile-9.0.mar is not signed" in unsigned.stderr
 
 
 def test_only_signed_archives_are_served(guarded: TorchServe, digits: dict[str, bytes]) -> None:
