@@ -170,9 +170,8 @@ class ModelSpec(Strict):
     @property
     def options(self) -> dict[str, Any]:
         """The options of its runtime: those without a name, and before them those with its name."""
-        named = _of_runtimes(self.runtime_options)
-        flat = {key: value for key, value in self.runtime_options.items() if key not in named}
-        return {**named.get(self.runtime, {}), **flat}
+        own: dict[str, Any] = _named(self.runtime_options, self.runtime).get(self.runtime, {})
+        return own
 
     def on(self, runtime: str) -> ModelSpec:
         """The same model on a runtime, with the options that the file has for it."""
@@ -220,6 +219,17 @@ def _of_runtimes(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key in names}
 
 
+def _named(options: dict[str, Any], runtime: Any) -> dict[str, Any]:
+    """``runtime_options`` by the names of runtimes; those without a name are of ``runtime``."""
+    named = _of_runtimes(options)
+    flat = {key: value for key, value in options.items() if key not in named}
+    if not flat or runtime not in plugins.names("runtimes"):
+        return named
+    own = named.get(runtime, {})
+    # What is no mapping is left for the checks to name.
+    return {**named, runtime: {**own, **flat} if isinstance(own, dict) else own}
+
+
 def _check_options(options: dict[str, Any], runtime: str) -> None:
     named = _of_runtimes(options)
     flat = {key: value for key, value in options.items() if key not in named}
@@ -251,8 +261,8 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
     said, options = overrides or {}, fields.get("runtime_options")
     runtime = fields.get("runtime", ModelSpec.model_fields["runtime"].default)
     if said.get("runtime", runtime) != runtime and isinstance(options, dict):
-        # Those without a name are of the runtime that the file says.
-        fields["runtime_options"] = _of_runtimes(options)
+        # Those without a name are of the runtime that the file says: it may be chosen yet.
+        fields["runtime_options"] = _named(options, runtime)
     given = {**fields, **said}
     for key in ("calibration", "accuracy", "serving", "runtime_options"):
         # An option on the command line, or a profile, changes some of their values.

@@ -1,0 +1,112 @@
+"""``build --runtime auto``: the fastest is built, with its options, and the rest is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from handlers.bundle import Bundle
+from handlers.errors import ExportError, SpecError
+from marsmith import trials
+from marsmith.archive import unpack
+from marsmith.commands import build
+from marsmith.trials import Trial
+
+OPTIONS = {"streams": "per-thread", "torchscript": {"method": "script"}}
+# One that fails is not taken, however fast it was until then.
+BROKEN = Trial("eager", "fp32", problem="it needs the Python package nothing", throughput=900.0)
+
+
+class Trials:
+    """Stands in the place of ``trials.run``, whose figures no test can foresee."""
+
+    def __init__(self, **throughput: float) -> None:
+        self._found = [Trial(name, "fp32", throughput=each) for name, each in throughput.items()]
+        self.pairs: list[tuple[str, str]] = []
+
+    def __call__(
+        self, spec: Any, root: Path, store: Path, pairs: Any, tell: Any
+    ) -> Iterator[Trial]:
+        self.pairs = list(pairs)
+        yield from [*self._found, BROKEN]
+
+
+@pytest.fixture
+def model(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model file for OpenVINO with options, and others for where TorchScript is chosen."""
+    fields = yaml.safe_load((project / "models/lenet5_digits.yaml").read_text())
+    path = tmp_path / "lenet5_digits.yaml"
+    path.write_text(yaml.safe_dump({**fields, "runtime": "openvino", "runtime_options": OPTIONS}))
+    monkeypatch.chdir(project)
+    return path
+
+
+def run(model: Path, monkeypatch: pytest.MonkeyPatch, tried: Trials, *words: str) -> Result:
+    monkeypatch.setattr(trials, "run", tried)
+    given = [str(model), "--runtime", "auto", "--store", str(model.parent / "store"), *words]
+    return CliRunner().invoke(build.command, given)
+
+
+def packed(model: Path) -> Bundle:
+    [archive] = (model.parent / "store").glob("*.mar")
+    unpack(archive, model.parent / "unpacked")
+    return Bundle.read(model.parent / "unpacked")
+
+
+@pytest.mark.parametrize("words", [(), ("--precision", "fp32")])
+@pytest.mark.parametrize(
+    ("throughput", "fastest", "options"),
+    [
+        ({"openvino": 20.0, "torchscript": 90.0}, "torchscript", {"method": "script"}),
+        ({"openvino": 90.0, "torchscript": 20.0}, "openvino", {"streams": "per-thread"}),
+    ],
+)
+def test_the_fastest_is_built_with_its_own_options(
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    throughput: dict[str, float],
+    fastest: str,
+    options: dict[str, str],
+    words: tuple[str, ...],
+) -> None:
+    tried = Trials(**throughput)
+    done = run(model, monkeypatch, tried, *words)
+    assert done.exit_code == 0, done.output
+    assert f"--runtime auto: {fastest}, 90 pictures/s" in done.stderr
+    assert {precision for _, precision in tried.pairs} == {"fp32"}
+    assert {"eager", "torchscript", "openvino"} <= {runtime for runtime, _ in tried.pairs}
+    bundle = packed(model)
+    assert (bundle.runtime, bundle.runtime_options) == (fastest, options)
+    assert bundle.provenance["spec"]["chosen"] == {
+        **{name: f"{each:.0f} pictures/s" for name, each in throughput.items()},
+        "eager": "it needs the Python package nothing",
+    }
+
+
+def test_where_all_fail_nothing_is_built_and_every_reason_is_told(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run(model, monkeypatch, Trials())
+    assert isinstance(done.exception, ExportError)
+    assert "eager: it needs the Python package nothing" in str(done.exception)
+    assert not (model.parent / "store").exists()
+
+
+def test_the_artifact_of_others_has_no_choice(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(project)
+    (tmp_path / "theirs.onnx").write_bytes(b"")
+    given = {"--name": "theirs", "--artifact": str(tmp_path / "theirs.onnx"), "--runtime": "auto"}
+    given |= {"--task": "image-classification", "--outputs": "logits", "--resize": "8,8"}
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    given |= {"--labels": str(tmp_path / "labels.txt"), "--mean": "0,0,0", "--std": "1,1,1"}
+    words = [word for pair in given.items() for word in pair]
+    done = CliRunner().invoke(build.command, words)
+    assert isinstance(done.exception, SpecError)
+    assert "runs in the runtime of its format" in str(done.exception)
