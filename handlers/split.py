@@ -23,6 +23,8 @@ from handlers.runtimes import Array, Arrays, Runtime, as_arrays
 from handlers.servable import SOURCE, Network, Servable, freeze_batch_norms
 
 FILE = "decode.pth"
+# What the layers that ``Trunk`` has are called in the whole ``Servable``, and in what is exported.
+TRUNK, _EXPORTED = "network.network.network.backbone.", "network.backbone."
 
 
 class Trunk(nn.Module):
@@ -110,6 +112,11 @@ def halves(module: Servable, given: ImageInput) -> tuple[nn.Module, Rest]:
         trunk = Trunk(copy.deepcopy(module.bare()), height, width)
         rest = Rest(adapted, decode, height, width)
     return Network(trunk, recipe["mean"], recipe["std"]).eval(), rest.eval()
+
+
+def in_trunk(name: str) -> str:
+    """The name, in what is exported of a module, of its layer ``name`` below ``TRUNK``."""
+    return _EXPORTED + name.removeprefix(TRUNK)
 
 
 def save(rest: Rest, recipe: dict[str, Any], folder: Path) -> None:

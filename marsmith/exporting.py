@@ -14,7 +14,7 @@ from torch import nn
 
 from handlers import pictures, plugins, split
 from handlers.bundle import Bundle
-from handlers.errors import AccuracyError, ExportError, ParityError
+from handlers.errors import AccuracyError, ExportError, ParityError, SpecError
 from handlers.runtimes import Array, ExportRequest, check_requirements
 from handlers.servable import Servable
 from handlers.task import TaskHandler
@@ -95,11 +95,17 @@ def proven(
     tell("reference")
     gate = _Gate(spec, root, reference, images)
     wanted = spec.calibration.keep_fp32 if spec.calibration and gate.calibration else 0
+    part = split.TRUNK if _halved(reference.bundle) else quantise.NETWORK
     ranked: list[tuple[str, float]] = []
     count = 0 if wanted == "auto" else wanted
     while True:
         if count and not ranked:
-            ranked = quantise.rank(module, gate.calibration)
+            ranked = quantise.rank(module, gate.calibration, part)
+        if count > len(ranked):
+            raise SpecError(
+                f"calibration.keep_fp32: {count} layers in fp32, of the {len(ranked)} that int8 "
+                "could compute: say fewer, or auto"
+            )
         kept = [name for name, _ in ranked[:count]]
         tell(f"export {spec.runtime} {spec.precision}" + (f", {count} layers fp32" * bool(count)))
         bundle = _recorded(reference.bundle, gate.recorded, kept)
@@ -114,7 +120,7 @@ def proven(
         except (ParityError, AccuracyError) as error:
             if spec.precision != "int8":
                 raise
-            ranked = ranked or quantise.rank(module, gate.calibration)
+            ranked = ranked or quantise.rank(module, gate.calibration, part)
             if wanted != "auto" or 2 * count > len(ranked) // 2:
                 raise type(error)(f"{error}; {_advice(ranked, count, wanted)}") from error
             count = max(1, 2 * count)
@@ -157,8 +163,9 @@ def export(
         raise ExportError(f"runtime {bundle.runtime} only serves artifacts that others exported")
     loops = plugins.load_task(bundle.task).loops
     part: nn.Module = module
-    if loops and not runtime.dynamic_shapes:
+    if _halved(bundle):
         part, loops = _trunk(bundle, module, path.parent), False
+        float_layers = frozenset(map(split.in_trunk, float_layers))
     write(
         ExportRequest(
             module=part,
@@ -175,6 +182,12 @@ def export(
     )
     if not path.is_file():
         raise ExportError(f"runtime {bundle.runtime} did not write {path.name}")
+
+
+def _halved(bundle: Bundle) -> bool:
+    """Whether the network alone is exported, as far as its shapes do not depend on data."""
+    dynamic = plugins.load_runtime(bundle.runtime).dynamic_shapes
+    return plugins.load_task(bundle.task).loops and not dynamic
 
 
 def _trunk(bundle: Bundle, module: Servable, folder: Path) -> nn.Module:

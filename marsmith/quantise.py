@@ -21,6 +21,8 @@ from marsmith.spec_parts import CalibrationSpec
 # Pictures on which layers are ranked: the order needs fewer than the ranges.
 RANKED = 8
 LAYERS = (nn.Conv2d, nn.Linear)
+# What the names of a module's layers begin with.
+NETWORK = "network."
 
 
 def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:
@@ -36,23 +38,25 @@ def digest(files: Sequence[Path]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(sha256(path)) for path in files)).hexdigest()
 
 
-def layers(module: Servable) -> list[str]:
-    """Names of the network's convolutions and linear layers, which int8 computes."""
+def layers(module: Servable, part: str = NETWORK) -> list[str]:
+    """Names of the convolutions and linear layers in ``part``, which int8 computes."""
     return [
         name
         for name, child in module.named_modules()
-        if isinstance(child, LAYERS) and name.startswith("network.")
+        if isinstance(child, LAYERS) and name.startswith(part)
     ]
 
 
-def rank(module: Servable, batches: Sequence[Array]) -> list[tuple[str, float]]:
-    """Layers by what int8 does to them alone, the worst first.
+def rank(
+    module: Servable, batches: Sequence[Array], part: str = NETWORK
+) -> list[tuple[str, float]]:
+    """Layers of ``part`` by what int8 does to them alone, the worst first.
 
     The error is that of a layer's output, with its input as 8 bits per tensor between the extremes
     of one batch and its weights as 8 bits per output channel, given the exact input: the share of
     the output's energy, sum((q - y)^2) / sum(y^2), which is the inverse of the SQNR.
     """
-    names = {module.get_submodule(name): name for name in layers(module)}
+    names = {module.get_submodule(name): name for name in layers(module, part)}
     noise, signal = dict.fromkeys(names.values(), 0.0), dict.fromkeys(names.values(), 0.0)
     busy = False
 

@@ -14,14 +14,15 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.functional import resize
 
+from handlers import split
 from handlers.bundle import Bundle
 from handlers.errors import ExportError
 from handlers.inputs import ImageInput
 from handlers.plugins import load_task
-from handlers.runtimes import Arrays
+from handlers.runtimes import Arrays, ExportRequest
 from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable, create_network
-from marsmith import build, exporting
+from marsmith import build, exporting, quantise
 
 SIZE = 192
 # Scores that lie closer tie.
@@ -138,3 +139,29 @@ def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
     pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
     with pytest.raises(ExportError, match=r"give the input a fixed size, .*letterbox"):
         exporting.export(_bundle(module, given), module, pixels, tmp_path / "model.pt")
+
+
+def test_layers_that_stay_in_float_are_those_of_the_exported_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = _module("ssdlite320_mobilenet_v3_large")
+    given = ImageInput(resize=[SIZE, SIZE], letterbox=0, mean=(0.0,) * 3, std=(1.0,) * 3)
+    pixels = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
+    requests: list[ExportRequest] = []
+    monkeypatch.setattr(TorchScript, "export", lambda request: _write(requests, request))
+    # The heads run eagerly, whatever the precision.
+    layers = quantise.layers(module, split.TRUNK)
+    path = tmp_path / "model.pt"
+    exporting.export(_bundle(module, given), module, pixels, path, (), frozenset(layers))
+    [request] = requests
+    exported = dict(request.module.named_modules())
+    assert request.float_layers <= exported.keys()
+    kinds = {name for name, each in exported.items() if isinstance(each, quantise.LAYERS)}
+    assert request.float_layers == kinds
+    shapes = [module.get_submodule(name).weight.shape for name in sorted(layers)]
+    assert shapes == [exported[name].weight.shape for name in sorted(request.float_layers)]
+
+
+def _write(requests: list[ExportRequest], request: ExportRequest) -> None:
+    requests.append(request)
+    request.path.touch()

@@ -1,0 +1,252 @@
+"""Archives in 16 and 8 bits: what passes is recorded, and what loses too much builds nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from handlers.bundle import Bundle
+from handlers.closeness import DEFAULTS
+from handlers.errors import AccuracyError, ParityError, SpecError
+from handlers.runtimes import ExportRequest
+from handlers.runtimes.eager import Eager
+from handlers.servable import Servable
+from handlers.task import TaskHandler
+from marsmith import build, quantise, spec
+from marsmith.archive import unpack
+from marsmith.build import Built
+from marsmith.samples import files
+
+DIGITS = "samples/digits"
+# Half of the pictures to calibrate with leave the others to measure on.
+CALIBRATION = {"folder": DIGITS, "count": 5}
+ACCURACY = {"folder": DIGITS}
+LAYERS = 5
+
+Build = Callable[..., Built]
+
+
+@pytest.fixture
+def built(project: Path, tmp_path: Path) -> Build:
+    """Build the digits' LeNet-5 with changes of its model file."""
+
+    def make(**changes: Any) -> Built:
+        model = spec.load(project / "models/lenet5_digits.yaml", changes)
+        return build.build(model, project, tmp_path / "store", tell=lambda _: None)
+
+    return make
+
+
+def contents(archive: Path) -> tuple[Path, Bundle, dict[str, Any]]:
+    """An archive unpacked: its folder, its bundle and its report."""
+    folder = archive.parent / "unpacked"
+    unpack(archive, folder)
+    return folder, Bundle.read(folder), json.loads((folder / "parity.json").read_text())
+
+
+def test_bf16_passes_and_is_recorded(built: Build) -> None:
+    found = built(precision="bf16", runtime="torchscript", accuracy=ACCURACY)
+    _, bundle, report = contents(found.path)
+    assert (bundle.runtime, bundle.precision) == ("torchscript", "bf16")
+    assert bundle.closeness == DEFAULTS["bf16"]
+    assert bundle.provenance["spec"]["precision"] == "bf16"
+    assert "calibration" not in bundle.provenance
+    # Of fp32 it is rounding's, 1e-7.
+    assert 1e-6 < report["largest_difference"] <= report["tolerance"] == DEFAULTS["bf16"].outputs
+    assert (report["accuracy"]["truth"], report["accuracy"]["pictures"]) == ("eager", 10)
+
+
+def test_int8_passes_and_is_recorded(built: Build, project: Path) -> None:
+    found = built(precision="int8", runtime="openvino", calibration=CALIBRATION, accuracy=ACCURACY)
+    folder, bundle, report = contents(found.path)
+    assert (bundle.runtime, bundle.precision) == ("openvino", "int8")
+    drawn = random_half(project)
+    assert bundle.provenance["calibration"] == {
+        "pictures": 5,
+        "data": quantise.digest(drawn),
+        "float_layers": [],
+    }
+    assert found.accuracy is not None
+    assert report["accuracy"] == json.loads(json.dumps(found.accuracy.to_json()))
+    measured = report["accuracy"]
+    assert (measured["metric"], measured["truth"], measured["pictures"]) == ("top-1", "eager", 5)
+    assert measured["drop"] <= measured["allowed"] == 0.01
+    assert report["tolerance"] == DEFAULTS["int8"].outputs
+    kinds = re.findall(r'element_type="([ui]8)" shape', (folder / "model.xml").read_text())
+    assert kinds.count("i8") >= LAYERS - 1
+
+
+def random_half(project: Path) -> list[Path]:
+    from marsmith.spec_parts import CalibrationSpec
+
+    return quantise.calibration_files(CalibrationSpec(**CALIBRATION), project)
+
+
+# int8 that loses too much: one bit in the place of eight ---------------------------------------
+
+
+class OneBit:
+    """A stand-in for a runtime's int8: keeps the sign of a weight alone, in all layers but those
+    that are to stay in float, until ``enough`` of them stay. Eager exports in no time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, enough: int) -> None:
+        self.enough, self.kept = enough, list[frozenset[str]]()
+        self._export = Eager.export
+        monkeypatch.setattr(Eager, "precisions", ("fp32", "int8"))
+        monkeypatch.setattr(Eager, "export", self._coarse)
+
+    def _coarse(self, request: ExportRequest) -> None:
+        self.kept.append(request.float_layers)
+        module: Any = copy.deepcopy(request.module)
+        for name in quantise.layers(module) if len(request.float_layers) < self.enough else ():
+            if name not in request.float_layers:
+                weight = module.get_submodule(name).weight
+                with torch.no_grad():
+                    weight.copy_(weight.sign() * weight.abs().mean())
+        self._export(replace(request, module=module))
+
+
+def int8(**calibration: Any) -> dict[str, Any]:
+    return {
+        "precision": "int8",
+        "runtime": "eager",
+        "calibration": {**CALIBRATION, **calibration},
+        "accuracy": ACCURACY,
+    }
+
+
+def eager(project: Path, folder: Path) -> tuple[TaskHandler, Servable]:
+    """The eager network as a handler, and alone."""
+    model = spec.load(project / "models/lenet5_digits.yaml")
+    module, bundle = build.prepare(model, project, folder)
+    return build.reference(bundle, module), module
+
+
+def ranking(project: Path, folder: Path) -> list[str]:
+    """The layers as a build ranks them, the worst first."""
+    task, module = eager(project, folder)
+    pixels = [np.stack([task.preprocess(Image.open(path))]) for path in random_half(project)]
+    return [name for name, _ in quantise.rank(module, pixels)]
+
+
+def test_int8_that_loses_too_much_names_the_layers_and_builds_nothing(
+    built: Build, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantiser = OneBit(monkeypatch, 99)
+    with pytest.raises((ParityError, AccuracyError)) as refused:
+        built(**int8())
+    text = str(refused.value)
+    found = re.findall(r"(network\.[\w.]+) \((\d+) dB\)", text)
+    assert [name for name, _ in found] == ranking(project, tmp_path)
+    decibels = [int(each) for _, each in found]
+    assert decibels == sorted(decibels)
+    assert text.endswith(f"leave more than 0 of {LAYERS} in fp32 with --keep-fp32 N or auto")
+    assert quantiser.kept == [frozenset()]
+    assert not list((tmp_path / "store").iterdir())
+
+
+def test_as_many_layers_stay_in_float_as_are_asked_for(
+    built: Build, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantiser = OneBit(monkeypatch, 3)
+    worst = ranking(project, tmp_path)
+    found = built(**int8(keep_fp32=3))
+    assert quantiser.kept == [frozenset(worst[:3])]
+    assert contents(found.path)[1].provenance["calibration"]["float_layers"] == worst[:3]
+    with pytest.raises(
+        (ParityError, AccuracyError), match=f"leave more than 2 of {LAYERS} in fp32"
+    ):
+        built(**int8(keep_fp32=2), version="2.0")
+
+
+def test_more_layers_than_there_are_cannot_stay_in_float(
+    built: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantiser = OneBit(monkeypatch, 1)
+    with pytest.raises(SpecError, match=r"keep_fp32: 6 layers in fp32, of the 5 that int8 could"):
+        built(**int8(keep_fp32=6))
+    assert quantiser.kept == []
+
+
+def test_auto_leaves_twice_as_many_until_it_passes(
+    built: Build, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantiser = OneBit(monkeypatch, 2)
+    worst = ranking(project, tmp_path)
+    found = built(**int8(keep_fp32="auto"))
+    assert quantiser.kept == [frozenset(worst[:count]) for count in (0, 1, 2)]
+    assert contents(found.path)[1].provenance["calibration"]["float_layers"] == worst[:2]
+
+
+def test_auto_gives_up_at_half_of_all(
+    built: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantiser = OneBit(monkeypatch, 3)
+    with pytest.raises((ParityError, AccuracyError), match=f"with 2 of {LAYERS} in fp32 it still"):
+        built(**int8(keep_fp32="auto"))
+    assert [len(kept) for kept in quantiser.kept] == [0, 1, 2]
+    assert not list((tmp_path / "store").iterdir())
+
+
+def borderline(task: TaskHandler, folder: Path, digits: list[Path]) -> dict[str, str]:
+    """Pictures between two digits, of which eager is just so sure that it is the first."""
+    folder.mkdir()
+    pictures = [Image.open(path).convert("L").resize((32, 32)) for path in digits]
+    for i, j in combinations(range(len(pictures)), 2):
+        near, far = 0.0, 1.0
+        for _ in range(8):
+            middle = (near + far) / 2
+            blended = Image.blend(pictures[i], pictures[j], middle)
+            first, second = task.answer([pictures[i], blended], top_k=1)
+            near, far = (middle, far) if first[0]["label"] == second[0]["label"] else (near, middle)
+        Image.blend(pictures[i], pictures[j], near).save(folder / f"{i}{j}.png")
+    return {"folder": str(folder)}
+
+
+def test_an_artifact_that_agrees_on_samples_and_loses_elsewhere_is_stopped(
+    built: Build, project: Path, tmp_path: Path
+) -> None:
+    hard = borderline(eager(project, tmp_path)[0], tmp_path / "hard", files(project / DIGITS))
+    with pytest.raises(AccuracyError, match=r"loses too much: top-1 .* allowed 0; the layers with"):
+        built(**int8() | {"runtime": "openvino", "accuracy": {**hard, "drop": 0.0}})
+    assert not list((tmp_path / "store").iterdir())
+
+
+def test_other_precisions_that_lose_too_much_have_no_layers_to_leave(
+    built: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantiser = OneBit(monkeypatch, 99)
+    monkeypatch.setattr(Eager, "precisions", ("fp32", "bf16"))
+    with pytest.raises(ParityError) as refused:
+        built(precision="bf16", runtime="eager")
+    assert "SQNR" not in str(refused.value)
+    assert quantiser.kept == [frozenset()]
+    assert not list((tmp_path / "store").iterdir())
+
+
+# What is refused before anything is made ------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [(), ("calibration",), ("accuracy",)])
+def test_int8_without_pictures_is_refused(project: Path, given: tuple[str, ...]) -> None:
+    folders = {key: {"folder": DIGITS} for key in given}
+    changes: dict[str, Any] = {"precision": "int8", "runtime": "openvino", **folders}
+    with pytest.raises(SpecError, match=r"int8 needs calibration\.folder.*accuracy\.folder"):
+        spec.load(project / "models/lenet5_digits.yaml", changes)
+
+
+def test_a_runtime_without_int8_is_refused(project: Path) -> None:
+    changes = {**int8(), "runtime": "torchscript"}
+    with pytest.raises(SpecError, match="torchscript does not compute in int8: accepted are fp32"):
+        spec.load(project / "models/lenet5_digits.yaml", changes)
