@@ -30,6 +30,8 @@ from marsmith.spec import ModelSpec
 SCORE, IOU, PIXELS = 1e-3, 0.99, 0.999
 # Below it archives give no boxes by default.
 _FLOOR = 0.05
+# Confidences of pixels travel as one of 256 steps; a class of few pixels has no steady mean.
+_CONFIDENCE, _SPECK = SCORE + 1 / 255, 0.01
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,8 @@ def _boxes(
 def _masks(
     theirs: Any, answer: Any, labels: list[str], size: tuple[int, int]
 ) -> tuple[int, float, float]:
-    ids = theirs["out"][0].argmax(0).to(torch.uint8).numpy()
-    ids = np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
+    best = theirs["out"][0].softmax(0).max(0)
+    ids, sure = (_enlarged(each.numpy(), size) for each in (best.indices.int(), best.values))
     mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["mask"]["data"]))))
     assert mask.shape == ids.shape
     equal = float((mask == ids).mean())
@@ -180,7 +182,17 @@ def _masks(
     shares = {each["label"]: each["share"] for each in answer["classes"]}
     moves = [abs(float((ids == i).mean()) - shares.get(labels[i], 0)) for i in range(len(labels))]
     assert max(moves) <= SCORE, f"shares differ by {max(moves):.2g}"
+    for each in answer["classes"]:
+        theirs_here = sure[ids == labels.index(each["label"])]
+        if len(theirs_here) < _SPECK * ids.size:
+            continue
+        move = abs(float(theirs_here.mean()) - each["score"])
+        assert move <= _CONFIDENCE, f"the score of {each['label']} differs by {move:.2g}"
     return len(shares), max(moves), equal
+
+
+def _enlarged(plane: Any, size: tuple[int, int]) -> Any:
+    return np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.NEAREST))
 
 
 _OTHERS = {
