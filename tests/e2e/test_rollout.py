@@ -213,11 +213,15 @@ def test_versions_come_and_go_over_grpc_too(server: TorchServe, client: Client) 
     assert "first" not in client.models()
 
 
+# Other tests share the machine.
+PATIENT = ("--max-slowdown", "100")
+
+
 def test_a_rollout_that_is_told_to_end_takes_itself_back(
     server: TorchServe, client: Client, tmp_path: Path
 ) -> None:
     archive = pack_proven(tmp_path, "2.0", name="told")
-    words = ("rollout", str(archive), "--watch", "100")
+    words = ("rollout", str(archive), "--watch", "100", *PATIENT)
     with (
         asking(server.running, "1.0", threads=2, model="told") as counts,
         subprocess.Popen(
@@ -277,9 +281,8 @@ def test_an_old_version_that_stays_busy_is_kept_and_ended_by_force(
 ) -> None:
     archive = pack_proven(tmp_path, "3.0", name="told")
     with _busy(server, "told", "1.0"):
-        done = marsmith(
-            server.home, "rollout", str(archive), "--watch", "1", "--drain-timeout", "1"
-        )
+        words = ("rollout", str(archive), "--watch", "1", "--drain-timeout", "1", *PATIENT)
+        done = marsmith(server.home, *words)
         assert done.returncode == 1
         assert "told 3.0 is the default version now, but 1.0 stays registered" in done.stderr
         assert "not drained within 1 s" in done.stderr
@@ -295,7 +298,7 @@ def test_an_old_version_that_stays_busy_is_kept_and_ended_by_force(
         assert _versions(server, client, "told") == {"3.0": True}
     last = journal.read(server.home, "told")[-1]
     assert (last.operation, last.before, last.result) == ("remove", "1.0", "done")
-    done = marsmith(server.home, "rollback", "told", "--watch", "1", "--drain-timeout", "30")
+    done = marsmith(server.home, "rollback", "told", "--watch", "1", *PATIENT)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "done")
     assert _versions(server, client, "told") == {"1.0": True}
 
