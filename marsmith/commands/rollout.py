@@ -71,10 +71,14 @@ def leave_in_order() -> None:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
 
+    left = False
+
     def leave(*_: object) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        sys.exit(1)
+        nonlocal left
+        # The handler stays: Python complains of one that goes while a second signal is on its way.
+        if not left:
+            left = True
+            sys.exit(1)
 
     for number in numbers:
         signal.signal(number, leave)
