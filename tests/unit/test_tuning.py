@@ -198,9 +198,9 @@ def test_options_under_a_name_stay_and_a_chosen_one_is_written(tmp_path: Path) -
     profile = tmp_path / "host.yaml"
     writing.to_profile(profile, "m", keys, HOST)
     path.write_text(MODEL)
-    assert spec.load(path, host_profile.overrides(profile, "m")).runtime_options == options
+    assert spec.load(path, host_profile.overrides(profile, "m")).options == options
     given = {**dict.fromkeys(OPTIONS), "profile": profile, "runtime": "onnx"}
-    assert build._spec(path, given, Path()).runtime_options == {}
+    assert build._spec(path, given, Path()).options == {}
 
 
 def test_a_queue_that_was_too_short_for_the_batch_is_written_as_measured(tmp_path: Path) -> None:
