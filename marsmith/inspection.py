@@ -19,6 +19,11 @@ from marsmith.archive import read_json
 
 # What says of one file whether it is as the record has it.
 AS_BUILT, CHANGED, ADDED, MISSING = "as built", "changed", "added", "missing"
+# What a file that is damaged, or another's, raises at some place.
+_UNREADABLE = (
+    *(KeyError, TypeError, ValueError, AttributeError),
+    *(yaml.YAMLError, zipfile.BadZipFile, zlib.error),
+)
 # Those of no weight between two archives: they follow from the rest.
 _DERIVED = (RECORD, SIGNATURE, sbom.FILE, bundle.FILE)
 
@@ -31,10 +36,7 @@ def read(path: Path, keys: Sequence[Path] = ()) -> dict[str, Any]:
     """
     try:
         return _read(path, keys)
-    except (
-        *(KeyError, TypeError, ValueError, AttributeError),
-        *(yaml.YAMLError, zipfile.BadZipFile, zlib.error),
-    ) as error:
+    except _UNREADABLE as error:
         raise ArchiveError(f"{path.name} is no archive of marsmith: {error!r}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from marsmith.journal import Entry
 from marsmith.processes import Running
 from marsmith.rollout import Change, Options
 from marsmith.status import VersionStatus, find_default, find_version, read_status
-from marsmith.steps import RolledBack, Say, Step, carry_out
+from marsmith.steps import RolledBack, Say, Step, carry_out, heedless
 from marsmith.store import admit, name_in
 
 
@@ -108,8 +107,7 @@ def _carry_out(
     if keep or old is None:
         _note(running, entry, journal.KEPT if old else journal.DONE)
         return
-    with suppress(OSError):
-        say(f"drain and remove {old.version} ...")
+    heedless(say)(f"drain and remove {old.version} ...")
     try:
         change.remove_old()
     except (MarsmithError, KeyboardInterrupt, SystemExit) as error:

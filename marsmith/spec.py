@@ -7,6 +7,7 @@ so unknown keys, wrong types and impossible values are refused here.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -177,8 +178,8 @@ class ModelSpec(Strict):
         """The same model on a runtime, with the options that the file has for it."""
         if runtime == self.runtime:
             return self
-        options = _of_runtimes(self.runtime_options)
-        return self.model_copy(update={"runtime": runtime, "runtime_options": options})
+        named, _ = parted(self.runtime_options)
+        return self.model_copy(update={"runtime": runtime, "runtime_options": named})
 
 
 def _check_foreign(spec: ModelSpec) -> None:
@@ -213,16 +214,16 @@ def runtimes_for(suffix: str) -> list[str]:
     ]
 
 
-def _of_runtimes(options: dict[str, Any]) -> dict[str, Any]:
-    """Of ``runtime_options`` what is said for runtimes by their names."""
+def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of ``runtime_options`` what is said for runtimes by their names, and what has no name."""
     names = plugins.names("runtimes")
-    return {key: value for key, value in options.items() if key in names}
+    named = {key: value for key, value in options.items() if key in names}
+    return named, {key: value for key, value in options.items() if key not in named}
 
 
 def _named(options: dict[str, Any], runtime: Any) -> dict[str, Any]:
     """``runtime_options`` by the names of runtimes; those without a name are of ``runtime``."""
-    named = _of_runtimes(options)
-    flat = {key: value for key, value in options.items() if key not in named}
+    named, flat = parted(options)
     if not flat or runtime not in plugins.names("runtimes"):
         return named
     own = named.get(runtime, {})
@@ -231,8 +232,7 @@ def _named(options: dict[str, Any], runtime: Any) -> dict[str, Any]:
 
 
 def _check_options(options: dict[str, Any], runtime: str) -> None:
-    named = _of_runtimes(options)
-    flat = {key: value for key, value in options.items() if key not in named}
+    named, flat = parted(options)
     _check_keys("runtime_options", flat, plugins.load_runtime(runtime).options)
     for name, given in sorted(named.items()):
         where = f"runtime_options.{name}"

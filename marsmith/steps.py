@@ -32,12 +32,7 @@ def carry_out(steps: Sequence[Step], say: Say) -> None:
 
     Ctrl-C and a signal that raises SystemExit roll back as well.
     """
-
-    def tell(words: str) -> None:
-        # Whoever listened may be gone, or the disk of a log full: that leaves nothing half done.
-        with suppress(OSError):
-            say(words)
-
+    tell = heedless(say)
     taken, name = list[Step](), "begin"
     # Around all, for a signal may come while something is told, too.
     try:
@@ -54,6 +49,16 @@ def carry_out(steps: Sequence[Step], say: Say) -> None:
     except BaseException:
         _undo(taken, tell)
         raise
+
+
+def heedless(say: Say) -> Say:
+    """``say`` for work that must go on: a listener may be gone, or the disk of a log full."""
+
+    def tell(words: str) -> None:
+        with suppress(OSError):
+            say(words)
+
+    return tell
 
 
 def _fail(taken: Sequence[Step], reason: str, say: Say, error: BaseException) -> None:

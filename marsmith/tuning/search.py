@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point
@@ -24,7 +24,7 @@ class Room:
     """What a pair leaves to choose: for how many workers there is memory, and other ``options``."""
 
     workers: int
-    options: Sequence[Mapping[str, Any]] = field(default=())
+    options: Sequence[Mapping[str, Any]] = ()
 
 
 def splits(cores: int, room: int | None = None) -> list[tuple[int, int]]:

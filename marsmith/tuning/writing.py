@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from handlers import plugins
 from handlers.errors import SpecError
 from marsmith.host_profile import read
-from marsmith.spec import ModelSpec, parse
+from marsmith.spec import ModelSpec, parse, parted
 from marsmith.tuning.points import Point
 
 _HEAD = "# Written by `marsmith tune`; `./build_mar.sh MODEL --profile FILE` builds by it.\n"
@@ -96,8 +95,7 @@ def _forget_options(document: Any) -> None:
     Comments below the last one are of what follows, and stay.
     """
     options: Any = document.get("runtime_options") or {}
-    known = plugins.names("runtimes")
-    flat = [key for key in options if key not in known]
+    _, flat = parted(options)
     if not flat:
         return
     last = list(options)[-1]
