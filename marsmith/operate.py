@@ -102,22 +102,27 @@ def _carry_out(
     except RolledBack as error:
         _note(running, entry, journal.ROLLED_BACK, reason=str(error))
         raise
-    archive = running.model_store / change.archive
-    entry = replace(entry, archive=archive.name, sha256=integrity.sha256(archive))
-    if keep or old is None:
-        _note(running, entry, journal.KEPT if old else journal.DONE)
-        return
-    heedless(say)(f"drain and remove {old.version} ...")
+    entry = replace(entry, archive=change.archive)
+    result = journal.KEPT if old else journal.DONE
     try:
-        change.remove_old()
-    except (MarsmithError, KeyboardInterrupt, SystemExit) as error:
-        _note(running, entry, journal.KEPT, reason=str(error))
-        raise ServerError(
-            f"{change.model} {change.version} is the default version now, but {old.version} stays"
-            f" registered: {error or 'it was interrupted'}; end it with `marsmith remove"
+        entry = replace(entry, sha256=integrity.sha256(running.model_store / change.archive))
+        if old and not keep:
+            heedless(say)(f"drain and remove {old.version} ...")
+            change.remove_old()
+            result = journal.DONE
+    except (MarsmithError, OSError, KeyboardInterrupt, SystemExit) as error:
+        reason = str(error) or "it was interrupted"
+        _note(running, entry, result, reason)
+        left = (
+            f", but {old.version} stays registered: {reason}; end it with `marsmith remove"
             f" {change.model} {old.version}`"
+            if old and not keep
+            else f", but its archive's sha256 is not in the journal: {reason}"
+        )
+        raise ServerError(
+            f"{change.model} {change.version} is the default version now{left}"
         ) from error
-    _note(running, entry, journal.DONE)
+    _note(running, entry, result)
 
 
 def _note(running: Running, entry: Entry, result: str, reason: str = "") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from handlers.errors import ServerError
-from marsmith import operate
+from marsmith import journal, operate
 from marsmith.archive import Header
 from marsmith.client import Client, Reply
 from marsmith.grpc_client import GrpcClient
@@ -134,3 +134,20 @@ def test_a_version_beside_the_default_one_comes_back_where_a_rollout_fails(tmp_p
     server.unregister("m", "0.9")
     assert step.undo() == "registered"
     assert server.done == ["register m-0.9.mar"]
+
+
+def test_a_signal_after_the_switch_is_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = _change(tmp_path, _Server({"1.0": 1, "2.0": 1}))
+
+    def interrupted(_: Path) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(operate.integrity, "sha256", interrupted)
+    with pytest.raises(ServerError, match=r"2\.0 is the default .* but 1\.0 stays registered"):
+        operate._carry_out(change._running, change, [], journal.ROLLOUT, False, print)
+    last = journal.read(tmp_path)[-1]
+    assert (last.result, last.archive) == (journal.KEPT, "m-2.0.mar")
+    assert last.reason == "it was interrupted"
+    assert journal.defaults(tmp_path) == {"m": "2.0"}
