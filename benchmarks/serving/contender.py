@@ -201,8 +201,8 @@ class Local(Contender):
         """Answers in the form that ours have."""
 
     @abstractmethod
-    def run(self, pictures: Sequence[bytes], seconds: float) -> float:
-        """Pictures per second over about so many seconds."""
+    def run(self, pictures: Sequence[bytes], seconds: float) -> tuple[int, float]:
+        """How many pictures in about so many seconds, and pictures per second."""
 
 
 def free_port() -> int:

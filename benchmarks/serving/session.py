@@ -95,9 +95,10 @@ class Session:
             seconds = self.plan.seconds * (LONGER if size == "large" else 1)
             made.run(data, self.plan.warm)
             with watching(made.mark, made.role) as watch:
-                rate = made.run(data, seconds)
+                pictures, rate = made.run(data, seconds)
                 usage = watch.close(0.0)
-            figures: dict[str, Any] = {"requests": round(rate * seconds), "failed": 0}
-            figures |= {"seconds": seconds, "connections": 0, "per_request": 1}
+            # All that the processor worked for, with the batches that ended later.
+            figures: dict[str, Any] = {"requests": pictures, "failed": 0}
+            figures |= {"seconds": pictures / rate, "connections": 0, "per_request": 1}
             record("closed", size=size, **figures, usage=asdict(usage))
             self.tell(f"  {size}: {rate:.1f} pictures/s")

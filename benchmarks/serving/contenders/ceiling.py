@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ class Ceiling(Local):
         environ = {"PYTHONPATH": str(PROJECT), "OMP_WAIT_POLICY": "PASSIVE"}
         self._children = [self.launch(command, environ, **pipes) for _ in range(self.subject.cores)]
         for child in self._children:
-            self._read(child)
+            self._read(child, self.patience)
 
     def close(self) -> None:
         super().close()
@@ -54,10 +55,13 @@ class Ceiling(Local):
         job = {"files": self._files(pictures), "seconds": 0}
         return list(self._ask(self._children[:1], job)[0]["answers"])
 
-    def run(self, pictures: Sequence[bytes], seconds: float) -> float:
+    def run(self, pictures: Sequence[bytes], seconds: float) -> tuple[int, float]:
         job = {"files": self._files(pictures), "seconds": seconds}
         done = self._ask(self._children, job)
-        return float(sum(each["pictures"] / each["seconds"] for each in done))
+        return (
+            sum(each["pictures"] for each in done),
+            float(sum(each["pictures"] / each["seconds"] for each in done)),
+        )
 
     def _files(self, pictures: Sequence[bytes]) -> list[str]:
         paths = [self.folder / f"picture{number}" for number in range(len(pictures))]
@@ -70,10 +74,12 @@ class Ceiling(Local):
             assert child.stdin is not None
             child.stdin.write(json.dumps(job) + "\n")
             child.stdin.flush()
-        return [self._read(child) for child in children]
+        return [self._read(child, job["seconds"] + self.patience) for child in children]
 
-    def _read(self, child: subprocess.Popen[str]) -> dict[str, Any]:
+    def _read(self, child: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
         assert child.stdout is not None
+        if not select.select([child.stdout], [], [], seconds)[0]:
+            raise ServerError(f"no answer of the process without a server in {seconds:g} s")
         line = child.stdout.readline()
         if not line.startswith("{"):
             raise ServerError(f"the process without a server failed: {line} {self.last_words()}")
