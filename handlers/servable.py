@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from handlers import plugins
+from handlers import plugins, vision
 from handlers.errors import PluginError, WeightsError, one_line
 
 SOURCE = "source"
@@ -131,19 +131,15 @@ def create_network(
 
 def torchvision_entry(name: str, entry: str) -> Any:
     """torchvision's entry (url, transforms, meta) of its weights; raises PluginError."""
-    import torchvision
-
     try:
-        return torchvision.models.get_model_weights(name)[entry]
+        return vision.torchvision().models.get_model_weights(name)[entry]
     except (KeyError, ValueError) as error:
         raise PluginError(f"torchvision's {name} has no weights {entry} ({error})") from error
 
 
 def _torchvision_network(name: str, arguments: dict[str, Any], entry: str | None) -> nn.Module:
-    import torchvision
-
     try:
-        builder = torchvision.models.get_model_builder(name)
+        builder = vision.torchvision().models.get_model_builder(name)
         if "weights_backbone" in inspect.signature(builder).parameters:
             # Its default would download a backbone only to have it overwritten.
             arguments = {"weights_backbone": None, **arguments}

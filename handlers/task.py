@@ -310,7 +310,10 @@ class TaskHandler(BaseHandler):
 
     def _each(self, step: Callable[[S], T], things: Iterable[S]) -> list[T]:
         """``step`` of each thing, in their order; side by side where there is a pool."""
-        return list(map(step, things) if self.pool is None else self.pool.map(step, things))
+        listed = list(things)
+        # One alone would only wait for another thread to wake up.
+        pool = self.pool if len(listed) > 1 else None
+        return list(map(step, listed) if pool is None else pool.map(step, listed))
 
     def _receive(
         self, row: dict[str, Any], context: Any, index: int

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 from torch import Tensor, nn
 
+from handlers import vision
 from handlers.errors import PluginError, WeightsError, one_line
 from handlers.servable import torchvision_entry
 
@@ -22,14 +23,12 @@ def network(recipe: Mapping[str, Any], state: dict[str, Tensor]) -> nn.Module:
 
     Raises WeightsError where ``state`` does not fit, PluginError where the arguments do not.
     """
-    import torchvision
-
     name = recipe["architecture"].partition(":")[2]
     entry = torchvision_entry(name, recipe["entry"])
     try:
         # A copy, as densenet's builder renames its keys.
         with patch.object(entry, "get_state_dict", lambda **_: dict(state)):
-            made: nn.Module = torchvision.models.get_model(
+            made: nn.Module = vision.torchvision().models.get_model(
                 name, weights=entry, **recipe["arguments"]
             )
             return made

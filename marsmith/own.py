@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from handlers import plugins
+from handlers import plugins, vision
 from handlers.errors import SpecError
 from handlers.integrity import sha256
 from marsmith.resolve import preset_input
@@ -140,10 +140,8 @@ def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         # An artifact must say them; see the model file's own checks.
         note = f"input: {' and '.join(unsaid)} of ImageNet, for none were given"
         return said, [note] if said and unsaid and given.get("arch") else []
-    import torchvision
-
     try:
-        entry = torchvision.models.get_model_weights(name).DEFAULT
+        entry = vision.torchvision().models.get_model_weights(name).DEFAULT
     except ValueError as error:
         raise SpecError(f"--arch: torchvision has no {name} ({error})") from error
     preset = preset_input(entry).model_dump(mode="json", exclude_unset=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handlers import vision
 from handlers.errors import SpecError, WeightsError
 from handlers.integrity import sha256
 from marsmith.download import download
@@ -38,13 +39,11 @@ def locate(spec: ModelSpec, root: Path) -> Path:
 
 def torchvision_weights(spec: ModelSpec) -> Any:
     """torchvision's entry (url, transforms, meta) of the weights that a spec names."""
-    import torchvision
-
     origin, _, name = spec.architecture.partition(":")
     if origin != "torchvision":
         raise SpecError("weights.torchvision needs an architecture of torchvision")
     try:
-        known = torchvision.models.get_model_weights(name)
+        known = vision.torchvision().models.get_model_weights(name)
         return known[str(spec.weights.torchvision)]
     except (KeyError, ValueError) as error:
         raise SpecError(

@@ -28,6 +28,8 @@ class Onnx(Runtime):
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options["threads"]
         settings.inter_op_num_threads = 1
+        # Threads that wait in a loop take the cores that decode the next pictures.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Its warnings are about the graph's form; what matters is in its errors.
         settings.log_severity_level = 3
         try:

@@ -45,6 +45,8 @@ class OpenVino(Runtime):
             "INFERENCE_PRECISION_HINT": _HINTS[options["precision"]],
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": self.streams,
+            # Each process would bind its threads to the first cores, and workers share those.
+            "ENABLE_CPU_PINNING": False,
         }
         try:
             self._model = ov.Core().compile_model(str(path), "CPU", self._settings)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from handlers import precision, saving, torchscript_layers
+from handlers import precision, saving, torchscript_layers, vision
 from handlers.errors import ExportError, IntegrityError, one_line
 from handlers.foreign import flatten
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
@@ -34,7 +34,8 @@ class TorchScript(Runtime):
         torch.set_num_threads(options["threads"])
         try:
             if _uses_torchvision(path):
-                import torchvision  # noqa: F401  # registers the operators of detectors
+                # It registers the operators of detectors.
+                vision.torchvision()
             with _undeprecated():
                 module = torch.jit.load(str(path), map_location=device).eval()
                 self._module = torch.jit.freeze(module)
@@ -108,7 +109,7 @@ def _script(request: ExportRequest) -> Any:
 
 
 def _uses_torchvision(path: Path) -> bool:
-    """Whether the code calls torchvision's operators, whose import costs a worker 170 MB."""
+    """Whether the code calls torchvision's operators, whose import costs memory and time."""
     reader = torch._C.PyTorchFileReader(str(path))
     code = (name for name in reader.get_all_records() if name.endswith(".py"))
     return any(b"ops.torchvision." in reader.get_record(name) for name in code)

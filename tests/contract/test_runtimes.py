@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +232,19 @@ def test_an_answer_stays_when_the_next_is_asked(
     kept = first.copy()
     model(PIXELS[1:2])
     assert np.array_equal(first, kept)
+
+
+@each_exporting
+def test_no_thread_is_bound_to_a_core(name: str, exported: Callable[[str], Exported]) -> None:
+    """Workers of a host, which know nothing of each other, would be bound to the same ones."""
+    given = exported(name)
+    given.load()(PIXELS)
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        # A thread may end meanwhile.
+        with suppress(ProcessLookupError):
+            found.append(os.sched_getaffinity(int(task.name)))
+    assert all(cores == os.sched_getaffinity(0) for cores in found)
 
 
 @each_exporting

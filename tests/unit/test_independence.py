@@ -37,6 +37,18 @@ def test_a_worker_imports_only_what_its_runtime_needs(project: Path) -> None:
     assert _run(code, project) == "[]"
 
 
+def test_torchvision_comes_without_the_compiler(project: Path) -> None:
+    code = (
+        "import sys; from handlers import vision; models = vision.torchvision().models; "
+        "from torchvision.ops import roi_align as module; import torch; "
+        "print('torch._dynamo' in sys.modules); models.resnet18(weights=None); "
+        "asked = sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu'); "
+        "import torch._dynamo; print(torch._dynamo.__file__ is not None); "
+        "print(asked is torch._dynamo.utils.is_compile_supported('cpu'))"
+    )
+    assert _run(code, project).split() == ["False", "True", "True"]
+
+
 def test_base_handler_neither_probes_nor_changes_precision(project: Path) -> None:
     # A GPU of the Ampere generation, which base_handler would switch to TF32, is made up here.
     code = (

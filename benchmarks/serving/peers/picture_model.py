@@ -61,6 +61,8 @@ class OpenVinoModel:
             "INFERENCE_NUM_THREADS": int(os.environ["OMP_NUM_THREADS"]),
             "INFERENCE_PRECISION_HINT": _HINTS[told["precision"]],
             "PERFORMANCE_HINT": "LATENCY",
+            # Each worker would bind its threads to the first cores.
+            "ENABLE_CPU_PINNING": False,
         }
         self.model = ov.Core().compile_model(told["openvino"], "CPU", settings)
         self.steps = transforms.Compose(_geometry(told))
