@@ -21,8 +21,8 @@ from benchmarks.serving import reference as eager
 from benchmarks.serving.choice import chosen, families
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.session import Session
-from benchmarks.serving.subject import PROJECT, Subject
-from handlers.errors import MarsmithError, SpecError
+from benchmarks.serving.subject import PROJECT, Subject, serving_settings
+from handlers.errors import MarsmithError
 
 RESULTS = PROJECT / "results"
 LOADS = ("closed", "poisson", "mlperf", "eight", "large", "small")
@@ -84,7 +84,7 @@ def main(contenders: tuple[str, ...], **given: Any) -> None:
         if given["results"]:
             page.write(given["results"])
             return
-        serving = _serving(given["serving"])
+        serving = serving_settings(given["serving"])
         count = given["count"] or (_QUICK_PICTURES if given["quick"] else 200)
         subject = Subject.load(given["model"], given["weights"], given["pictures"], count, serving)
         if given["listing"]:
@@ -100,15 +100,6 @@ def main(contenders: tuple[str, ...], **given: Any) -> None:
         console.print("stopped: all servers have been ended")
         sys.exit(130)
     sys.exit(1 if failed else 0)
-
-
-def _serving(given: tuple[str, ...]) -> dict[str, int]:
-    pairs = [text.partition("=") for text in given]
-    if wrong := [
-        text for text, (_, _, value) in zip(given, pairs, strict=True) if not value.isdecimal()
-    ]:
-        raise SpecError(f"--serving {wrong[0]!r}: write KEY=NUMBER, such as workers=2")
-    return {key: int(value) for key, _, value in pairs}
 
 
 def _default(subject: Subject, quick: bool) -> tuple[str, ...]:

@@ -124,15 +124,18 @@ class Subject:
     def _fields(self, runtime: str, precision: str, serving: Mapping[str, int]) -> dict[str, Any]:
         """A model file of this model in another runtime; raises SpecError where there is none.
 
-        ``int8+tensor`` is the precision with the input's ``backend: tensor``.
+        ``int8+tensor+workers=2`` is the precision with the input's ``backend: tensor`` and a
+        setting of its serving part.
         """
         given = self.spec.on(runtime).model_dump(mode="json", exclude_unset=True)
-        precision, _, backend = precision.partition("+")
+        precision, *changes = precision.split("+")
+        backend = next((change for change in changes if "=" not in change), None)
+        said = serving_settings([change for change in changes if "=" in change])
         if backend:
             geometry = asdict(resolve.image_input(self.spec))
             given["input"] = {**geometry, **given.get("input", {}), "backend": backend}
         given |= {"runtime": runtime, "precision": precision}
-        given["serving"] = {**given.get("serving", {}), **self.serving, **serving}
+        given["serving"] = {**given.get("serving", {}), **self.serving, **said, **serving}
         file = weights.locate(self.spec, PROJECT)
         given["weights"] = {**given["weights"], "file": str(file.absolute())}
         parse(given, f"{runtime}:{precision}")
@@ -177,6 +180,15 @@ class Subject:
         }
         file.write_text(json.dumps(described), encoding="utf-8")
         return file
+
+
+def serving_settings(words: Sequence[str]) -> dict[str, int]:
+    """KEY=NUMBER words as serving settings; raises SpecError."""
+    parts = [word.partition("=") for word in words]
+    for word, (_, _, number) in zip(words, parts, strict=True):
+        if not number.isdecimal():
+            raise SpecError(f"{word!r}: write KEY=NUMBER, such as workers=2")
+    return {key: int(number) for key, _, number in parts}
 
 
 def handler_of(spec: ModelSpec) -> TaskHandler:

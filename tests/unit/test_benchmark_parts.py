@@ -85,6 +85,15 @@ def test_contenders_are_chosen_by_part_file_name_and_pattern(subject: Subject) -
         chosen(["yours"], subject)
 
 
+def test_a_variant_may_have_settings_of_its_own(subject: Subject) -> None:
+    fields = subject._fields("openvino", "fp32+tensor+workers=2+threads=1", {})
+    assert (fields["precision"], fields["input"]["backend"]) == ("fp32", "tensor")
+    assert (fields["serving"]["workers"], fields["serving"]["threads"]) == (2, 1)
+    assert "backend" not in subject._fields("openvino", "fp32+workers=2", {}).get("input", {})
+    with pytest.raises(SpecError, match="'workers=two': write KEY=NUMBER"):
+        subject._fields("openvino", "fp32+workers=two", {})
+
+
 def test_every_contender_says_what_it_follows() -> None:
     assert all(len(one.recommended) > 40 for one in families().values())
 
