@@ -20,6 +20,8 @@ from marsmith.server import TorchServe
 from marsmith.status import read_status
 
 _SECONDS, _EVERY = 60.0, 5.0
+# For a moment in which others take the cores.
+_SLACK_SECONDS = 20.0
 _BATCH = 8
 Two = tuple[TorchServe, Bundle, float]
 """A server, what its archive says, and the seconds until both workers had loaded."""
@@ -84,6 +86,7 @@ def test_a_worker_killed_every_five_seconds(
             f"  nothing was answered for {seen.longest_gap():.1f} s at most; both lived again "
             f"{recovered:.1f} s after the end; a start of both takes {load:.1f} s"
         )
+    assert recovered < 2 * load + _SLACK_SECONDS
     assert kills > _SECONDS / _EVERY / 2
     assert seen.ok > 0
     assert seen.wrong == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import statistics
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,8 @@ from marsmith.server import TorchServe
 from marsmith.status import VersionStatus, read_status
 
 _TIMEOUT, _QUEUE, _BATCH = 3, 8, 4
+# For a moment in which others take the cores.
+_SLACK_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +181,18 @@ def test_twice_as_many_requests_as_can_be_answered(
         # Nothing was left without an answer.
         for each in asked:
             each.result()
-    statuses = {reply.status for reply, _ in found}
-    took = {code: max(t for r, t in found if r.status == code) for code in statuses}
-    counts = {code: sum(r.status == code for r, _ in found) for code in statuses}
+    took: dict[int, list[float]] = defaultdict(list)
+    for reply, passed in found:
+        took[reply.status].append(passed)
+    words = [f"{len(took[code])} of {code} within {max(took[code]):.2f} s" for code in took]
     with capsys.disabled():
-        print(f"\\nasked {rate:g}/s, can {rate / 2:g}/s: {counts}, at most {took} s")
-    assert statuses == {200, 503}
+        print(f"\nasked {rate:g}/s, can {rate / 2:g}/s: {', '.join(words)}")
+    assert took.keys() == {200, 503}
+    # What is accepted waits for the queue before it, the batch at work and its own.
+    assert max(took[200]) < _QUEUE / (rate / 2) + 2 * SLOW_SECONDS + _SLACK_SECONDS
+    # What is not is told at once, and not when its turn would have come.
+    assert max(took[503]) < _SLACK_SECONDS
+    assert statistics.median(took[503]) < statistics.median(took[200])
     assert all(is_clean(reply) for reply, _ in found if reply.status == 503)
     assert max(waiting) <= _QUEUE
     assert len({reply.body for reply, _ in found if reply.ok}) == 1
