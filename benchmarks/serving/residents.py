@@ -80,16 +80,17 @@ class Residents:
                     )
 
 
-def growth(samples: Sequence[Sample], warm_up: float) -> list[Growth]:
+def growth(samples: Sequence[Sample], warm_up: float, late: float) -> list[Growth]:
     """Growth of every process after ``warm_up`` seconds; those with too few samples are left out.
 
-    A process that starts later is warm as many seconds after its first sample.
+    A process that starts later is warm ``late`` seconds after its first sample: it loads first.
     """
     found = []
     for pid in sorted({sample.pid for sample in samples}):
         own = [sample for sample in samples if sample.pid == pid]
-        born = own[0].seconds if own[0].seconds > warm_up else 0.0
-        warm = [sample for sample in own if sample.seconds >= born + warm_up]
+        began = own[0].seconds
+        start = began + late if began > warm_up else warm_up
+        warm = [sample for sample in own if sample.seconds >= start]
         count = len(warm) // _FIFTH
         if count == 0:
             continue
