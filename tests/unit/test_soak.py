@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,3 +117,16 @@ def test_a_rate_and_a_load_are_refused_together() -> None:
     done = CliRunner().invoke(main, ["--rate", "5", "--load", "0.5"])
     assert done.exit_code == 2
     assert "--rate takes the place of --load" in done.output
+
+
+def test_every_long_run_of_the_documentation_names_its_command(project: Path) -> None:
+    text = (project / "docs/reliability.md").read_text()
+    part = text.split("## Long runs")[1].split("\n## ")[0]
+    rows = [line for line in part.splitlines() if line.startswith("|")][2:]
+    commands = [re.findall(r"`(--minutes[^`]*)`", row.split("|")[2]) for row in rows]
+    assert rows
+    assert [len(found) for found in commands] == [1] * len(rows)
+    named = [words for [words] in commands] + re.findall(r"benchmarks\.soak (--[^`\n]+)", part)
+    for words in named:
+        # Click refuses what is no option, and what is no number.
+        main.make_context("soak", shlex.split(words))
