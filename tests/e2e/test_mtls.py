@@ -23,8 +23,10 @@ from marsmith.addresses import Tokens, bearer, free_addresses
 from marsmith.grpc_messages import CLASSES
 from marsmith.server import TorchServe
 
+# Who is not root has no sbin in the path of many a system.
+_NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") or ""
 pytestmark = pytest.mark.skipif(
-    not (shutil.which("nginx") and shutil.which("openssl")),
+    not (_NGINX and shutil.which("openssl")),
     reason="no nginx or no openssl here, which the documentation names: apt-get install nginx",
 )
 _PREDICTIONS = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
@@ -52,6 +54,13 @@ def _certificates(folder: Path) -> None:
     folder.mkdir()
     commands = _documented("sh", "clients-ca.pem")
     subprocess.run(["bash", "-ec", commands], cwd=folder, capture_output=True, check=True)
+
+
+def _server_certificate(folder: Path) -> None:
+    made = ["-keyout", "server.key", "-out", "server.pem", "-subj", "/CN=localhost"]
+    made += ["-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *made]
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
 
 
 @dataclass(frozen=True)
@@ -104,10 +113,7 @@ def proxy(served: TorchServe, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("nginx")
     _certificates(folder / "right")
     _certificates(folder / "strange")
-    made = ["-keyout", "server.key", "-out", "server.pem", "-subj", "/CN=localhost"]
-    made += ["-addext", "subjectAltName=DNS:localhost"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *made]
-    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    _server_certificate(folder)
     shutil.copy(folder / "right/clients-ca.pem", folder)
     addresses = served.running.addresses
     port = urlsplit(free_addresses()["inference_address"]).port
@@ -128,7 +134,7 @@ def proxy(served: TorchServe, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (folder / "nginx.conf").write_text(
         f"{user} daemon off; pid nginx.pid; events {{}}\nhttp {{ access_log off;\n{temps}{site}}}\n"
     )
-    with ending(["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"], folder):
+    with ending([_NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"], folder):
         _wait_for(int(port or 0), folder / "error.log")
         yield Proxy(folder, f"localhost:{port}", Tokens.read(served.home))
 
