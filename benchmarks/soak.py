@@ -161,6 +161,7 @@ def _connections(process: psutil.Process, port: int | None) -> int:
 @click.option("--model", default="mobilenet_v2_shapes", show_default=True)
 @click.option("--runtime", default="openvino:fp32", show_default=True)
 @click.option("--workers", default=1, show_default=True)
+@click.option("--pictures", default=200, show_default=True, help="How many differ.")
 @click.option("--warm-up", default=0.1, show_default=True, help="Share of the time not judged.")
 @click.option(
     "--max-growth",
@@ -197,6 +198,7 @@ def main(
     model: str,
     runtime: str,
     workers: int,
+    pictures: int,
     warm_up: float,
     max_growth: float,
     max_failed: float,
@@ -207,7 +209,7 @@ def main(
     """Print what grew and what failed; the exit status is 1 where that is beyond the limits."""
     if rate is not None and load is not None:
         raise click.UsageError("--rate takes the place of --load: give one of them")
-    subject = Subject.load(model, serving={"workers": workers})
+    subject = Subject.load(model, count=pictures, serving={"workers": workers})
     batch = subject.spec.serving.batch_size
     limits = Limits(max_growth, max_failed, max_descriptors, slack, batch)
     made = Ours(runtime, subject, patience=180)

@@ -11,13 +11,14 @@ from pathlib import Path
 def test_a_short_soak_with_workers_killed(project: Path, tmp_path: Path) -> None:
     # A rate that any machine can do, and no wrk. Java's heap does not settle in so short a time.
     words = ["--minutes", "0.35", "--rate", "10", "--workers", "2", "--kill-every", "5"]
-    words += ["--runtime", "torchscript:fp32", "--max-growth", "0.5", "--slack", "30"]
+    words += ["--runtime", "torchscript:fp32", "--pictures", "40"]
+    words += ["--max-growth", "0.5", "--slack", "30"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.soak", *words, "--out", str(tmp_path / "soak.json")],
         cwd=project,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "soak.json").read_text())
