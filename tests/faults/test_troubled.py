@@ -25,8 +25,8 @@ from marsmith.server import TorchServe
 from marsmith.status import VersionStatus, read_status
 
 _TIMEOUT, _QUEUE, _BATCH = 3, 8, 4
-# For a moment in which others take the cores.
-_SLACK_SECONDS = 2.0
+# A moment in which others take the cores: for an answer, and for a refusal.
+_SLACK_SECONDS, _AT_ONCE_SECONDS = 3.0, 2.0
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +173,9 @@ def test_twice_as_many_requests_as_can_be_answered(
             reply = client.predict("troubled", slow)
         found.append((reply, time.monotonic() - sent))
 
-    with ThreadPoolExecutor(64) as pool:
-        asked = [pool.submit(ask, number / rate) for number in range(int(rate * seconds))]
+    # As many as there are requests: fewer would wait for each other instead of in the queue.
+    with ThreadPoolExecutor(count := int(rate * seconds)) as pool:
+        asked = [pool.submit(ask, number / rate) for number in range(count)]
         while time.monotonic() < start + seconds:
             waiting.append(_status(server).pending)
             time.sleep(0.2)
@@ -191,7 +192,7 @@ def test_twice_as_many_requests_as_can_be_answered(
     # What is accepted waits for the queue before it, the batch at work and its own.
     assert max(took[200]) < _QUEUE / (rate / 2) + 2 * SLOW_SECONDS + _SLACK_SECONDS
     # What is not is told at once, and not when its turn would have come.
-    assert max(took[503]) < _SLACK_SECONDS
+    assert max(took[503]) < _AT_ONCE_SECONDS
     assert statistics.median(took[503]) < statistics.median(took[200])
     assert all(is_clean(reply) for reply, _ in found if reply.status == 503)
     assert max(waiting) <= _QUEUE
