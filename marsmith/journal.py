@@ -107,6 +107,25 @@ def defaults(home: Path) -> dict[str, str]:
     return {one.model: one.after for one in done}
 
 
+def ended_versions(home: Path) -> set[tuple[str, str]]:
+    """The (model, version) pairs that operations brought or found, and that no longer serve.
+
+    Those of a rollout that did not end well are among them, for they never served; a version that
+    was kept is not.
+    """
+    known, serving = set(), set()
+    for one in read(home):
+        old, new = (one.model, one.before), (one.model, one.after)
+        known |= {old, new}
+        if one.result == DONE:
+            serving.discard(old)
+        else:
+            serving.add(old)
+        if one.result in _SWITCHED:
+            serving.add(new)
+    return {(model, version) for model, version in known - serving if version}
+
+
 def before(home: Path, model: str, version: str) -> Entry:
     """The entry that brought the version which ``version`` replaced, the way back.
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from handlers.errors import ServerError
-from marsmith import environment, journal, signing
+from marsmith import environment
 from marsmith.addresses import TOKEN_FILE, read_properties
-from marsmith.archive import read_header
+from marsmith.archive import Header
+from marsmith.choosing import choose
 from marsmith.client import Client
 from marsmith.locks import alone
 from marsmith.processes import Running, end_all, find_running, find_workers, stop_running
 from marsmith.status import VersionStatus, read_status
-from marsmith.store import archives_newest_first
 
 _CONSOLE = "console.log"
 _START_LOCK = "start.lock"
@@ -32,10 +32,9 @@ class TorchServe:
 
     ``config`` overrides settings of ``config_file`` (by default ``home/config.properties``) in a
     private copy; None takes one away. ``archives`` are files of the model store in the order of
-    loading, by default all, a model's newest version first, or the one that the journal names as
-    its default. Those that are not signed as ``require_signature`` demands are left out:
-    ``refused`` says why, by file name. As a context manager it starts on entry, unless it has, and
-    always stops on exit.
+    loading, by default what ``choosing.choose`` takes: ``refused`` says why others are left out, by
+    file name, and ``ended`` are those whose time is over. As a context manager it starts on entry,
+    unless it has, and always stops on exit.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class TorchServe:
         home: Path,
         *,
         model_store: Path | None = None,
-        archives: Sequence[str] | None = None,
+        archives: Sequence[str] = (),
         config: Mapping[str, str | None] | None = None,
         config_file: Path | None = None,
     ) -> None:
@@ -57,7 +56,8 @@ class TorchServe:
         self.properties["model_store"] = str(self.model_store)
         self.archives = archives
         self.refused: dict[str, str] = {}
-        self._expected: set[tuple[str, str]] = set()
+        self.ended: list[str] = []
+        self._expected: dict[str, Header] = {}
         self._ours = False
 
     def __enter__(self) -> TorchServe:
@@ -99,7 +99,8 @@ class TorchServe:
                 f"a TorchServe with {running.home} as its folder runs already (pid {running.pid}):"
                 " stop it first with `marsmith stop`"
             )
-        archives = self._checked_archives()
+        choice = choose(self.home, self.model_store, self.archives, self.properties)
+        self._expected, self.refused, self.ended = choice.archives, choice.refused, choice.ended
         # A worker that hangs outlives its server, and would keep memory and cores from new ones
         end_all(find_workers(self.temp), _LEFTOVER_SECONDS)
         # Left by a server that was killed: they would pile up, and old tokens be taken for new ones
@@ -112,13 +113,13 @@ class TorchServe:
         kept = {name: value for name, value in os.environ.items() if name not in changes}
         wanted = {name: value for name, value in changes.items() if value is not None}
         self._ours = True
-        self._launch(archives, {**kept, **wanted})
+        self._launch(list(self._expected), {**kept, **wanted})
 
     def wait_ready(self, timeout: float = 120.0) -> list[VersionStatus]:
         """Wait until each version has all its workers or has failed to load; their statuses.
 
-        Raises ServerError where that takes more than ``timeout`` seconds, TorchServe ends, or it
-        did not take an archive at all.
+        Archives that TorchServe did not take are ``refused``. Raises ServerError where all of them
+        are, this takes more than ``timeout`` seconds, or TorchServe ends.
         """
         found: list[VersionStatus] = []
 
@@ -128,8 +129,12 @@ class TorchServe:
             return all(status.ready or status.failed for status in found)
 
         self._wait(settled, timeout, "has models that neither load nor fail")
-        if missing := self._expected - {(one.model, one.version) for one in found}:
-            raise ServerError(f"TorchServe did not take {sorted(missing)}: {self.last_lines()}")
+        taken = {(one.model, one.version) for one in found}
+        for file, header in self._expected.items():
+            if (header.name, header.version) not in taken:
+                self.refused[file] = f"TorchServe did not take it: {self.last_lines()}"
+        if not found:
+            raise ServerError(f"TorchServe took no archive: {self.last_lines()}")
         return found
 
     def stop(self) -> None:
@@ -155,22 +160,6 @@ class TorchServe:
         lines = [line for line in lines if line and not line.startswith("at ")]
         trouble = [line for line in lines if any(word in line for word in _TROUBLE)]
         return " | ".join((trouble or lines)[-count:]) or "it printed nothing"
-
-    def _checked_archives(self) -> list[str]:
-        if not self.model_store.is_dir():
-            raise ServerError(f"no model store {self.model_store}: build a model first")
-        chosen = journal.defaults(self.home)
-        archives = list(self.archives or archives_newest_first(self.model_store, chosen))
-        if not archives:
-            raise ServerError(f"no archives in {self.model_store}: build a model first")
-        archives, self.refused = signing.admitted(
-            self.model_store, archives, self.properties, self.home
-        )
-        self._expected = {
-            (header.name, header.version)
-            for header in (read_header(self.model_store / name) for name in archives)
-        }
-        return archives
 
     def _launch(self, archives: Sequence[str], environ: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--models"]

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from handlers import integrity
-from handlers.errors import IntegrityError, ServerError, SignatureError
+from handlers.errors import IntegrityError, SignatureError
 from handlers.integrity import RECORD, SIGNATURE
 from marsmith import archive
 from marsmith import keys as key_files
@@ -101,9 +101,6 @@ def admitted(
             check(store / name, keys)
         except (SignatureError, IntegrityError) as error:
             refused[name] = str(error)
-    if len(refused) == len(names):
-        reasons = "; ".join(refused.values())
-        raise ServerError(f"{SETTING} is set and no archive may be served: {reasons}")
     return [name for name in names if name not in refused], refused
 
 

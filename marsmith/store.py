@@ -7,13 +7,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from handlers import integrity
 from handlers.errors import ArchiveError
-from marsmith.archive import file_name, read_header, unpack
+from marsmith.archive import Header, file_name, read_header, unpack
 from marsmith.locks import alone
 
 # Hidden, so that TorchServe does not take them for models.
@@ -27,17 +27,39 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
     return (*keys, (-1, ""))
 
 
-def archives_newest_first(store: Path, first: Mapping[str, str] | None = None) -> list[str]:
-    """The store's archives as bare file names by model, each model's newest version first.
+def readable(store: Path, named: Sequence[str] = ()) -> tuple[dict[str, Header], dict[str, str]]:
+    """What archives of a store say they are, and why others cannot be read, by bare file name.
+
+    ``named`` are those to read, by default all. Raises ArchiveError for a named one that is not
+    there, which is a mistake of whoever named it and no damage.
+    """
+    headers, reasons = {}, {}
+    for name in named or sorted(path.name for path in store.glob("*.mar")):
+        if not (store / name).exists():
+            raise ArchiveError(f"no {name} in {store}: name archives that are there")
+        try:
+            headers[name] = read_header(store / name)
+        except ArchiveError as error:
+            reasons[name] = f"{error}: build it again, or remove it"
+    return headers, reasons
+
+
+def newest_first(
+    headers: Mapping[str, Header], first: Mapping[str, str] | None = None
+) -> list[str]:
+    """Archives as bare file names by model, each model's newest version first.
 
     TorchServe makes the first version that it loads the default one; ``first`` names the version of
     a model that is to be that one instead of the newest.
     """
-    found = [(read_header(path), path.name) for path in sorted(store.glob("*.mar"))]
-    found.sort(key=lambda item: version_key(item[0].version), reverse=True)
+    found = sorted(headers, key=lambda file: version_key(headers[file].version), reverse=True)
     chosen = first or {}
-    found.sort(key=lambda item: (item[0].name, item[0].version != chosen.get(item[0].name)))
-    return [file for _, file in found]
+
+    def place(file: str) -> tuple[str, bool]:
+        header = headers[file]
+        return header.name, header.version != chosen.get(header.name)
+
+    return sorted(found, key=place)
 
 
 def verify(archive: Path) -> None:

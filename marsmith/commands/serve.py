@@ -71,9 +71,9 @@ def command(
     """Start TorchServe with this project's archives and say how to ask it.
 
     Loads the newest version of each model first, which makes it the default one; where versions
-    were rolled out or back, the journal says which it is. Models that do not load are named with
-    the reason and the others are served. Ctrl-C or SIGTERM stops everything when requests under way
-    are answered; a second one does not wait for them.
+    were rolled out or back, the journal says which it is, and which are over and not loaded. Models
+    that do not load are named with the reason and the others are served. Ctrl-C or SIGTERM stops
+    everything when requests under way are answered; a second one does not wait for them.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
@@ -112,6 +112,12 @@ def _report(server: TorchServe, strict: bool, timeout: float) -> None:
     failed = [status for status in statuses if status.failed]
     for name, reason in server.refused.items():
         click.secho(f"{name} is left out: {reason}", err=True, fg="red")
+    if server.ended:
+        click.echo(
+            f"not loaded, for the journal says that their time is over: {', '.join(server.ended)};"
+            " `marsmith rollout` brings one back",
+            err=True,
+        )
     for status in failed:
         reason = f"{status.model} {status.version} does not load: {status.failed}"
         click.secho(reason, err=True, fg="red")

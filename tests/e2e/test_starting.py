@@ -10,6 +10,7 @@ import pytest
 from tiny import PROJECT, kill, marsmith, pack, write_config
 
 from handlers.errors import ArchiveError, ServerError
+from marsmith import journal
 from marsmith.client import Client
 from marsmith.environment import temp_folder
 from marsmith.processes import find_running, find_workers, is_alive
@@ -51,8 +52,35 @@ def test_a_taken_port_is_named(served: TorchServe, home: Path) -> None:
 def test_an_empty_store_says_what_to_do(home: Path) -> None:
     with pytest.raises(ServerError, match=r"no archives in .*: build a model first"):
         TorchServe(home).start()
-    with pytest.raises(ArchiveError, match=r"none.mar is not a readable model archive"):
+    with pytest.raises(ArchiveError, match=r"no none\.mar in .*: name archives"):
         TorchServe(home, archives=["none.mar"]).start()
+
+
+def test_a_start_leaves_out_what_is_damaged_or_over_and_serves_the_rest(home: Path) -> None:
+    store = home / "model-store"
+    for version in ("1.0", "2.0"):
+        pack(store, version=version)
+    pack(store, "cut")
+    (store / "cut-1.0.mar").write_bytes((store / "cut-1.0.mar").read_bytes()[:-30])
+    pack(store, "changed")
+    whole = (store / "changed-1.0.mar").read_bytes()
+    (store / "changed-1.0.mar").write_bytes(whole.replace(b"import json", b"import jsom", 1))
+    journal.append(home, journal.Entry(journal.ROLLOUT, "echo", "1.0", "2.0", journal.DONE))
+    done = marsmith(home, "serve", "--background", "--strict")
+    assert done.returncode == 1
+    assert "error: 2 archives are refused: stopped" in done.stderr
+    assert find_running(temp_folder(home)) is None
+    done = marsmith(home, "serve", "--background")
+    assert done.returncode == 0, done.stderr
+    assert "cut-1.0.mar is left out: cut-1.0.mar is not a readable model archive" in done.stderr
+    assert "changed-1.0.mar is left out: TorchServe did not take it: " in done.stderr
+    assert "their time is over: echo-1.0.mar" in done.stderr
+    running = find_running(temp_folder(home))
+    assert running
+    with Client.of(running) as client:
+        assert client.models() == ["echo"]
+        assert [one["modelVersion"] for one in client.describe("echo", "all")] == ["2.0"]
+        assert client.predict("echo", b"x").ok
 
 
 def _shell(home: Path, commands: str) -> str:

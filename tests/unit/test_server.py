@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from handlers.errors import ServerError
+from marsmith.choosing import Choice
 from marsmith.commands.serve import _sample
 from marsmith.environment import temp_folder
 from marsmith.processes import Running
@@ -102,7 +103,7 @@ def test_of_two_starts_at_once_one_waits_and_sees_the_other(
 
     monkeypatch.setattr(TorchServe, "_launch", launch)
     monkeypatch.setattr(TorchServe, "_answers", lambda _: True)
-    monkeypatch.setattr(TorchServe, "_checked_archives", lambda _: [])
+    monkeypatch.setattr("marsmith.server.choose", lambda *_: Choice({}, {}, []))
     monkeypatch.setattr("marsmith.server.find_running", lambda _: running[-1] if running else None)
 
     def start(_: int) -> str:

@@ -17,6 +17,8 @@ from handlers.errors import IntegrityError, MarsmithError, ServerError, Signatur
 from handlers.inputs import ImageInput
 from handlers.integrity import RECORD, SIGNATURE
 from marsmith import archive, keys, signing
+from marsmith.addresses import read_properties
+from marsmith.choosing import Choice, choose
 from marsmith.environment import temp_folder
 from marsmith.server import TorchServe
 
@@ -216,11 +218,15 @@ def home(tmp_path: Path, pair: tuple[Path, Path]) -> Iterator[Path]:
     shutil.rmtree(temp_folder(home))
 
 
+def chosen(home: Path) -> Choice:
+    return choose(home, home / "model-store", (), read_properties(home / "config.properties"))
+
+
 def test_the_server_leaves_out_what_is_not_signed(home: Path) -> None:
-    server = TorchServe(home)
-    assert server._checked_archives() == ["m-1.0.mar"]
-    assert server.refused.keys() == {"m-2.0.mar"}
-    assert "m-2.0.mar is not signed" in server.refused["m-2.0.mar"]
+    found = chosen(home)
+    assert list(found.archives) == ["m-1.0.mar"]
+    assert found.refused.keys() == {"m-2.0.mar"}
+    assert "m-2.0.mar is not signed" in found.refused["m-2.0.mar"]
 
 
 def test_the_server_does_not_start_with_nothing_signed(home: Path) -> None:
@@ -230,15 +236,14 @@ def test_the_server_does_not_start_with_nothing_signed(home: Path) -> None:
 
 def test_without_the_policy_nothing_is_refused(home: Path) -> None:
     (home / "config.properties").write_text("")
-    server = TorchServe(home)
-    assert server._checked_archives() == ["m-2.0.mar", "m-1.0.mar"]
-    assert server.refused == {}
+    found = chosen(home)
+    assert (list(found.archives), found.refused) == (["m-2.0.mar", "m-1.0.mar"], {})
 
 
 @pytest.mark.parametrize("setting", ["", " , ", "release.pub,missing.pub", "config.properties"])
 def test_a_policy_that_names_no_key_is_an_error(home: Path, setting: str) -> None:
     with pytest.raises(SignatureError, match="names no public key|is no public key"):
-        TorchServe(home, config={"require_signature": setting})._checked_archives()
+        TorchServe(home, config={"require_signature": setting}).start()
 
 
 def test_a_rollout_does_not_register_what_is_not_signed(home: Path) -> None:

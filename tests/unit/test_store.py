@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from handlers.errors import ArchiveError, IntegrityError
+from marsmith.archive import Header
 from marsmith.store import (
     admit,
-    archives_newest_first,
     name_in,
+    newest_first,
+    readable,
     verify,
     version_key,
     workspace,
@@ -25,6 +27,12 @@ def _archive(store: Path, file: str, model: str, version: str) -> None:
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
 
 
+def _newest_first(store: Path, first: dict[str, str] | None = None) -> list[str]:
+    headers, reasons = readable(store)
+    assert reasons == {}
+    return newest_first(headers, first)
+
+
 def test_newest_version_of_each_model_comes_first(tmp_path: Path) -> None:
     for version in ("2.0", "10.0", "1.0", "9.1.1"):
         _archive(tmp_path, f"m-{version}.mar", "m", version)
@@ -32,7 +40,7 @@ def test_newest_version_of_each_model_comes_first(tmp_path: Path) -> None:
     _archive(tmp_path, "z.mar", "a", "1.0")
     (tmp_path / "note.txt").touch()
     expected = ["z.mar", "m-10.0.mar", "m-9.1.1.mar", "m-2.0.mar", "m-1.0.mar"]
-    assert archives_newest_first(tmp_path) == expected
+    assert _newest_first(tmp_path) == expected
 
 
 def test_versions_sort_by_number() -> None:
@@ -41,26 +49,29 @@ def test_versions_sort_by_number() -> None:
     assert sorted(versions, key=version_key) == ordered
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip"])
-def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.mar").write_bytes(content)
-    with pytest.raises(ArchiveError, match=r"x.mar is not a readable model archive"):
-        archives_newest_first(tmp_path)
-
-
-def test_a_zip_without_manifest_is_named(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "x.mar", "w") as archive:
+def test_what_is_no_archive_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "empty.mar").write_bytes(b"")
+    (tmp_path / "text.mar").write_bytes(b"no zip")
+    with zipfile.ZipFile(tmp_path / "bare.mar", "w") as archive:
         archive.writestr("weights.pt", b"")
-    with pytest.raises(ArchiveError, match=r"x.mar is not a readable model archive"):
-        archives_newest_first(tmp_path)
+    _archive(tmp_path, "m-1.0.mar", "m", "1.0")
+    headers, reasons = readable(tmp_path)
+    assert headers == {"m-1.0.mar": Header("m", "1.0")}
+    assert list(reasons) == ["bare.mar", "empty.mar", "text.mar"]
+    for file, reason in reasons.items():
+        assert reason.startswith(f"{file} is not a readable model archive: ")
+        assert reason.endswith(": build it again, or remove it")
+    assert readable(tmp_path, ["text.mar"])[0] == {}
+    with pytest.raises(ArchiveError, match=r"no none\.mar in .*: name archives that are there"):
+        readable(tmp_path, ["m-1.0.mar", "none.mar"])
 
 
 def test_a_chosen_version_comes_before_the_newest(tmp_path: Path) -> None:
     for version in ("1.0", "2.0", "3.0"):
         _archive(tmp_path, f"m-{version}.mar", "m", version)
     expected = ["m-2.0.mar", "m-3.0.mar", "m-1.0.mar"]
-    assert archives_newest_first(tmp_path, {"m": "2.0", "other": "1.0"}) == expected
-    assert archives_newest_first(tmp_path, {"m": "gone"})[0] == "m-3.0.mar"
+    assert _newest_first(tmp_path, {"m": "2.0", "other": "1.0"}) == expected
+    assert _newest_first(tmp_path, {"m": "gone"})[0] == "m-3.0.mar"
 
 
 @pytest.fixture

@@ -1,0 +1,70 @@
+"""Which archives of a model store a start loads, and why it leaves out others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from handlers.errors import ServerError
+from marsmith import journal, signing
+from marsmith.archive import Header, file_name
+from marsmith.store import newest_first, readable
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Archives of a store by file name.
+
+    ``archives`` are loaded, in this order, with what each says it is; ``refused`` says why others
+    are not, and ``ended`` are those that were left by a rollout, a rollback or `remove`.
+    """
+
+    archives: dict[str, Header]
+    refused: dict[str, str]
+    ended: list[str]
+
+
+def choose(home: Path, store: Path, named: Sequence[str], properties: Mapping[str, str]) -> Choice:
+    """What to load of a store: the archives ``named``, or what the journal of ``home`` leaves.
+
+    That is every version but those that the journal knows and that no longer serve, a model's
+    default one first. Raises ServerError where nothing is left, ArchiveError for a named one that
+    is not there.
+    """
+    if not store.is_dir():
+        raise ServerError(f"no model store {store}: build a model first")
+    headers, refused = readable(store, named)
+    if not headers and not refused:
+        raise ServerError(f"no archives in {store}: build a model first")
+    order, ended = list(headers), []
+    if not named:
+        chosen, over = journal.defaults(home), journal.ended_versions(home)
+        order = newest_first(headers, chosen)
+        ended = [file for file in order if (headers[file].name, headers[file].version) in over]
+        refused |= _missing(headers, chosen)
+    order = [file for file in order if file not in ended]
+    admitted, unsigned = signing.admitted(store, order, properties, home)
+    refused |= unsigned
+    if not admitted:
+        raise ServerError("no archive may be served: " + _reasons(refused, ended))
+    return Choice({file: headers[file] for file in admitted}, refused, ended)
+
+
+def _missing(headers: Mapping[str, Header], chosen: Mapping[str, str]) -> dict[str, str]:
+    """Default versions that are gone from a store which has others of their models."""
+    found = {(one.name, one.version) for one in headers.values()}
+    models = {one.name for one in headers.values()}
+    return {
+        file_name(model, version): f"{model} {version}, the default version by the journal, is not"
+        f" in the store: build it again, or name the archives to serve"
+        for model, version in chosen.items()
+        if model in models and (model, version) not in found
+    }
+
+
+def _reasons(refused: Mapping[str, str], ended: Sequence[str]) -> str:
+    said = list(refused.values())
+    if ended:
+        said.append(f"by the journal {', '.join(ended)} no longer serve: name those to serve")
+    return "; ".join(said)

@@ -1,0 +1,109 @@
+"""Which archives a start loads: damage and what is over are left out, each with its reason."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from handlers.errors import ServerError
+from marsmith import journal
+from marsmith.choosing import Choice, choose
+from marsmith.journal import DONE, KEPT, REMOVE, ROLLBACK, ROLLED_BACK, ROLLOUT, STARTED, Entry
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A project whose store has four versions of m, which no journal knows yet."""
+    (tmp_path / "store").mkdir()
+    for version in ("1.0", "2.0", "3.0", "4.0"):
+        _pack(tmp_path, "m", version)
+    return tmp_path
+
+
+def _pack(home: Path, model: str, version: str) -> None:
+    with zipfile.ZipFile(home / "store" / f"{model}-{version}.mar", "w") as archive:
+        manifest = {"model": {"modelName": model, "modelVersion": version}}
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+
+
+def _choose(home: Path, *named: str) -> Choice:
+    return choose(home, home / "store", named, {})
+
+
+def _loaded(home: Path, *entries: tuple[str, str, str, str]) -> list[str]:
+    """The versions of m that are loaded after these operations."""
+    for operation, before, after, result in entries:
+        journal.append(home, Entry(operation, "m", before, after, result))
+    return [header.version for header in _choose(home).archives.values() if header.name == "m"]
+
+
+def test_without_a_journal_all_are_loaded(home: Path) -> None:
+    assert _loaded(home) == ["4.0", "3.0", "2.0", "1.0"]
+
+
+def test_what_was_replaced_is_not_loaded_again(home: Path) -> None:
+    found = _loaded(home, (ROLLOUT, "1.0", "2.0", STARTED), (ROLLOUT, "1.0", "2.0", DONE))
+    # The journal knows nothing of the other two
+    assert found == ["2.0", "4.0", "3.0"]
+    assert _choose(home).ended == ["m-1.0.mar"]
+    found = _loaded(home, (ROLLOUT, "2.0", "3.0", DONE), (ROLLBACK, "3.0", "2.0", DONE))
+    assert found == ["2.0", "4.0"]
+
+
+def test_what_was_kept_is_loaded_until_it_is_removed(home: Path) -> None:
+    rollout = (ROLLOUT, "1.0", "2.0", KEPT)
+    assert _loaded(home, rollout) == ["2.0", "4.0", "3.0", "1.0"]
+    assert _loaded(home, (REMOVE, "1.0", "", DONE)) == ["2.0", "4.0", "3.0"]
+
+
+def test_what_did_not_go_well_is_not_loaded(home: Path) -> None:
+    found = _loaded(
+        home,
+        (ROLLOUT, "1.0", "2.0", DONE),
+        (ROLLOUT, "2.0", "3.0", ROLLED_BACK),
+        (ROLLOUT, "2.0", "4.0", STARTED),
+    )
+    assert found == ["2.0"]
+
+
+def test_a_kept_version_outlives_a_rollback_to_it_that_failed(home: Path) -> None:
+    found = _loaded(home, (ROLLOUT, "1.0", "2.0", KEPT), (ROLLBACK, "2.0", "1.0", ROLLED_BACK))
+    assert found == ["2.0", "4.0", "3.0", "1.0"]
+
+
+def test_archives_that_are_named_are_loaded_whatever_the_journal_says(home: Path) -> None:
+    _loaded(home, (ROLLOUT, "1.0", "2.0", DONE))
+    assert list(_choose(home, "m-1.0.mar").archives) == ["m-1.0.mar"]
+
+
+def test_a_broken_archive_stops_none_of_the_others(home: Path) -> None:
+    (home / "store/cut-1.0.mar").write_bytes((home / "store/m-1.0.mar").read_bytes()[:50])
+    found = _choose(home)
+    assert len(found.archives) == 4
+    assert found.refused.keys() == {"cut-1.0.mar"}
+    with pytest.raises(ServerError, match=r"no archive may be served: cut-1\.0\.mar is not a read"):
+        _choose(home, "cut-1.0.mar")
+
+
+def test_a_default_version_that_is_gone_is_told_and_not_replaced_in_silence(home: Path) -> None:
+    _pack(home, "other", "1.0")
+    entries = [(ROLLOUT, str(one), str(one + 1), DONE) for one in range(1, 5)]
+    numbered = [(o, f"{before}.0", f"{after}.0", result) for o, before, after, result in entries]
+    assert _loaded(home, *numbered) == []
+    found = _choose(home)
+    assert list(found.archives) == ["other-1.0.mar"]
+    assert found.refused == {
+        "m-5.0.mar": "m 5.0, the default version by the journal, is not in the store: build it"
+        " again, or name the archives to serve"
+    }
+    (home / "store/other-1.0.mar").unlink()
+    with pytest.raises(ServerError, match=r"m 5\.0, the default.*m-1\.0\.mar no longer serve"):
+        _choose(home)
+
+
+def test_a_model_that_was_taken_out_of_the_store_is_not_missed(home: Path) -> None:
+    journal.append(home, Entry(ROLLOUT, "gone", "1.0", "2.0", DONE))
+    assert _choose(home).refused == {}
