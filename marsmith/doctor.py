@@ -41,6 +41,7 @@ def examine(home: Path, config: Path) -> list[Finding]:
         *_ports(properties, home),
         *doctor_settings.check(properties, home),
         *_places(config, store),
+        *_room(store, home),
         *_archives(store, properties, home),
     ]
 
@@ -76,7 +77,7 @@ def _temp(home: Path) -> Finding:
     try:
         return Finding("ok", "temp folder", f"{environment.temp_folder(home)}, private")
     except ServerError as error:
-        return Finding("wrong", "temp folder", str(error), "remove it")
+        return Finding("wrong", "temp folder", str(error), "or name another: temp_folder=PATH")
 
 
 def _ports(properties: Mapping[str, str], home: Path) -> Iterator[Finding]:
@@ -119,9 +120,17 @@ def _places(config: Path, store: Path) -> Iterator[Finding]:
         if strange or loose:
             who = f"user {found.st_uid}" if strange else "everybody"
             yield Finding("wrong", path.name, f"{who} may change it", f"chown it, chmod o-w {path}")
-    free, needed = shutil.disk_usage("/tmp").free, _SPARE_BYTES
+
+
+def _room(store: Path, home: Path) -> Iterator[Finding]:
+    try:
+        temp = environment.temp_folder(home)
+    except ServerError:
+        # It has a finding of its own.
+        return
+    free, needed = shutil.disk_usage(temp).free, _SPARE_BYTES
     needed += sum(path.stat().st_size for path in store.glob("*.mar"))
-    text = f"{free / 1e9:.1f} GB free in /tmp, {needed / 1e9:.1f} GB needed to unpack the store"
+    text = f"{free / 1e9:.1f} GB free in {temp}, {needed / 1e9:.1f} GB needed to unpack the store"
     yield judge(free < needed, "disk", text, "make room: archives are unpacked there")
 
 

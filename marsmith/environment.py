@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import shlex
 import shutil
 import stat
@@ -27,27 +28,60 @@ from pathlib import Path
 
 from handlers.errors import MarsmithError, ServerError
 from marsmith import WAIT_POLICY
+from marsmith.addresses import read_properties
 
 CONFIG_NAME = "config.properties"
+TEMP_SETTING = "temp_folder"
+# An AF_UNIX socket's path has 107 bytes at most, and ends in /.ts.sock.9000 or a higher number.
+_LONGEST = 107 - len("/.ts.sock.65535")
 
 
 def temp_folder(home: Path) -> Path:
     """The private temp folder (mode 700) of the project in ``home``; made where it is missing.
 
-    Always below ``/tmp`` and not ``$TMPDIR``: every shell must find the same server, and an
-    AF_UNIX socket's path may have 107 bytes at most. Raises ServerError where somebody else owns
-    the folder.
+    It is what ``temp_folder`` in ``home``'s configuration names, or else one below ``/tmp`` of this
+    user's, and never ``$TMPDIR``: every shell must find the same server. Raises ServerError where
+    somebody else owns it, it is open to others, or its path is too long for sockets.
     """
-    digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
-    folder = Path("/tmp") / f"marsmith-{os.getuid()}-{digest}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    folder = _named(home) or Path("/tmp") / f"marsmith-{os.getuid()}-{_digest(home)}"
+    if len(bytes(folder)) > _LONGEST:
         raise ServerError(
-            f"{folder} is not a private folder of user {os.getuid()}: remove it, or have its owner"
-            " remove it, and try again"
+            f"{folder} is too long for a socket's path: {TEMP_SETTING} takes {_LONGEST} bytes"
         )
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ServerError(f"cannot make the temp folder {folder}: {error.strerror}") from error
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid != os.getuid():
+        raise ServerError(f"{folder} is not this user's: {_as_user(found.st_uid)}, or remove it")
+    if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        raise ServerError(f"{folder} is not a private folder: remove it and try again")
     return folder
+
+
+def others(home: Path) -> str:
+    """What to do where another user has served from ``home``; empty where nobody has."""
+    uids = {path.lstat().st_uid for path in Path("/tmp").glob(f"marsmith-*-{_digest(home)}")}
+    return "".join(f"; or {_as_user(uid)}" for uid in sorted(uids - {os.getuid()}))
+
+
+def _as_user(uid: int) -> str:
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"#{uid}"
+    return f"run this as the user who served here, `sudo -u {name} ...`"
+
+
+def _named(home: Path) -> Path | None:
+    config = home / CONFIG_NAME
+    name = read_properties(config).get(TEMP_SETTING) if config.exists() else None
+    return home.resolve() / name if name else None
+
+
+def _digest(home: Path) -> str:
+    return hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
 
 
 def find_java(environ: Mapping[str, str]) -> Path:

@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]
 
 from handlers.errors import ServerError
 from marsmith.addresses import TOKEN_FILE, Addresses, read_properties
-from marsmith.environment import temp_folder
+from marsmith.environment import others, temp_folder
 
 PID_FILE = ".model_server.pid"
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
@@ -79,7 +79,9 @@ def require_running(home: Path) -> Running:
     """The TorchServe of the project in ``home``; raises ServerError where none runs."""
     if running := find_running(temp_folder(home)):
         return running
-    raise ServerError(f"no TorchServe runs for {home}: start it with `marsmith serve`")
+    raise ServerError(
+        f"no TorchServe runs for {home}: start it with `marsmith serve`{others(home)}"
+    )
 
 
 def find_workers(temp: Path) -> list[psutil.Process]:

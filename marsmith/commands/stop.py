@@ -10,7 +10,7 @@ import click
 from handlers.errors import MarsmithError
 from marsmith.client import Client
 from marsmith.drain import drain_server
-from marsmith.environment import temp_folder
+from marsmith.environment import others, temp_folder
 from marsmith.processes import Running, find_running, stop_running
 
 
@@ -41,7 +41,7 @@ def command(drain: bool, drain_timeout: float, patience: float) -> None:
     if drain and (running := find_running(temp)):
         say_if_not_drained(running, drain_timeout)
     pid = stop_running(temp, patience)
-    none = "no TorchServe runs for this folder"
+    none = f"no TorchServe runs for this folder{others(Path.cwd())}"
     click.echo(none if pid is None else f"TorchServe (pid {pid}) has stopped")
 
 

@@ -105,6 +105,19 @@ def test_each_command_of_the_deployments_is_one_that_marsmith_takes(line: list[s
     command.make_context(line[0], line[1:])
 
 
+def test_the_unit_s_temp_folder_is_one_that_it_may_write_and_a_shell_sees() -> None:
+    said = re.search(r"^#   echo temp_folder=(\S+) >> (\S+)/config.properties$", UNIT, re.MULTILINE)
+    assert said
+    settings = dict(line.split("=", 1) for line in UNIT.splitlines() if re.match(r"\w+=", line))
+    assert said[2] == settings["WorkingDirectory"] == settings["ReadWritePaths"]
+    assert not Path(said[1]).is_absolute()
+    shell = re.search(r"^# From a shell: cd (\S+) && sudo -u (\S+) (\S+)", UNIT, re.MULTILINE)
+    assert shell
+    assert (shell[1], shell[2]) == (said[2], settings["User"])
+    # marsmith's command is beside the Python of the unit
+    assert Path(shell[1], shell[3]).parent == Path(settings["ExecStart"].split()[0]).parent
+
+
 def test_the_container_copies_what_is_there() -> None:
     copied = re.findall(r"^COPY (?!--from)(?:--\S+ )?(.*) \S+$", CONTAINERFILE, re.MULTILINE)
     names = [name for line in copied for name in line.split()]

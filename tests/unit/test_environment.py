@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -18,7 +20,8 @@ from marsmith import environment
 def home(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "config.properties").write_text("")
     yield tmp_path
-    shutil.rmtree(environment.temp_folder(tmp_path))
+    for folder in Path("/tmp").glob(f"marsmith-*-{environment._digest(tmp_path)}"):
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -48,6 +51,43 @@ def test_an_open_temp_folder_is_refused(home: Path) -> None:
     with pytest.raises(ServerError, match="not a private folder"):
         environment.temp_folder(home)
     folder.chmod(0o700)
+
+
+def test_a_named_temp_folder_is_the_same_for_every_user(home: Path) -> None:
+    (home / "config.properties").write_text("temp_folder=temp\n")
+    folder = environment.temp_folder(home)
+    assert folder == home / "temp"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (home / "config.properties").write_text(f"temp_folder={'long' * 30}\n")
+    with pytest.raises(ServerError, match="too long for a socket's path: temp_folder takes 92 byt"):
+        environment.temp_folder(home)
+    (home / "config.properties").write_text("temp_folder=none/temp\n")
+    with pytest.raises(ServerError, match="cannot make the temp folder .*: No such file"):
+        environment.temp_folder(home)
+    (home / "config.properties").write_text("")
+
+
+@pytest.fixture
+def another(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes this process another user, as far as it is told; the name of the real one."""
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def test_the_user_who_served_is_named(
+    home: Path, another: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = f"run this as the user who served here, `sudo -u {another} ...`"
+    (home / "config.properties").write_text("temp_folder=temp\n")
+    (home / "temp").mkdir(mode=0o700)
+    with pytest.raises(ServerError, match=re.escape(f"temp is not this user's: {told}")):
+        environment.temp_folder(home)
+    (home / "config.properties").write_text("")
+    assert environment.others(home) == ""
+    with monkeypatch.context() as real:
+        real.setattr(os, "getuid", os.geteuid)
+        environment.temp_folder(home)
+    assert environment.others(home) == f"; or {told}"
 
 
 def test_variables(home: Path, java: Path) -> None:
