@@ -102,6 +102,34 @@ def passed(queue: Queue, deadline: float, clock: Clock, sleep: Callable[[float],
     return True
 
 
+def silent_workers(
+    queue: Queue,
+    seconds: float,
+    clock: Clock = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> set[int]:
+    """The pids of live workers of which none has answered a call within ``seconds``.
+
+    Who hangs takes a call and keeps it, or none at all. Workers whose handler does not say which
+    of them it is cannot be told apart: nobody is silent then.
+    """
+    left = set(live_workers(queue.describe()))
+    deadline = clock() + seconds
+    while left and clock() < deadline:
+        try:
+            pid = queue.ask_worker()
+        except ServerError:
+            # One that hangs has kept this call; another may still answer the next
+            sleep(_PAUSE_SECONDS)
+            continue
+        if pid is None:
+            return set()
+        left.discard(pid)
+        left.intersection_update(live_workers(queue.describe()))
+        sleep(_PAUSE_SECONDS if left else 0)
+    return left
+
+
 def drain(
     queues: Sequence[Queue],
     arrived: Callable[[], float],

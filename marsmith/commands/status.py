@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
 from marsmith.client import Client
+from marsmith.drain import Queue, silent_workers
 from marsmith.probe import GoldenCheck
-from marsmith.processes import require_running
+from marsmith.processes import Running, require_running
 from marsmith.status import VersionStatus, check_golden, read_status
 
 _HEAD = ("model", "version", "default", "workers", "queue", "golden", "takes", "state")
@@ -21,20 +22,26 @@ _HEAD = ("model", "version", "default", "workers", "queue", "golden", "takes", "
 @click.option("--golden/--no-golden", default=True, help="Ask each version its golden requests.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list instead of a table.")
 @click.option(
-    "--timeout", default=30.0, show_default=True, metavar="SECONDS", help="For each request."
+    "--timeout",
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For each request, and for every worker of a version to answer one.",
 )
 @click.pass_context
 def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> None:
     """Show what every loaded version is really doing, and whether it answers rightly.
 
-    Workers are counted by their processes, which TorchServe's own description is late with. The
-    exit status is 1 where a version has fewer workers than asked for or a wrong golden answer.
+    Workers are counted by their processes, which TorchServe's own description is late with. Each
+    has proven the golden requests when it loaded; here one worker answers them, and of several each
+    must answer a call. The exit status is 1 where a version has fewer workers than asked for, a
+    wrong golden answer, or a worker that does not answer.
     """
     running = require_running(Path.cwd())
     with Client.of(running, timeout=timeout) as client:
         found = [
             # Without a worker a request would wait in vain
-            (one, check_golden(running, client, one) if golden and one.ready_workers else None)
+            (one, _check(running, client, one, timeout) if golden and one.ready_workers else None)
             for one in read_status(running, client)
         ]
     if as_json:
@@ -45,6 +52,19 @@ def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> 
         click.echo(_table([_HEAD, *(_row(one, check) for one, check in found)]))
     if any(not one.ready or (check and check.problem) for one, check in found):
         ctx.exit(1)
+
+
+def _check(running: Running, client: Client, status: VersionStatus, seconds: float) -> GoldenCheck:
+    check = check_golden(running, client, status)
+    # A single one has just answered
+    if check.problem or (check.count and status.ready_workers == 1):
+        return check
+    silent = silent_workers(Queue(client, status.model, status.version), seconds)
+    if not silent:
+        return check
+    pids = ", ".join(map(str, sorted(silent)))
+    problem = f"no answer within {seconds:g} s by the workers with pids {pids}"
+    return replace(check, problem=problem)
 
 
 def _row(status: VersionStatus, check: GoldenCheck | None) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,12 @@ from tiny import ending, marsmith
 from handlers.errors import ServerError
 from marsmith.autoscale import Policy, run
 from marsmith.client import Client
+from marsmith.commands.status import _check
+from marsmith.drain import Queue, silent_workers
 from marsmith.environment import temp_folder
 from marsmith.processes import find_running, is_alive
 from marsmith.server import TorchServe
+from marsmith.status import check_golden, read_status
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +96,30 @@ def test_workers_come_and_go_with_the_load(slow: TorchServe) -> None:
         assert counts.problems == []
     assert "m 1.0: 1 -> 2 workers" in lines
     assert "m 1.0: 2 -> 1 workers" in lines
+
+
+def test_a_worker_that_hangs_is_not_taken_for_one_that_answers(slow: TorchServe) -> None:
+    with slow.client(timeout=60) as client:
+        client.scale("m", 2, timeout=60)
+    slow.wait_ready(60)
+    with slow.client(timeout=1) as client:
+        [status] = read_status(slow.running, client)
+        queue = Queue(client, "m", "1.0")
+        assert silent_workers(queue, 20) == set()
+        os.kill(status.pids[0], signal.SIGSTOP)
+        try:
+            with suppress(ServerError):
+                while client.predict("m", b"kept").ok:
+                    pass
+            # It has one request, so that the other answers what else is asked
+            assert check_golden(slow.running, client, status).problem is None
+            assert _check(slow.running, client, status, 2).problem == (
+                f"no answer within 2 s by the workers with pids {status.pids[0]}"
+            )
+        finally:
+            os.kill(status.pids[0], signal.SIGCONT)
+    with slow.client(timeout=60) as client:
+        client.scale("m", 1, timeout=60)
 
 
 def test_autoscale_command(slow: TorchServe) -> None:

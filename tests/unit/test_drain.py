@@ -7,7 +7,7 @@ import pytest
 
 from handlers.errors import ServerError
 from marsmith.client import Client
-from marsmith.drain import QUIET_SECONDS, Queue, arrivals, drain
+from marsmith.drain import QUIET_SECONDS, Queue, arrivals, drain, silent_workers
 
 _NEVER = 2**22 + 1  # above Linux' largest pid
 
@@ -89,6 +89,20 @@ def test_workers_that_do_not_tell_who_they_are_get_their_response_timeout() -> N
 def test_that_response_timeout_must_fit_in() -> None:
     with pytest.raises(ServerError, match=r"workers of m 1.0 do not say when they are free"):
         _drain(_Queue([0], [None], os.getpid(), os.getppid()), [7], 10)
+
+
+def _silent(told: list[int | None], *pids: int) -> set[int]:
+    time = _Time()
+    return silent_workers(_Queue([0], told, *pids), 1.0, time.clock, time.sleep)
+
+
+def test_a_worker_that_never_answers_is_silent() -> None:
+    mine, other = os.getpid(), os.getppid()
+    assert _silent([mine, mine, other], mine, other) == set()
+    assert _silent([mine] * 20, mine, other) == {other}
+    # Dead ones are no longer asked for, and who does not say who it is cannot be told
+    assert _silent([mine], mine, _NEVER) == set()
+    assert _silent([None], mine, other) == set()
 
 
 def test_it_waits_for_the_queue_and_until_nothing_comes() -> None:
