@@ -22,7 +22,7 @@ class Limits:
     ``batch_size`` is the most pictures per call of the model, ``max_pixels`` the most pixels of one
     picture (width x height) and of what is decoded for one request, ``max_pictures`` the most
     pictures of one request. ``threads`` are the native threads of one worker; 0 shares the host's
-    cores among ``workers``.
+    cores among ``workers``. ``log_requests`` writes a line for each request that was answered.
     """
 
     batch_size: int = 8
@@ -31,6 +31,7 @@ class Limits:
     workers: int = 1
     threads: int = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    log_requests: bool = False
 
 
 @dataclass(frozen=True)

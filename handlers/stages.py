@@ -11,11 +11,15 @@ from handlers.metrics import BATCH_PICTURES, BATCH_REQUESTS, ERRORS, STAGE_SECON
 
 
 class Stages:
-    """A clock of one batch's stages; what is timed twice is summed. ``failed`` is by status."""
+    """A clock of one batch's stages; what is timed twice is summed.
+
+    ``failed`` counts requests by status, ``answered`` are the places in the batch of the others.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.failed: Counter[int] = Counter()
+        self.answered: list[int] = []
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

@@ -28,11 +28,11 @@ from handlers import (
     answer_size,
     device,
     drawing,
-    failures,
     golden,
     grouping,
     hold,
     pictures,
+    request_log,
     requests,
     split,
     streams,
@@ -285,6 +285,9 @@ class TaskHandler(BaseHandler):
                 self._reply(each, answers, context, i, clock) for i, each in enumerate(asked)
             ]
         predictions = sum(request is not None for request in asked)
+        if self.bundle.limits.log_requests:
+            ids = [context.get_request_id(i) for i in clock.answered]
+            request_log.answered(self.bundle, ids, sum(clock.seconds.values()), predictions)
         clock.publish(self._publisher(context), predictions, len(items))
         return replies
 
@@ -381,11 +384,12 @@ class TaskHandler(BaseHandler):
                 if isinstance(encoded, RequestError):
                     raise encoded
                 body = encoded
+                clock.answered.append(i)
         except RequestError as error:
             media_type, body = JSON, error.body()
             clock.failed[error.status] += 1
-            failures.log(error, self.bundle, context.get_request_id(i))
-            failures.forget(error)
+            request_log.failed(error, self.bundle, context.get_request_id(i))
+            request_log.forget(error)
             context.set_response_status(code=error.status, phrase=error.phrase, idx=i)
         context.set_response_content_type(i, media_type)
         streams.finish(context, i)

@@ -161,6 +161,7 @@ class ServingSpec(Strict):
     queue_size: Annotated[int, Field(ge=1)] = 200
     max_pixels: Annotated[int, Field(ge=1)] = Limits.max_pixels
     max_pictures: Annotated[int, Field(ge=1)] = Limits.max_pictures
+    log_requests: bool = Limits.log_requests
 
     @model_validator(mode="after")
     def _fits(self) -> ServingSpec:

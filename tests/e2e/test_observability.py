@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from tiny import PROJECT, ending, kill, marsmith, pack
 
 from handlers import metrics as published
+from handlers.bundle import Bundle
 from marsmith import metrics
 from marsmith.addresses import free_addresses
+from marsmith.archive import pack as repack
+from marsmith.archive import unpack
 from marsmith.exporter import Exporter
 from marsmith.processes import find_workers
 from marsmith.server import TorchServe
@@ -23,9 +28,15 @@ from marsmith.server import TorchServe
 
 @pytest.fixture(scope="module")
 def observed(make_home: Callable[[], Path], lenet5: Path) -> Iterator[TorchServe]:
-    """A TorchServe with one real model."""
+    """A TorchServe with one real model, which logs every request."""
     home = make_home()
-    shutil.copy(lenet5, home / "model-store")
+    folder = home / "unpacked"
+    unpack(lenet5, folder)
+    shutil.rmtree(folder / "MAR-INF")
+    bundle = Bundle.read(folder)
+    bundle = replace(bundle, limits=replace(bundle.limits, log_requests=True))
+    bundle.write(folder)
+    repack(folder, bundle, home / "model-store" / lenet5.name)
     with TorchServe(home) as server:
         server.wait_ready(120)
         yield server
@@ -49,7 +60,8 @@ def test_documented_metrics_are_those_of_a_live_server(
     observed: TorchServe, digits: dict[str, bytes]
 ) -> None:
     with observed.client() as client:
-        assert client.predict("lenet5_digits", digits["3"]).ok
+        good = client.predict("lenet5_digits", digits["3"])
+        assert good.ok
         bad = client.predict("lenet5_digits", b"no picture")
         assert bad.status == 415
         deadline = time.monotonic() + 90
@@ -67,6 +79,11 @@ def test_documented_metrics_are_those_of_a_live_server(
     assert seen == {
         name: kind for name, kind in wanted.items() if name not in silent | {"Requests5XX"}
     }
+    shown = marsmith(observed.home, "logs", "-n", "0", "--model", "lenet5_digits").stdout
+    [line] = [line for line in shown.splitlines() if good.headers["x-request-id"] in line]
+    fields = json.loads(line.partition("marsmith: answered ")[2])
+    assert (fields["model"], fields["version"], fields["status"]) == ("lenet5_digits", "1.0", 200)
+    assert fields["milliseconds"] > 0
     log = (observed.home / "logs/model_log.log").read_text()
     assert f'marsmith: failed {{"request": "{bad.headers["x-request-id"]}"' in log
     assert "Backend received inference" not in log
