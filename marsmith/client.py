@@ -152,14 +152,20 @@ class Client:
             yield from (entry["modelName"] for entry in page["models"])
 
     def describe(
-        self, model: str, version: str | None = None, *, customized: bool = False
+        self,
+        model: str,
+        version: str | None = None,
+        *,
+        customized: bool = False,
+        timeout: float | None = None,
     ) -> list[dict[str, Any]]:
         """TorchServe's description of the default version, of one, or of ``"all"``.
 
         ``customized`` adds what the handler's ``describe_handle`` says, asked of one worker.
         """
         query = "?customized=true" if customized else ""
-        found: list[dict[str, Any]] = self._manage("GET", f"models/{_path(model, version)}{query}")
+        path = f"models/{_path(model, version)}{query}"
+        found: list[dict[str, Any]] = self._manage("GET", path, timeout)
         return found
 
     def scale(

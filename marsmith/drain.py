@@ -21,6 +21,7 @@ from marsmith.status import live_workers
 # For a request that the front end has accepted but not queued yet.
 QUIET_SECONDS = 0.5
 _PAUSE_SECONDS = 0.1
+_SHORTEST_SECONDS = 0.1
 _REQUESTS = re.compile(r"^ts_inference_requests_total\{(.*)\} (\S+)", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -54,10 +55,15 @@ class Queue:
         """How many requests wait in the queue."""
         return int(self.describe()["jobQueueStatus"]["pendingRequests"])
 
-    def ask_worker(self) -> int | None:
-        """The pid of a worker that has answered a describe call; None where it does not tell."""
+    def ask_worker(self, seconds: float | None = None) -> int | None:
+        """The pid of a worker that has answered a describe call; None where it does not tell.
+
+        Raises ServerError where none has within ``seconds`` (default: those of the client).
+        """
         try:
-            found = self.client.describe(self.model, self.version, customized=True)[0]
+            found = self.client.describe(
+                self.model, self.version, customized=True, timeout=seconds
+            )[0]
         except Refused:
             # A handler that cannot be described has answered as well
             return None
@@ -83,7 +89,12 @@ def passed(queue: Queue, deadline: float, clock: Clock, sleep: Callable[[float],
     left = set(live_workers(described))
     alone = len(left) == 1
     while left:
-        pid = queue.ask_worker()
+        try:
+            pid = queue.ask_worker(max(deadline - clock(), _SHORTEST_SECONDS))
+        except ServerError:
+            if clock() >= deadline:
+                return False
+            raise
         if alone:
             return True
         if pid is None:
@@ -117,7 +128,7 @@ def silent_workers(
     deadline = clock() + seconds
     while left and clock() < deadline:
         try:
-            pid = queue.ask_worker()
+            pid = queue.ask_worker(max(deadline - clock(), _SHORTEST_SECONDS))
         except ServerError:
             # One that hangs has kept this call; another may still answer the next
             sleep(_PAUSE_SECONDS)
@@ -135,13 +146,12 @@ def drain(
     arrived: Callable[[], float],
     seconds: float,
     *,
-    enough: Callable[[], bool] = lambda: False,
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Wait until nothing is queued or under way and, by ``arrived``, nothing comes any more.
 
-    Raises ServerError after ``seconds``, or as soon as somebody has had ``enough``.
+    Raises ServerError after ``seconds``.
     """
     deadline = clock() + seconds
     while True:
@@ -155,11 +165,11 @@ def drain(
             and arrived() == before
         ):
             return
-        if clock() >= deadline or enough():
+        if clock() >= deadline:
             came = int(arrived() - before)
             raise ServerError(
-                f"not drained within {seconds:g} s: {waiting} requests wait, and {came} came in"
-                f" the last {QUIET_SECONDS:g} s"
+                f"not drained within {seconds:g} s: {waiting} requests wait, {came} came in the"
+                f" last {QUIET_SECONDS:g} s, and others may be under way"
             )
         sleep(_PAUSE_SECONDS)
 
@@ -183,13 +193,11 @@ def remove_version(client: Client, model: str, version: str, seconds: float) -> 
     return client.unregister(model, version)
 
 
-def drain_server(
-    client: Client, seconds: float, enough: Callable[[], bool] = lambda: False
-) -> None:
+def drain_server(client: Client, seconds: float) -> None:
     """Drain all versions of all models; raises ServerError where requests keep coming."""
     queues = [
         Queue(client, model, found["modelVersion"])
         for model in client.models()
         for found in client.describe(model, "all")
     ]
-    drain(queues, lambda: arrivals(client.metrics()), seconds, enough=enough)
+    drain(queues, lambda: arrivals(client.metrics()), seconds)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -101,7 +101,7 @@ def command(
         # Also while others load: a model that has loaded may be answering.
         except (SystemExit, ServerError):
             if drain_timeout and (running := find_running(server.temp)):
-                say_if_not_drained(running, drain_timeout, _hurry.is_set)
+                _drain(running, drain_timeout)
             raise
 
 
@@ -128,16 +128,45 @@ def _report(server: TorchServe, strict: bool, timeout: float) -> None:
     click.echo("\n".join(_how_to_ask(server.running, statuses)))
 
 
-_hurry = threading.Event()
+@dataclass
+class _Ending:
+    """How far the stopping is, without locks: a signal may come in the middle of anything."""
+
+    hurried: bool = False
+    draining: bool = False
+
+
+_ending = _Ending()
 
 
 def _leave(*_: object) -> None:
     # A second signal ends the draining, and must not leave the stopping half done
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: _hurry.set())
+        signal.signal(number, _hurry)
     # Not click.echo: the signal may have come in the middle of one
     os.write(2, b"stopping TorchServe\n")
     sys.exit(0)
+
+
+def _hurry(*_: object) -> None:
+    _ending.hurried = True
+    # Only then, and once: an exception gets out of a call that waits for a busy worker
+    if _ending.draining:
+        _ending.draining = False
+        raise KeyboardInterrupt
+
+
+def _drain(running: Running, seconds: float) -> None:
+    """Wait for requests under way, until a second signal; says what will be lost."""
+    try:
+        _ending.draining = True
+        # It may have come before
+        if _ending.hurried:
+            _hurry()
+        say_if_not_drained(running, seconds)
+        _ending.draining = False
+    except KeyboardInterrupt:
+        click.echo("stopping at once: requests under way are lost", err=True)
 
 
 def _how_to_ask(running: Running, statuses: Iterable[VersionStatus]) -> Iterator[str]:

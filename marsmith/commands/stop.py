@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -45,12 +44,10 @@ def command(drain: bool, drain_timeout: float, patience: float) -> None:
     click.echo(none if pid is None else f"TorchServe (pid {pid}) has stopped")
 
 
-def say_if_not_drained(
-    running: Running, seconds: float, enough: Callable[[], bool] = lambda: False
-) -> None:
+def say_if_not_drained(running: Running, seconds: float) -> None:
     """Drain a server that is to be stopped; says on the error stream what will be lost."""
     try:
         with Client.of(running) as client:
-            drain_server(client, seconds, enough)
+            drain_server(client, seconds)
     except MarsmithError as error:
         click.echo(f"stopping all the same: {error}", err=True)

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,12 +20,13 @@ from proven import answer, pack_proven
 from tiny import ending, marsmith
 
 from handlers.errors import ServerError
+from marsmith.addresses import Addresses, read_properties
 from marsmith.autoscale import Policy, run
 from marsmith.client import Client
 from marsmith.commands.status import _check
 from marsmith.drain import Queue, silent_workers
 from marsmith.environment import temp_folder
-from marsmith.processes import find_running, is_alive
+from marsmith.processes import find_running, find_workers, is_alive
 from marsmith.server import TorchServe
 from marsmith.status import check_golden, read_status
 
@@ -56,6 +61,40 @@ def test_predict_prints_json_and_draws(slow: TorchServe, pictures: Path) -> None
     assert rows[1]["answer"] == answer("1.0", b"b.jpg")
     drawn = [path.read_bytes() for path in out.rglob("*.png") if path.is_file()]
     assert drawn == [b"\x89PNG1.0"] * 3
+
+
+def _connections(server: TorchServe, begin: int) -> int:
+    """From how many connections predictions came since the access log had ``begin`` bytes."""
+    said = (server.home / "logs/access_log.log").read_bytes()[begin:].decode()
+    return len(set(re.findall(r"- /([\d.]+:\d+) \"POST /predictions/m ", said)))
+
+
+def test_predict_asks_as_many_at_once_as_it_is_told_and_shows_how_far_it_is(
+    slow: TorchServe, pictures: Path
+) -> None:
+    for jobs in (1, 3):
+        begin = (slow.home / "logs/access_log.log").stat().st_size
+        terminal, end = os.openpty()
+        command = [sys.executable, "-m", "marsmith", "predict", "m", str(pictures), "--json"]
+        with ending([*command, "--jobs", str(jobs)], slow.home, stderr=end) as process:
+            os.close(end)
+            shown = _read_terminal(terminal)
+            assert process.stdout
+            lines = process.stdout.read().splitlines()
+            assert process.wait(timeout=60) == 0
+        assert [json.loads(line)["status"] for line in lines] == [200] * 3
+        assert "3/3" in shown
+        assert _connections(slow, begin) == jobs
+
+
+def _read_terminal(terminal: int) -> str:
+    """All that a command writes to its terminal until it ends."""
+    shown = b""
+    # Linux says so where nobody has the other end any more
+    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as file:
+        while part := file.read(4096):
+            shown += part
+    return shown.decode()
 
 
 def test_predict_goes_on_after_a_failure(slow: TorchServe, pictures: Path) -> None:
@@ -137,6 +176,11 @@ def test_logs_command(slow: TorchServe) -> None:
     assert any("org.pytorch.serve" in line for line in everything)
     assert marsmith(slow.home, "logs", "-n", "2").stdout.splitlines() == everything[-2:]
     assert marsmith(slow.home, "logs", "--model", "none").stdout == ""
+    said = "2099-01-01T00:00:00,000 [{}] W-9000-m_1.0-stdout MODEL_LOG - {}\n"
+    trouble = said.format("INFO ", "marsmith: refused m 1.0: why") + said.format("WARN ", "odd")
+    with (slow.home / "logs" / "model_log.log").open("a") as log:
+        log.write(trouble + said.format("INFO ", "all is well"))
+    assert marsmith(slow.home, "logs", "--errors", "-n", "2").stdout == trouble
 
 
 def test_logs_are_followed(slow: TorchServe) -> None:
@@ -181,6 +225,77 @@ def test_stop_waits_for_requests(home: Path) -> None:
             thread.join()
     assert answers == [answer("1.0", b"x")] * 4
     assert find_running(temp_folder(home)) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "signals", "said"),
+    [
+        (("--drain-timeout", "60"), 2, "stopping at once: requests under way are lost"),
+        (("--drain-timeout", "1"), 1, "stopping all the same: not drained within 1 s: 0 requests"),
+    ],
+)
+def test_serve_does_not_wait_longer_than_it_is_told(
+    home: Path, words: tuple[str, ...], signals: int, said: str
+) -> None:
+    pack_proven(home / "model-store", "1.0", seconds=15.0)
+    command = [sys.executable, "-m", "marsmith", "serve", *words]
+    with ending(command, home, stderr=subprocess.PIPE) as process, ThreadPoolExecutor() as pool:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == "# m 1.0, 1 worker\n"
+        under_way = pool.submit(_outcome, TorchServe(home))
+        time.sleep(0.5)
+        for number in range(signals):
+            process.send_signal(signal.SIGTERM)
+            while number == 0 and process.stderr.readline() != "stopping TorchServe\n":
+                pass
+            # Until it waits for the worker
+            time.sleep(1.0)
+        assert said in process.stderr.read()
+        assert process.wait(timeout=60) == 0
+        assert under_way.result().startswith("cannot reach TorchServe")
+    assert find_running(temp_folder(home)) is None
+
+
+def _outcome(server: TorchServe) -> str:
+    """What comes of one request."""
+    try:
+        with server.client() as client:
+            return str(client.predict("m", b"x").json())
+    except ServerError as error:
+        return str(error)
+
+
+def test_stop_does_not_wait_longer_than_it_is_told(home: Path) -> None:
+    pack_proven(home / "model-store", "1.0", seconds=15.0)
+    done = marsmith(home, "serve", "--background", "--free-ports")
+    assert done.returncode == 0, done.stderr
+    running = find_running(temp_folder(home))
+    assert running
+    configured = Addresses.of(read_properties(home / "config.properties"))
+    assert not set(asdict(running.addresses).values()) & {*asdict(configured).values()} - {False}
+    assert f"{running.addresses.inference}/predictions/m" in done.stdout
+    with ThreadPoolExecutor() as pool:
+        under_way = pool.submit(_outcome, TorchServe(home))
+        time.sleep(0.5)
+        done = marsmith(home, "stop", "--drain-timeout", "1")
+        assert (done.returncode, done.stdout) == (
+            0,
+            f"TorchServe (pid {running.pid}) has stopped\n",
+        )
+        assert "stopping all the same: not drained within 1 s: 0 requests wait" in done.stderr
+        assert under_way.result().startswith("cannot reach TorchServe")
+    done = marsmith(home, "serve", "--background")
+    assert done.returncode == 0, done.stderr
+    running = find_running(temp_folder(home))
+    assert running
+    assert running.addresses == configured
+    # It cannot hear that it is to end
+    os.kill(running.pid, signal.SIGSTOP)
+    done = marsmith(home, "stop", "--no-drain", "--patience", "1")
+    assert done.returncode == 0, done.stderr
+    assert not is_alive(running.pid)
+    assert find_workers(temp_folder(home)) == []
 
 
 def test_serve_waits_for_requests_at_a_signal(home: Path) -> None:

@@ -217,3 +217,18 @@ def test_an_archive_of_a_runtime_that_is_not_here_costs_no_other_finding(
     found = bad(examine(home))
     assert "no runtime 'torchscript'" in found["lenet5_digits-1.0.mar"].text
     assert len(examine(home)) > 10
+
+
+def test_the_configuration_to_look_at_can_be_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    text = (home / "config.properties").read_text()
+    (home / "other.properties").write_text(f"{text}disable_token_authorization=true\n")
+    for words, status, level in (([], 0, "ok"), (["--config", "other.properties"], 1, "wrong")):
+        ended = CliRunner().invoke(command, [*words, "--json"])
+        assert ended.exit_code == status, ended.output
+        levels = {one["subject"]: one["level"] for one in json.loads(ended.stdout)}
+        assert levels["token authorization"] == level
+    ended = CliRunner().invoke(command, ["--config", "none.properties"])
+    assert isinstance(ended.exception, ServerError)

@@ -47,7 +47,7 @@ class _Queue(Queue):
         lengths: list[int] = object.__getattribute__(self, "_lengths")
         return lengths.pop(0) if len(lengths) > 1 else lengths[0]
 
-    def ask_worker(self) -> int | None:
+    def ask_worker(self, seconds: float | None = None) -> int | None:
         told: list[int | None] = object.__getattribute__(self, "_told")
         return told.pop(0)
 
@@ -114,8 +114,20 @@ def test_it_waits_for_the_queue_and_until_nothing_comes() -> None:
 def test_it_is_bounded() -> None:
     with pytest.raises(ServerError, match=r"not drained within 5 s: 3 requests wait"):
         _drain(_Queue([3], [], os.getpid()), [7], 5)
-    with pytest.raises(ServerError, match=r"not drained"):
-        _drain(_Queue([3], [], os.getpid()), [7], enough=lambda: True)
+
+
+def test_a_busy_worker_is_not_waited_for_longer_than_told() -> None:
+    time = _Time()
+
+    class _Busy(_Queue):
+        def ask_worker(self, seconds: float | None = None) -> int | None:
+            assert seconds is not None
+            time.sleep(seconds)
+            raise ServerError("no answer")
+
+    with pytest.raises(ServerError, match=r"not drained within 5 s: 0 requests wait.*under way"):
+        drain([_Busy([0], [], os.getpid())], lambda: 7, 5, clock=time.clock, sleep=time.sleep)
+    assert time.now == 5
 
 
 def test_arrivals_of_prometheus_text() -> None:
