@@ -38,22 +38,47 @@ def choose(home: Path, store: Path, named: Sequence[str], properties: Mapping[st
     if not headers and not refused:
         raise ServerError(f"no archives in {store}: build a model first")
     order, ended = list(headers), []
+    chosen, known = ({}, {}) if named else (journal.defaults(home), journal.serving(home))
     if not named:
-        chosen, over = journal.defaults(home), journal.ended_versions(home)
         order = newest_first(headers, chosen)
-        ended = [file for file in order if (headers[file].name, headers[file].version) in over]
-        refused |= _missing(headers, chosen)
+        ended = [file for file in order if known.get(_pair(headers[file])) is False]
+        # One that is there and cannot be read has its reason already
+        refused = _missing(headers, chosen) | refused
     order = [file for file in order if file not in ended]
     admitted, unsigned = signing.admitted(store, order, properties, home)
     refused |= unsigned
-    if not admitted:
+    archives = {file: headers[file] for file in admitted}
+    unproven = _unproven(archives, chosen, known)
+    refused |= unproven
+    archives = {file: header for file, header in archives.items() if file not in unproven}
+    if not archives:
         raise ServerError("no archive may be served: " + _reasons(refused, ended))
-    return Choice({file: headers[file] for file in admitted}, refused, ended)
+    return Choice(archives, refused, ended)
+
+
+def _pair(header: Header) -> tuple[str, str]:
+    return header.name, header.version
+
+
+def _unproven(
+    archives: Mapping[str, Header],
+    chosen: Mapping[str, str],
+    known: Mapping[tuple[str, str], bool],
+) -> dict[str, str]:
+    """Those that the journal does not know, of models whose default version is not loaded."""
+    loaded = {_pair(header) for header in archives.values()}
+    lost = {model: version for model, version in chosen.items() if (model, version) not in loaded}
+    return {
+        file: f"{one.name} {one.version} would be the default version in the place of"
+        f" {lost[one.name]}, and no rollout has proven it: name the archives to serve"
+        for file, one in archives.items()
+        if one.name in lost and _pair(one) not in known
+    }
 
 
 def _missing(headers: Mapping[str, Header], chosen: Mapping[str, str]) -> dict[str, str]:
     """Default versions that are gone from a store which has others of their models."""
-    found = {(one.name, one.version) for one in headers.values()}
+    found = {_pair(one) for one in headers.values()}
     models = {one.name for one in headers.values()}
     return {
         file_name(model, version): f"{model} {version}, the default version by the journal, is not"

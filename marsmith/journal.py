@@ -107,23 +107,19 @@ def defaults(home: Path) -> dict[str, str]:
     return {one.model: one.after for one in done}
 
 
-def ended_versions(home: Path) -> set[tuple[str, str]]:
-    """The (model, version) pairs that operations brought or found, and that no longer serve.
+def serving(home: Path) -> dict[tuple[str, str], bool]:
+    """Whether each (model, version) that operations brought or found still serves.
 
-    Those of a rollout that did not end well are among them, for they never served; a version that
-    was kept is not.
+    A version of a rollout that did not end well does not, for it never did; one that was kept does.
     """
-    known, serving = set(), set()
+    found: dict[tuple[str, str], bool] = {}
     for one in read(home):
-        old, new = (one.model, one.before), (one.model, one.after)
-        known |= {old, new}
-        if one.result == DONE:
-            serving.discard(old)
-        else:
-            serving.add(old)
-        if one.result in _SWITCHED:
-            serving.add(new)
-    return {(model, version) for model, version in known - serving if version}
+        if one.before:
+            found[one.model, one.before] = one.result != DONE
+        if one.after:
+            new = one.model, one.after
+            found[new] = one.result in _SWITCHED or found.get(new, False)
+    return found
 
 
 def before(home: Path, model: str, version: str) -> Entry:

@@ -104,6 +104,18 @@ def test_a_default_version_that_is_gone_is_told_and_not_replaced_in_silence(home
         _choose(home)
 
 
+def test_a_default_version_that_is_damaged_is_not_called_gone(home: Path) -> None:
+    (home / "store/m-2.0.mar").write_bytes(b"")
+    # What was kept may take its place, and nothing that no rollout has proven
+    assert _loaded(home, (ROLLOUT, "1.0", "2.0", KEPT)) == ["1.0"]
+    refused = _choose(home).refused
+    assert "m-2.0.mar is not a readable model archive" in refused["m-2.0.mar"]
+    assert refused["m-4.0.mar"] == (
+        "m 4.0 would be the default version in the place of 2.0, and no rollout has proven it: name"
+        " the archives to serve"
+    )
+
+
 def test_a_model_that_was_taken_out_of_the_store_is_not_missed(home: Path) -> None:
     journal.append(home, Entry(ROLLOUT, "gone", "1.0", "2.0", DONE))
     assert _choose(home).refused == {}
