@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,8 @@ def _change(server: TorchServe, built: dict[str, Path], counts: Counts, watch: f
     options = Options(watch=Limits(seconds=watch), drain=60, load=120)
 
     def timed(name: str, proven: str, act: Callable[[Callable[[str], None]], None]) -> None:
-        def say(line: str) -> None:
-            if line.startswith("make "):
-                counts.proven.add(proven)
-
         start = time.perf_counter()
-        act(say)
+        act(counts.switching(proven))
         print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
 
     for version in _VERSIONS[1:]:
@@ -189,11 +186,13 @@ def _measure(
     spent = time.perf_counter() - start
     print(f"during: {_percentiles([took for _, took in counts.times])}")
     problems = counts.problems
-    kinds = {kind: sum(p.startswith(kind) for p in problems) for kind in ("failed", "wrong")}
-    unproven = sum(p.startswith("unproven") for p in problems)
+    kinds = Counter(problem.partition(":")[0] for problem in problems)
     total = sum(counts.versions.values()) + len(problems)
     print(f"{total} requests in {spent:.0f} s ({total / spent:.0f}/s): {dict(counts.versions)}")
-    print(f"{kinds['failed']} failed, {kinds['wrong']} wrong, {unproven} by an unproven version")
+    print(
+        f"{kinds['failed']} failed, {kinds['wrong']} wrong, {kinds['unproven']} by an unproven"
+        f" version, {kinds['late']} by one that was replaced"
+    )
     for problem in itertools.islice(problems, 5):
         print(f"  {problem}")
     return 1 if problems else 0

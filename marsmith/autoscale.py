@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from handlers.errors import ServerError
+from marsmith import journal
 from marsmith.client import Client
 from marsmith.drain import Queue, arrivals
 from marsmith.processes import Running, is_alive
@@ -113,7 +114,10 @@ def _came(queue: Queue) -> float:
 def step(
     running: Running, queue: Queue, decider: Decider, seen: Seen, seconds: float
 ) -> Iterable[str]:
-    """Do what a round asks for; tells what. ``seconds`` are for a worker to load or to end."""
+    """Do what a round asks for; tells what. ``seconds`` are for a worker to load or to end.
+
+    Not while versions change: new workers would take the cores from those that a rollout watches.
+    """
     found = queue.describe()
     workers = len(found["workers"])
     wanted = decider.decide(workers, seen.waited)
@@ -123,10 +127,11 @@ def step(
         return
     yield f"{name}: {workers} -> {wanted} workers"
     try:
-        if wanted < workers:
-            scale_down(running, queue.model, queue.version, wanted, seconds)
-        else:
-            queue.client.scale(queue.model, wanted, version=queue.version, timeout=seconds)
+        with journal.exclusive(running.home):
+            if wanted < workers:
+                scale_down(running, queue.model, queue.version, wanted, seconds)
+            else:
+                queue.client.scale(queue.model, wanted, version=queue.version, timeout=seconds)
     except ServerError as error:
         # The next round sees what came of it and may try again
         yield f"{name}: not scaled: {error}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -67,6 +67,18 @@ TRUSTED = "REQUESTS_CA_BUNDLE"
 MODEL_API_OFF = (
     "TorchServe's model API is off: stop it, and start it with `marsmith serve --model-api`"
 )
+
+
+PAGE = 100
+
+
+def all_models(read: Callable[[str], Mapping[str, Any]]) -> Iterator[str]:
+    """The names of all models of a list in pages; ``read`` gives the page of a token."""
+    page: Mapping[str, Any] = {"nextPageToken": "0"}
+    # A last page that is exactly full names a next one, which is empty
+    while token := page.get("nextPageToken"):
+        page = read(token)
+        yield from (entry["modelName"] for entry in page["models"])
 
 
 class Client:
@@ -142,14 +154,10 @@ class Client:
 
     def models(self) -> list[str]:
         """The names of all models, over all of the list's pages."""
-        return list(self._models())
+        return list(all_models(self._page))
 
-    def _models(self) -> Iterator[str]:
-        page: dict[str, Any] = {"nextPageToken": "0"}
-        # A last page that is exactly full names a next one, which is empty
-        while token := page.get("nextPageToken"):
-            page = self._manage("GET", f"models?limit=100&next_page_token={token}")
-            yield from (entry["modelName"] for entry in page["models"])
+    def _page(self, token: str) -> Any:
+        return self._manage("GET", f"models?limit={PAGE}&next_page_token={token}")
 
     def describe(
         self,

@@ -13,6 +13,7 @@ from handlers.errors import ServerError
 from handlers.task import TaskHandler
 from marsmith.client import Client, Reply
 from marsmith.processes import Running
+from marsmith.watch import FIRST_SERVER_ERROR
 
 _AT_ONCE = 4
 _NAMED = 3
@@ -37,9 +38,13 @@ class Compared:
 
 
 def difference(handler: TaskHandler, old: Reply, new: Reply) -> str | None:
-    """What the task calls another decision, or another refusal; None where both agree."""
+    """What the task calls another decision, or another refusal; None where both agree.
+
+    An error of the server is no agreement, even where both versions have it.
+    """
     if not (old.ok and new.ok):
-        return None if old.status == new.status else f"{new.status}, {old.status} before"
+        same = old.status == new.status < FIRST_SERVER_ERROR
+        return None if same else f"{new.status}, {old.status} before"
     try:
         found = handler.compare(old.json(), new.json())
     # An answer of another shape

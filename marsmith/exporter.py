@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -24,6 +23,7 @@ from handlers.errors import MarsmithError, ServerError
 from handlers.metrics import Metric
 from marsmith import metrics
 from marsmith.client import Client
+from marsmith.losses import Losses
 from marsmith.processes import require_running
 from marsmith.readiness import Readiness, read_liveness, read_readiness
 from marsmith.status import VersionStatus, read_status
@@ -36,7 +36,6 @@ _VALUES: dict[Metric, Callable[[VersionStatus], float]] = {
     metrics.QUEUE_PENDING: lambda one: one.pending,
     metrics.QUEUE_FREE: lambda one: one.capacity,
 }
-Version = tuple[str, str]
 Family = CounterMetricFamily | GaugeMetricFamily
 Page = Callable[[dict[str, Any], Any], Iterable[bytes]]
 """A WSGI application."""
@@ -45,33 +44,6 @@ Page = Callable[[dict[str, Any], Any], Iterable[bytes]]
 _FRESH_SECONDS = 2.0
 # For each call to TorchServe
 _SECONDS = 5.0
-
-
-class Losses:
-    """Counts workers that died, by comparing each status with the one before.
-
-    TorchServe replaces a dead worker within seconds, mostly between two scrapes: the process ids
-    tell all the same. What was lost by asking for fewer workers does not count.
-    """
-
-    def __init__(self) -> None:
-        self.lost: Counter[Version] = Counter()
-        self._before: dict[Version, VersionStatus] = {}
-        self._server: int | None = None
-
-    def see(self, server: int, statuses: Sequence[VersionStatus]) -> None:
-        """Take the statuses of the server with a process id; another one begins anew."""
-        if server != self._server:
-            self._before = {}
-            self._server = server
-        for one in statuses:
-            version = one.model, one.version
-            self.lost[version] += 0
-            if before := self._before.get(version):
-                gone = len(set(before.pids) - set(one.pids))
-                fewer = max(0, before.min_workers - one.min_workers)
-                self.lost[version] += max(0, gone - fewer)
-        self._before = {(one.model, one.version): one for one in statuses}
 
 
 class StatusCollector(Collector):

@@ -18,7 +18,7 @@ import grpc
 
 from handlers.errors import ServerError
 from marsmith.addresses import Addresses, Tokens, bearer
-from marsmith.client import MODEL_API_OFF, TRUSTED, Reply
+from marsmith.client import MODEL_API_OFF, PAGE, TRUSTED, Refused, Reply, all_models
 from marsmith.grpc_messages import CLASSES
 from marsmith.processes import Running
 
@@ -96,12 +96,25 @@ class GrpcClient:
             return False
         return "Healthy" in answer.health
 
+    def models(self) -> list[str]:
+        """As ``Client.models``."""
+        return list(all_models(self._page))
+
+    def _page(self, token: str) -> Any:
+        fields = {"limit": PAGE, "next_page_token": int(token)}
+        return json.loads(self._manage("ListModels", fields))
+
     def describe(
-        self, model: str, version: str | None = None, *, customized: bool = False
+        self,
+        model: str,
+        version: str | None = None,
+        *,
+        customized: bool = False,
+        timeout: float | None = None,
     ) -> list[dict[str, Any]]:
         """As ``Client.describe``."""
         fields = {"model_name": model, "model_version": version, "customized": customized}
-        found: list[dict[str, Any]] = json.loads(self._manage("DescribeModel", fields))
+        found: list[dict[str, Any]] = json.loads(self._manage("DescribeModel", fields, timeout))
         return found
 
     def scale(
@@ -147,7 +160,7 @@ class GrpcClient:
             problem = _refusal(error).problem()
             if "Model API disabled" in problem:
                 raise ServerError(MODEL_API_OFF) from error
-            raise ServerError(f"TorchServe refuses {method}: {problem}") from error
+            raise Refused(f"TorchServe refuses {method}: {problem}") from error
         return str(answer.msg)
 
     def _call(

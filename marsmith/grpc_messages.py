@@ -26,6 +26,7 @@ _MESSAGES = {
     "TorchServeHealthResponse": [("health", "string", 1)],
     "ManagementResponse": [("msg", "string", 1)],
     "DescribeModelRequest": [_NAME, _VERSION, ("customized", "bool", 3)],
+    "ListModelsRequest": [("limit", "int32", 1), ("next_page_token", "int32", 2)],
     "RegisterModelRequest": [("synchronous", "bool", 8), ("url", "string", 9)],
     "SetDefaultRequest": [_NAME, _VERSION],
     "UnregisterModelRequest": [_NAME, _VERSION],

@@ -102,9 +102,19 @@ def read(home: Path, model: str | None = None) -> list[Entry]:
 
 
 def defaults(home: Path) -> dict[str, str]:
-    """The version of each model that the last operation that went well made the default one."""
-    done = [one for one in read(home) if one.result in _SWITCHED and one.operation != REMOVE]
-    return {one.model: one.after for one in done}
+    """The version of each model that the last operation that went well made the default one.
+
+    Where none did it is the one that the first found: what failed or was broken off is not proven.
+    """
+    found: dict[str, str] = {}
+    for one in read(home):
+        if one.operation == REMOVE:
+            continue
+        if one.result in _SWITCHED:
+            found[one.model] = one.after
+        elif one.before:
+            found.setdefault(one.model, one.before)
+    return found
 
 
 def serving(home: Path) -> dict[tuple[str, str], bool]:
@@ -153,14 +163,22 @@ def ended(entries: list[Entry]) -> list[Entry]:
 
 @contextmanager
 def exclusive(home: Path) -> Iterator[None]:
-    """Hold the project's journal against other operations; raises ServerError if one is on."""
-    folder = home / FILE.parent
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    """Hold the project's versions and workers against others who change them.
+
+    Raises ServerError where one does, or where the lock cannot be written.
+    """
+    lock = home / FILE.parent / "lock"
+    try:
+        lock.parent.mkdir(exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise ServerError(f"cannot write {lock}: {error.strerror}") from error
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ServerError(
-                "another rollout or rollback of this project is under way: wait until it has ended"
+                "another rollout, rollback, remove or scaling of this project is under way: wait"
+                " until it has ended"
             ) from error
         yield

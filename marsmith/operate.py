@@ -13,6 +13,7 @@ from marsmith.client import Client
 from marsmith.drain import remove_version
 from marsmith.grpc_client import GrpcClient
 from marsmith.journal import Entry
+from marsmith.managing import GrpcManaged
 from marsmith.processes import Running
 from marsmith.rollout import Change, Options
 from marsmith.status import VersionStatus, find_default, find_version, read_status
@@ -28,7 +29,7 @@ def roll_out(running: Running, archive: Path, options: Options, keep: bool, say:
     if not archive.exists() and (running.model_store / archive).exists():
         archive = running.model_store / archive
     new = read_header(archive)
-    with journal.exclusive(running.home), _clients(running) as clients:
+    with journal.exclusive(running.home), _clients(running, options.grpc) as clients:
         found = read_status(running, clients.rest)
         old = find_default(found, new.name)
         if old and old.version == new.version:
@@ -46,7 +47,7 @@ def roll_out(running: Running, archive: Path, options: Options, keep: bool, say:
 
 def roll_back(running: Running, model: str, options: Options, keep: bool, say: Say) -> None:
     """Make the version before the default one again, by the journal; raises as ``roll_out``."""
-    with journal.exclusive(running.home), _clients(running) as clients:
+    with journal.exclusive(running.home), _clients(running, options.grpc) as clients:
         found = read_status(running, clients.rest)
         old = find_default(found, model)
         if old is None:
@@ -60,9 +61,11 @@ def roll_back(running: Running, model: str, options: Options, keep: bool, say: S
         _carry_out(running, change, steps, journal.ROLLBACK, keep, say)
 
 
-def end_version(running: Running, model: str, version: str, seconds: float) -> str:
+def end_version(
+    running: Running, model: str, version: str, seconds: float, over_grpc: bool = False
+) -> str:
     """Drain and unregister a version that is not the default one; raises ServerError."""
-    with journal.exclusive(running.home), _clients(running) as clients:
+    with journal.exclusive(running.home), _clients(running, over_grpc) as clients:
         status = find_version(read_status(running, clients.rest), model, version)
         if status is None:
             raise ServerError(f"{model} {version} is not registered: `marsmith status` lists them")
@@ -75,10 +78,11 @@ def end_version(running: Running, model: str, version: str, seconds: float) -> s
 
 
 class _clients:
-    """A REST and a gRPC client, closed together."""
+    """A REST and a gRPC client, closed together; ``over_grpc``: the first manages over gRPC."""
 
-    def __init__(self, running: Running) -> None:
-        self.rest, self.grpc = Client.of(running), GrpcClient.of(running)
+    def __init__(self, running: Running, over_grpc: bool) -> None:
+        self.rest: Client = (GrpcManaged if over_grpc else Client).of(running)
+        self.grpc = GrpcClient.of(running)
         self.both = (self.rest, self.grpc)
 
     def __enter__(self) -> _clients:
@@ -100,8 +104,8 @@ def _carry_out(
     try:
         carry_out(steps, say)
     except RolledBack as error:
-        _note(running, entry, journal.ROLLED_BACK, reason=str(error))
-        raise
+        unwritten = _note(running, entry, journal.ROLLED_BACK, reason=str(error))
+        raise RolledBack(f"{error}{unwritten}") from error.__cause__
     entry = replace(entry, archive=change.archive)
     result = journal.KEPT if old else journal.DONE
     try:
@@ -111,8 +115,8 @@ def _carry_out(
             change.remove_old()
             result = journal.DONE
     except (MarsmithError, OSError, KeyboardInterrupt, SystemExit) as error:
-        reason = str(error) or "it was interrupted"
-        _note(running, entry, result, reason)
+        reason = str(error) if isinstance(error, Exception) else "it was interrupted"
+        unwritten = _note(running, entry, result, reason)
         left = (
             f", but {old.version} stays registered: {reason}; end it with `marsmith remove"
             f" {change.model} {old.version}`"
@@ -120,14 +124,20 @@ def _carry_out(
             else f", but its archive's sha256 is not in the journal: {reason}"
         )
         raise ServerError(
-            f"{change.model} {change.version} is the default version now{left}"
+            f"{change.model} {change.version} is the default version now{left}{unwritten}"
         ) from error
-    _note(running, entry, result)
+    if unwritten := _note(running, entry, result):
+        raise ServerError(f"{change.model} {change.version} is the default version now{unwritten}")
 
 
-def _note(running: Running, entry: Entry, result: str, reason: str = "") -> None:
+def _note(running: Running, entry: Entry, result: str, reason: str = "") -> str:
+    """Write how it went; where that fails, what to say after it: the outcome comes first."""
     fresh = replace(entry, result=result, reason=reason, time=journal.now())
-    journal.append(running.home, fresh)
+    try:
+        journal.append(running.home, fresh)
+    except ServerError as error:
+        return f"; {error}: `marsmith serve` will not know of it"
+    return ""
 
 
 def _admission(archive: Path, store: Path) -> Step:
@@ -141,7 +151,10 @@ def _admission(archive: Path, store: Path) -> Step:
 
     def undo() -> str:
         for target in added:
-            target.unlink()
+            try:
+                target.unlink(missing_ok=True)
+            except OSError as error:
+                raise ServerError(f"cannot remove {target}: {error.strerror}") from error
         return f"{added[0]} removed" if added else ""
 
     return Step(f"verify {archive.name}", do, undo)

@@ -25,8 +25,9 @@ class Readiness:
 def read_readiness(home: Path, model: str | None, seconds: float) -> Readiness:
     """The readiness of the default version of one model, or of every model, of a folder's server.
 
-    Ready is a version that has all its workers, alive, and answers a golden request over the way
-    that clients take. ``seconds`` are for each call. Raises nothing of its own: a server that is
+    Ready is a version that has a living worker and answers a golden request over the way that
+    clients take; how many workers it lacks is told, and is no reason to send it no more requests.
+    ``seconds`` are for each call. Raises nothing of its own: a server that is
     silent is not ready.
     """
     try:
@@ -57,19 +58,19 @@ def read_liveness(home: Path, seconds: float) -> Readiness:
 
 def _version(running: Running, client: Client, status: VersionStatus) -> Readiness:
     name = f"{status.model} {status.version}"
-    if status.failed:
-        return Readiness(False, f"{name} refuses to load: {status.failed}")
     # With no worker a request would wait in vain
-    if not status.ready or not status.ready_workers:
-        wanted = max(1, status.min_workers)
-        return Readiness(False, f"{name} has {status.ready_workers} of {wanted} workers")
+    if not status.ready_workers:
+        refused = status.failed and f"{name} refuses to load: {status.failed}"
+        return Readiness(False, refused or f"{name} has 0 of {max(1, status.min_workers)} workers")
+    workers = f"{status.ready_workers} of {status.min_workers} workers"
+    answers = f"{name} answers" + ("" if status.ready else f", with {workers}")
     if _answers_exactly(running, client, status):
-        return Readiness(True, f"{name} answers")
+        return Readiness(True, answers)
     check = check_golden(running, client, status)
     if check.problem:
         return Readiness(False, f"{name} answers wrongly: {check.problem}")
-    proof = "answers" if check.count else "has its workers (no golden request to ask)"
-    return Readiness(True, f"{name} {proof}")
+    unproven = f"{name} has {workers} (no golden request to ask)"
+    return Readiness(True, answers if check.count else unproven)
 
 
 def _answers_exactly(running: Running, client: Client, status: VersionStatus) -> bool:

@@ -23,13 +23,20 @@ from marsmith.status import live_workers
 CANNOT = "the handlers in this archive cannot make a worker wait before it is ended: build it again"
 
 
-def scale_down(running: Running, model: str, version: str, workers: int, seconds: float) -> None:
+def scale_down(
+    running: Running,
+    model: str,
+    version: str,
+    workers: int,
+    seconds: float,
+    kind: type[Client] = Client,
+) -> None:
     """End workers of a version until ``workers`` are left, each while it holds no request.
 
     Raises ServerError where that takes more than ``seconds`` for one of them, and ``CANNOT`` where
     its archive was built without ``handlers.hold``.
     """
-    with Client.of(running, timeout=seconds) as client:
+    with kind.of(running, timeout=seconds) as client:
         queue = Queue(client, model, version)
         while len(found := queue.describe()["workers"]) > workers:
             # TorchServe ends the last of them

@@ -16,6 +16,7 @@ from marsmith.client import Client, Reply
 from marsmith.comparing import compare
 from marsmith.drain import drain_version, remove_version
 from marsmith.grpc_client import GrpcClient
+from marsmith.losses import Losses
 from marsmith.probe import GoldenCheck, Goldens, ask
 from marsmith.processes import Running
 from marsmith.status import VersionStatus, find_version, read_status
@@ -29,7 +30,8 @@ _NO_PICTURE = b"<html>not a picture</html>"
 class Options:
     """How a version is brought in; times in seconds, ``disagreement`` a share from 0 to 1.
 
-    ``pictures`` are compared with the running version; none: nothing is compared.
+    ``pictures`` are compared with the running version; none: nothing is compared. With ``grpc``
+    TorchServe is managed over gRPC, not over REST.
     """
 
     pictures: Sequence[Path] = ()
@@ -37,6 +39,7 @@ class Options:
     load: float = 300.0
     drain: float = 120.0
     watch: Limits = field(default_factory=Limits)
+    grpc: bool = False
 
 
 class Change:
@@ -61,6 +64,7 @@ class Change:
         self.model, self.version = new.name, new.version
         self._usual = 0.0
         self._since = running
+        self._losses = Losses()
 
     @cached_property
     def _goldens(self) -> Goldens:
@@ -109,6 +113,7 @@ class Change:
             if status is None:
                 raise ServerError(f"{self.model} {self.version} is not registered any more")
             if status.ready:
+                self._lost(status)
                 return self._match(status)
             if status.failed:
                 raise ServerError(f"it does not load: {status.failed}")
@@ -153,7 +158,7 @@ class Change:
     def switch(self) -> str:
         told = self._measure_old() if self.old else ""
         # From now on failures are this version's
-        self._failures = Failures(self._running.home / ACCESS_LOG, self.model)
+        self._failures = Failures(self._running.home / ACCESS_LOG, self.model, self.version)
         return self._client.set_default(self.model, self.version) + told
 
     def _measure_old(self) -> str:
@@ -189,10 +194,15 @@ class Change:
         status = self.status()
         if status is None or not status.default:
             return "it was taken from being the default version by somebody else"
-        if not status.ready:
+        if self._lost(status):
             return "a worker died"
         check = ask(self._goldens, lambda data: self._grpc.predict(self.model, {"data": data}))
         return check.problem and f"golden request answered wrongly over gRPC: {check.problem}"
+
+    def _lost(self, status: VersionStatus) -> int:
+        """How many workers died since this was first asked; one that still loads is none."""
+        self._losses.see(self._running.pid, [status])
+        return self._losses.lost[self.model, self.version]
 
     def _new(self, picture: bytes) -> Reply:
         return self._version(self.version)(picture)

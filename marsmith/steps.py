@@ -15,7 +15,8 @@ Say = Callable[[str], None]
 class Step:
     """One step: what it is called, what it does (and tells), and how it is taken back.
 
-    ``undo`` is called for a step that failed as well, so it must bear that nothing was done yet.
+    ``undo`` is called for a step that failed as well, and again where a signal ended it, so it must
+    bear that nothing was done yet, and that it was taken back already.
     """
 
     name: str
@@ -68,14 +69,32 @@ def _fail(taken: Sequence[Step], reason: str, say: Say, error: BaseException) ->
 
 
 def _undo(taken: Sequence[Step], say: Say) -> list[str]:
-    """Take steps back; what could not be."""
-    left = []
-    for step in reversed(taken):
-        if step.undo is None:
-            continue
+    """Take steps back; what could not be.
+
+    A step during which Ctrl-C or a signal comes is taken back again, once: a second one leaves it.
+    """
+    rest, left = [step for step in taken if step.undo], list[str]()
+    interrupted = list[Step]()
+    while rest:
         try:
-            if told := step.undo():
-                say(f"  taken back: {told}")
-        except MarsmithError as error:
-            left.append(f"{step.name} ({error})")
+            while rest:
+                if problem := _take_back(rest[-1], say):
+                    left.append(problem)
+                rest.pop()
+        except (KeyboardInterrupt, SystemExit):
+            again = rest[-1:] == interrupted
+            interrupted = rest[-1:]
+            if rest and again:
+                left.append(f"{rest.pop().name} (it was interrupted)")
     return left
+
+
+def _take_back(step: Step, say: Say) -> str:
+    """Take one step back; what could not be, or nothing."""
+    assert step.undo
+    try:
+        if told := step.undo():
+            say(f"  taken back: {told}")
+    except MarsmithError as error:
+        return f"{step.name} ({error})"
+    return ""

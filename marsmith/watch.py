@@ -16,7 +16,7 @@ from marsmith.probe import GoldenCheck, Predict
 ACCESS_LOG = Path("logs/access_log.log")
 # What one probe may vary by on a busy host
 _GRACE_SECONDS = 0.1
-_FIRST_SERVER_ERROR = 500
+FIRST_SERVER_ERROR = 500
 _BASELINE = 5
 
 
@@ -35,27 +35,29 @@ class Limits:
 
 
 class Failures:
-    """Answers of 500 and above for a model since this object was made, by TorchServe's access log.
+    """Answers of 500 and above since this object was made, by TorchServe's access log.
 
-    It has one line for a request over REST. Its lines of gRPC name no model. Raises ServerError
-    where there is no such log.
+    Of a model, to requests that name no version or this one: what another version does to those who
+    name it is not this one's. The log has one line for a request over REST. Its lines of gRPC name
+    no model. Raises ServerError where there is no such log.
     """
 
-    def __init__(self, log: Path, model: str) -> None:
+    def __init__(self, log: Path, model: str, version: str) -> None:
         if not log.exists():
             raise ServerError(
                 f"no {log} to read failures from: start the server with `marsmith serve` or after"
                 " `. ./env.sh`, which name the logging that writes it"
             )
         self._log = Follower(log, from_end=True)
-        self._line = re.compile(rf' /predictions/{re.escape(model)}[/? ][^"]*" (?P<code>\d+) \d+$')
+        path = f"{re.escape(model)}(?:/(?:{re.escape(version)})?)?"
+        self._line = re.compile(rf' /predictions/{path}[? ][^"]*" (?P<code>\d+) \d+$')
         self._count = 0
 
     def read(self) -> int:
         """How many there were."""
         for line in self._log.lines():
             found = self._line.search(line)
-            self._count += found is not None and int(found["code"]) >= _FIRST_SERVER_ERROR
+            self._count += found is not None and int(found["code"]) >= FIRST_SERVER_ERROR
         return self._count
 
 

@@ -61,7 +61,7 @@ def command(
     if most < least:
         raise ServerError(f"--max {most} is less than --min {least}")
     running = require_running(Path.cwd())
-    end = time.monotonic() + seconds if seconds else float("inf")
+    end = float("inf") if seconds is None else time.monotonic() + seconds
     left = iter(range(rounds or 2**62))
     next(left)
 

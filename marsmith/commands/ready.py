@@ -16,8 +16,8 @@ from marsmith.readiness import read_readiness
 def command(ctx: click.Context, model: str | None, timeout: float) -> None:
     """Tell whether MODEL, or every model, really answers: status 0 or 1, and why in one line.
 
-    Asked is the default version: it must have all its workers, alive, and answer a golden request
-    over REST. TorchServe's own /ping says Healthy of dead and of loading workers.
+    Asked is the default version: it must have a living worker and answer a golden request over
+    REST. TorchServe's own /ping says Healthy of dead and of loading workers.
     """
     readiness = read_readiness(Path.cwd(), model, timeout)
     click.echo(f"{'ready' if readiness.ready else 'not ready'}: {readiness.reason}")

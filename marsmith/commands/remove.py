@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from marsmith.commands.rollout import leave_in_order
+from marsmith.commands.rollout import grpc_option, leave_in_order
 from marsmith.processes import require_running
 
 
@@ -20,7 +20,8 @@ from marsmith.processes import require_running
     metavar="SECONDS",
     help="How long its requests are waited for; 0: they are lost, as of a version that is dead.",
 )
-def command(model: str, version: str, drain_timeout: float) -> None:
+@grpc_option
+def command(model: str, version: str, drain_timeout: float, over_grpc: bool) -> None:
     """Drain VERSION of MODEL, which must not be the default one, and unregister it.
 
     Its archive stays in the store. Requests that name the version get 404 from then on.
@@ -28,4 +29,5 @@ def command(model: str, version: str, drain_timeout: float) -> None:
     from marsmith.operate import end_version
 
     leave_in_order()
-    click.echo(end_version(require_running(Path.cwd()), model, version, drain_timeout))
+    running = require_running(Path.cwd())
+    click.echo(end_version(running, model, version, drain_timeout, over_grpc))

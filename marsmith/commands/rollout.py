@@ -11,6 +11,9 @@ import click
 
 from marsmith.processes import require_running
 
+grpc_option = click.option(
+    "--grpc", "over_grpc", is_flag=True, help="Manage TorchServe over gRPC, not over REST."
+)
 _WATCHING = (
     click.option("--keep", is_flag=True, help="Leave the old version registered beside the new."),
     click.option(
@@ -41,8 +44,9 @@ _WATCHING = (
         default=120.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long requests of the version that goes are waited for.",
+        help="How long requests of the version that goes are waited for; 0: they are lost.",
     ),
+    grpc_option,
 )
 
 
@@ -59,7 +63,13 @@ def read_options(given: dict[str, Any], **more: Any) -> Any:
     from marsmith.watch import Limits
 
     limits = Limits(given["watch"], failures=given["max_failures"], slowdown=given["max_slowdown"])
-    return Options(load=given["load_timeout"], drain=given["drain_timeout"], watch=limits, **more)
+    return Options(
+        load=given["load_timeout"],
+        drain=given["drain_timeout"],
+        watch=limits,
+        grpc=given["over_grpc"],
+        **more,
+    )
 
 
 def leave_in_order() -> None:
@@ -84,7 +94,9 @@ def leave_in_order() -> None:
         signal.signal(number, leave)
 
 
-def _share(_: click.Context, __: click.Parameter, text: str) -> float:
+def _share(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
     number = text.removesuffix("%")
     try:
         share = float(number) / (100 if text.endswith("%") else 1)
@@ -105,14 +117,12 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> float:
 )
 @click.option(
     "--max-disagreement",
-    default="1%",
-    show_default=True,
     callback=_share,
-    help="Share of those pictures that may be decided otherwise.",
+    help="Share of those pictures that may be decided otherwise.  [default: 1%]",
 )
 @watching
 def command(
-    archive: Path, pictures: Path | None, max_disagreement: float, keep: bool, **given: Any
+    archive: Path, pictures: Path | None, max_disagreement: float | None, keep: bool, **given: Any
 ) -> None:
     """Replace a running model's version by that of ARCHIVE, a path or a file of the store.
 
@@ -124,8 +134,16 @@ def command(
     from marsmith.asking import find_pictures
     from marsmith.operate import roll_out
 
+    compared: dict[str, Any] = {}
+    if pictures:
+        compared["pictures"] = find_pictures([str(pictures)])
+    if max_disagreement is not None:
+        if not pictures:
+            raise click.UsageError(
+                "--max-disagreement is for the pictures of --compare: name a folder there"
+            )
+        compared["disagreement"] = max_disagreement
     leave_in_order()
-    compared = find_pictures([str(pictures)]) if pictures else []
-    options = read_options(given, pictures=compared, disagreement=max_disagreement)
+    options = read_options(given, **compared)
     roll_out(require_running(Path.cwd()), archive, options, keep, click.echo)
     click.echo("done")

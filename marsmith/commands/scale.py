@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
+from marsmith import journal
 from marsmith.client import Client
+from marsmith.commands.rollout import grpc_option
+from marsmith.managing import GrpcManaged
 from marsmith.processes import require_running
 from marsmith.retire import scale_down
 
@@ -20,17 +23,25 @@ from marsmith.retire import scale_down
     "--timeout", default=120.0, show_default=True, metavar="SECONDS", help="For all to load."
 )
 @click.option("--now", is_flag=True, help="End workers at once: requests in them may fail.")
+@grpc_option
 def command(
-    model: str, workers: int, most: int | None, version: str | None, timeout: float, now: bool
+    model: str,
+    workers: int,
+    most: int | None,
+    version: str | None,
+    timeout: float,
+    now: bool,
+    over_grpc: bool,
 ) -> None:
     """Set the number of WORKERS of a running MODEL, and wait until they have loaded.
 
     A worker that is too many ends between two requests. With no workers TorchServe lets requests
-    wait instead of refusing them.
+    wait instead of refusing them. Refused while a rollout or a rollback is under way.
     """
+    kind = GrpcManaged if over_grpc else Client
     running = require_running(Path.cwd())
-    with Client.of(running) as client:
+    with journal.exclusive(running.home), kind.of(running) as client:
         chosen = client.describe(model, version)[0]["modelVersion"]
         if not now:
-            scale_down(running, model, chosen, max(workers, most or 0), timeout)
+            scale_down(running, model, chosen, max(workers, most or 0), timeout, kind)
         click.echo(client.scale(model, workers, most, version=chosen, timeout=timeout))

@@ -1,4 +1,7 @@
-"""Clients that ask all the time and count: failed, wrong, and answered by an unproven version."""
+"""Clients that ask all the time and count: failed, wrong, and answered by a version that may not.
+
+That is one that is not proven yet, or one that is not the default version any more.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,26 @@ class Counts:
     judge: Judge
     # Versions that may answer; the operator adds one when it is proven.
     proven: set[str]
+    # Since when (of perf_counter) which one alone may answer what is asked
+    alone: tuple[float, str] | None = None
     versions: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     times: list[tuple[float, float]] = field(default_factory=list)
+
+    def switching(self, version: str) -> Callable[[str], None]:
+        """Listens to a rollout: from when on its version may answer, and from when on no other.
+
+        Not for one that fails once it is the default version, which tells of its way back too late.
+        """
+
+        def say(line: str) -> None:
+            if line.startswith("make "):
+                self.proven.add(version)
+                self.alone = None
+            if line.startswith("watch "):
+                self.alone = time.perf_counter(), version
+
+        return say
 
     def ask(self, predict: Callable[[], Reply], body: bytes) -> None:
         """Ask once, and count."""
@@ -53,8 +73,11 @@ class Counts:
             self.problems.append(f"failed: {error}")
             return
         self.times.append((start, time.perf_counter() - start))
+        since, alone = self.alone or (start, version)
         if version not in self.proven:
             self.problems.append(f"unproven: {version}")
+        elif start > since and version != alone:
+            self.problems.append(f"late: {version}, {start - since:.3f} s after {alone}")
         elif not right:
             self.problems.append(f"wrong: {reply.body[:200]!r} to {body[:50]!r}")
         else:

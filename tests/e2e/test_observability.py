@@ -146,7 +146,7 @@ def test_ready_says_why_a_model_refuses_and_what_has_no_golden_request(
     done = marsmith(served.home, "ready", "echo")
     assert (done.returncode, done.stdout) == (
         0,
-        "ready: echo 10.0 has its workers (no golden request to ask)\n",
+        "ready: echo 10.0 has 1 of 1 workers (no golden request to ask)\n",
     )
 
 

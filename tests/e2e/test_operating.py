@@ -170,6 +170,16 @@ def test_autoscale_command(slow: TorchServe) -> None:
     assert done.stderr == "error: --max 2 is less than --min 3\n"
 
 
+@pytest.mark.parametrize("over", [(), ("--grpc",)])
+def test_scale_takes_two_numbers(slow: TorchServe, over: tuple[str, ...]) -> None:
+    with slow.client() as client:
+        client.scale("m", 1)
+        done = marsmith(slow.home, "scale", "m", "1", "--most", "2", *over)
+        assert done.returncode == 0, done.stderr
+        [found] = client.describe("m")
+        assert (found["minWorkers"], found["maxWorkers"]) == (1, 2)
+
+
 def test_logs_command(slow: TorchServe) -> None:
     everything = marsmith(slow.home, "logs", "--lines", "0").stdout.splitlines()
     assert any("MODEL_LOG" in line for line in everything)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,14 +14,14 @@ from pathlib import Path
 
 import pytest
 import requests
-from asking import Counts, asking, at_work
-from proven import pack_proven
+from asking import Counts, asking, at_work, judge
+from proven import answer, pack_proven
 from tiny import PROJECT, marsmith, pack
 
 from handlers.errors import ArchiveError, IntegrityError, ServerError
 from marsmith import journal
 from marsmith.choosing import choose
-from marsmith.client import Client
+from marsmith.client import Client, Reply
 from marsmith.grpc_client import GrpcClient
 from marsmith.operate import end_version, roll_back, roll_out
 from marsmith.retire import scale_down
@@ -31,6 +33,7 @@ from marsmith.watch import Limits
 
 # Not how long answers take: other tests share the machine.
 QUICK = Options(drain=30, load=90, watch=Limits(seconds=1.5, slowdown=100))
+PATIENT = ("--max-slowdown", "100")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,26 @@ def _proving(counts: Counts, version: str) -> Callable[[str], None]:
     return say
 
 
+def test_clients_count_who_is_late() -> None:
+    counts = Counts(judge, {"1.0"})
+    say = counts.switching("2.0")
+
+    def ask(version: str, told: str = "") -> list[str]:
+        def predict() -> Reply:
+            # It may happen while the request is under way
+            say(told)
+            return Reply(200, "", json.dumps(answer(version, b"x")).encode())
+
+        counts.ask(predict, b"x")
+        return [problem.partition(", ")[0] for problem in counts.problems]
+
+    assert ask("1.0", "make 2.0 the default version ...") == []
+    assert ask("2.0") == []
+    assert ask("1.0", "watch it for 1 s ...") == []
+    assert ask("2.0") == []
+    assert ask("1.0") == ["late: 1.0"]
+
+
 def test_nothing_is_lost_or_wrong_while_versions_change_under_load(
     server: TorchServe, client: Client, tmp_path: Path
 ) -> None:
@@ -75,15 +98,15 @@ def test_nothing_is_lost_or_wrong_while_versions_change_under_load(
             archive = pack_proven(tmp_path, version)
             if version == "3.0":
                 client.scale("m", 2, timeout=60)
-            roll_out(server.running, archive, QUICK, False, _proving(counts, version))
+            roll_out(server.running, archive, QUICK, False, counts.switching(version))
             assert _versions(server, client, "m") == {version: True}
         # As many workers as the version before had
         assert len(client.describe("m")[0]["workers"]) == 2
-        roll_back(server.running, "m", QUICK, False, _proving(counts, "2.0"))
+        roll_back(server.running, "m", QUICK, False, counts.switching("2.0"))
         assert _versions(server, client, "m") == {"2.0": True}
         archive = pack_proven(tmp_path, "4.0", "wrong")
         with pytest.raises(RolledBack, match=r"golden request answered wrongly.*top-1 is wrong"):
-            roll_out(server.running, archive, QUICK, False, _proving(counts, "4.0"))
+            roll_out(server.running, archive, QUICK, False, counts.switching("4.0"))
         assert _versions(server, client, "m") == {"2.0": True}
     assert counts.problems == []
     assert set(counts.versions) == {"1.0", "2.0", "3.0"}
@@ -131,6 +154,14 @@ def test_workers_are_ended_between_requests(server: TorchServe, client: Client) 
     done = marsmith(server.home, "scale", "before", "0")
     assert done.returncode == 1
     assert "build it again" in done.stderr
+    with journal.exclusive(server.home):
+        done = marsmith(server.home, "scale", "before", "0", "--now")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: another rollout, rollback, remove or scaling of this")
+    done = marsmith(server.home, "scale", "before", "0", "--now")
+    assert done.returncode == 0, done.stderr
+    assert client.describe("before")[0]["workers"] == []
+    client.scale("before", 1, timeout=60)
 
 
 def test_an_old_version_is_kept_on_demand_and_removed_later(
@@ -148,7 +179,15 @@ def test_an_old_version_is_kept_on_demand_and_removed_later(
         "error: compare it with 1.0: 2 of 2 pictures answered otherwise: a.png: top-1 is 2.0"
         in (done.stderr)
     )
-    roll_out(server.running, archive, QUICK, True, print)
+    allowed = ("--max-disagreement", "100%", "--max-failures", "1", "--load-timeout", "90")
+    log = server.home / "logs/access_log.log"
+    begun = len(log.read_bytes())
+    done = marsmith(server.home, *asked, *allowed, "--keep", "--grpc", *PATIENT)
+    assert done.returncode == 0, done.stderr
+    over_rest = re.findall(rb'"(\w+ /models)', log.read_bytes()[begun:])
+    # A worker's describe call may be, of what manages none is.
+    assert set(over_rest) <= {b"GET /models"}
+    assert "2 of 2 pictures answered otherwise" in done.stdout
     assert _versions(server, client, "before") == {"1.0": False, "2.0": True}
     with pytest.raises(ServerError, match="2.0 is the default version"):
         end_version(server.running, "before", "2.0", 5)
@@ -202,6 +241,33 @@ def test_a_first_version_stays_only_if_it_is_proven(
     assert _versions(server, client, "brand-new") == {"1.0": True}
 
 
+def test_a_restart_serves_what_went_well_and_the_way_back_needs_no_model_api(home: Path) -> None:
+    store, model_api = home / "model-store", {"enable_model_api": "true"}
+    pack_proven(store, "1.0")
+    with TorchServe(home, config=model_api) as server:
+        server.wait_ready(60)
+        # As built, beside the one that serves.
+        pack_proven(store, "2.0", "wrong")
+        with pytest.raises(RolledBack, match="golden request answered wrongly"):
+            roll_out(server.running, Path("m-2.0.mar"), QUICK, False, print)
+    with TorchServe(home, config=model_api) as server, server.client() as client:
+        server.wait_ready(60)
+        assert _versions(server, client, "m")["1.0"]
+        pack_proven(store, "3.0")
+        roll_out(server.running, Path("m-3.0.mar"), QUICK, True, print)
+    with TorchServe(home) as server, server.client() as client:
+        server.wait_ready(60)
+        found = _versions(server, client, "m")
+        assert (found["1.0"], found["3.0"]) == (False, True)
+        done = marsmith(home, "rollback", "m", "--keep", "--watch", "1", *PATIENT)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "register" not in done.stdout
+        found = _versions(server, client, "m")
+        assert (found["1.0"], found["3.0"]) == (True, False)
+    last = journal.read(home)[-1]
+    assert (last.operation, last.after, last.result) == ("rollback", "1.0", journal.KEPT)
+
+
 def test_versions_come_and_go_over_grpc_too(server: TorchServe, client: Client) -> None:
     pack_proven(server.model_store, "1.0", name="first")
     with GrpcClient.of(server.running) as grpc_client:
@@ -210,10 +276,6 @@ def test_versions_come_and_go_over_grpc_too(server: TorchServe, client: Client) 
         grpc_client.set_default("first", "1.0")
         grpc_client.unregister("first", "1.0")
     assert "first" not in client.models()
-
-
-# Other tests share the machine.
-PATIENT = ("--max-slowdown", "100")
 
 
 def test_a_rollout_that_is_told_to_end_takes_itself_back(
@@ -292,7 +354,8 @@ def test_an_old_version_that_stays_busy_is_kept_and_ended_by_force(
         assert done.returncode == 1
         assert "told 1.0 is not drained within 1 s" in done.stderr
         assert _versions(server, client, "told") == {"1.0": False, "3.0": True}
-        done = marsmith(server.home, "remove", "told", "1.0", "--drain-timeout", "0")
+        ended = ("told", "1.0", "--drain-timeout", "0", "--grpc")
+        done = marsmith(server.home, "remove", *ended)
         assert (done.returncode, done.stderr) == (0, "")
         assert _versions(server, client, "told") == {"3.0": True}
     last = journal.read(server.home, "told")[-1]

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from handlers.errors import ServerError
-from marsmith import autoscale
+from marsmith import autoscale, journal
 from marsmith.autoscale import Decider, Policy, Seen
+from marsmith.drain import Queue
 from marsmith.processes import Running
 
 POLICY = Policy(least=1, most=3, up=0.1, down=0.005, calm=3)
@@ -92,6 +93,19 @@ def test_a_round_that_fails_is_told_and_is_not_the_end() -> None:
     said = _run(_Client(), os.getpid(), ["m"], 1)
     assert said[0] == "this round failed: 404: no such version"
     assert said[1].startswith("m 1.0: ")
+
+
+def test_no_worker_comes_while_versions_change(tmp_path: Path) -> None:
+    client: Any = _Client()
+    queue, running = Queue(client, "m", "1.0"), Running(os.getpid(), tmp_path, tmp_path, 0.0)
+    busy = Seen(queue=4, rate=4)
+    with journal.exclusive(tmp_path):
+        said = list(autoscale.step(running, queue, Decider(POLICY), busy, 1.0))
+    assert said[1:] == [
+        "m 1.0: 1 -> 2 workers",
+        "m 1.0: not scaled: another rollout, rollback, remove or scaling of this project is under"
+        " way: wait until it has ended",
+    ]
 
 
 def test_a_server_that_has_ended_is_the_end() -> None:

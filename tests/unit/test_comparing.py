@@ -41,6 +41,8 @@ def test_refusals_are_compared_too(handler: TaskHandler) -> None:
     assert difference(handler, refused, refused) is None
     assert difference(handler, refused, failed) == "500, 422 before"
     assert difference(handler, _reply(0.9), failed) == "500, 200 before"
+    # Neither was answered, so nothing is known of the new version
+    assert difference(handler, failed, failed) == "500, 500 before"
 
 
 def test_an_answer_of_another_shape_is_a_difference(handler: TaskHandler) -> None:

@@ -69,6 +69,21 @@ def test_the_default_is_what_went_well_last(tmp_path: Path) -> None:
     assert journal.defaults(tmp_path) == {"m": "2.0"}
 
 
+@pytest.mark.parametrize("results", [(STARTED,), (STARTED, ROLLED_BACK)])
+def test_what_never_went_well_is_not_the_default(tmp_path: Path, results: tuple[str, ...]) -> None:
+    _write(tmp_path, *((ROLLOUT, "1.0", "2.0", result) for result in results))
+    assert journal.defaults(tmp_path) == {"m": "1.0"}
+    _write(tmp_path, (ROLLOUT, "1.0", "3.0", STARTED), (ROLLOUT, "1.0", "3.0", DONE))
+    _write(tmp_path, *((ROLLOUT, "3.0", "4.0", result) for result in results))
+    assert journal.defaults(tmp_path) == {"m": "3.0"}
+
+
+@pytest.mark.parametrize("result", [STARTED, ROLLED_BACK])
+def test_a_first_version_that_failed_leaves_no_default(tmp_path: Path, result: str) -> None:
+    _write(tmp_path, (ROLLOUT, "", "1.0", result))
+    assert journal.defaults(tmp_path) == {}
+
+
 def test_each_rollback_leads_further_back(tmp_path: Path) -> None:
     _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE), (ROLLOUT, "2.0", "3.0", DONE))
     back = journal.before(tmp_path, "m", "3.0")
@@ -85,12 +100,21 @@ def test_each_rollback_leads_further_back(tmp_path: Path) -> None:
 def test_one_operation_at_a_time(tmp_path: Path) -> None:
     with (
         journal.exclusive(tmp_path),
-        pytest.raises(ServerError, match="another rollout or rollback"),
+        pytest.raises(ServerError, match="another rollout, rollback"),
         journal.exclusive(tmp_path),
     ):
         pytest.fail("entered twice")
     with journal.exclusive(tmp_path):
         pass
+
+
+def test_where_the_lock_cannot_be_written_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    with (
+        pytest.raises(ServerError, match=r"cannot write .*/state/lock: (File exists|Not a dir)"),
+        journal.exclusive(tmp_path),
+    ):
+        pytest.fail("entered without a lock")
 
 
 def test_a_beginning_is_left_out_where_the_end_is_known(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from handlers import metrics as published
 from handlers.metrics import Publisher
 from handlers.stages import Stages
 from marsmith import metrics
-from marsmith.exporter import Losses
+from marsmith.losses import Losses
 from marsmith.status import VersionStatus
 
 ALL = (*metrics.FRONT_END, *metrics.BACK_END, *published.METRICS, *metrics.EXPORTER)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import zipfile
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handlers.errors import ServerError
+from handlers.integrity import RECORD
 from marsmith import journal, operate
 from marsmith.archive import Header
 from marsmith.client import Client, Reply
@@ -16,6 +21,7 @@ from marsmith.grpc_client import GrpcClient
 from marsmith.processes import Running
 from marsmith.rollout import Change, Options
 from marsmith.status import VersionStatus
+from marsmith.steps import Step
 
 
 class _Server(Client):
@@ -23,6 +29,7 @@ class _Server(Client):
 
     def __init__(self, workers: dict[str, int], status: int = 415) -> None:
         self.workers, self.status, self.default = workers, status, "1.0"
+        self.wanted, self.pids = 1, [os.getpid()]
         self.done: list[str] = []
 
     def models(self) -> list[str]:
@@ -34,8 +41,11 @@ class _Server(Client):
             {
                 "modelVersion": name,
                 "modelUrl": f"m-{name}.mar",
-                "minWorkers": 1,
-                "workers": [{"status": "READY", "pid": os.getpid()}] * self.workers[name],
+                "minWorkers": self.wanted,
+                "workers": [
+                    {"status": "READY", "pid": pid}
+                    for pid in islice(cycle(self.pids), self.workers[name])
+                ],
                 "jobQueueStatus": {"pendingRequests": 0, "remainingCapacity": 100},
             }
             for name in names
@@ -103,8 +113,7 @@ def test_an_old_version_that_cannot_be_measured_is_no_reason_to_keep_it(tmp_path
 def test_who_answers_what_is_no_picture_is_not_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("marsmith.rollout.Goldens.read", lambda _: None)
-    monkeypatch.setattr("marsmith.rollout.ask", lambda *_: type("Good", (), {"problem": None})())
+    _proven(monkeypatch)
     with pytest.raises(ServerError, match="what is no picture is answered with 200, not 4xx"):
         _change(tmp_path, _Server({"1.0": 1, "2.0": 1}, status=415)).smoke()
     with pytest.raises(ServerError, match="answered with 503, not 4xx"):
@@ -114,6 +123,30 @@ def test_who_answers_what_is_no_picture_is_not_accepted(
 def test_somebody_else_changes_the_default_meanwhile(tmp_path: Path) -> None:
     change = _change(tmp_path, _Server({"1.0": 1, "2.0": 1}))
     assert "by somebody else" in str(change._trouble())
+
+
+def _proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Golden requests that are always answered."""
+    monkeypatch.setattr("marsmith.rollout.Goldens.read", lambda _: None)
+    monkeypatch.setattr("marsmith.rollout.ask", lambda *_: type("Good", (), {"problem": None})())
+
+
+def test_a_worker_that_still_loads_is_no_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _proven(monkeypatch)
+    server = _Server({"1.0": 1, "2.0": 1})
+    server.default = "2.0"
+    change = _change(tmp_path, server)
+    change.load()
+    assert change._trouble() is None
+    server.wanted = 2
+    assert change._trouble() is None
+    server.pids.append(os.getppid())
+    server.workers["2.0"] = 2
+    assert change._trouble() is None
+    server.pids.pop()
+    assert change._trouble() == "a worker died"
 
 
 def test_steps(tmp_path: Path) -> None:
@@ -136,13 +169,14 @@ def test_a_version_beside_the_default_one_comes_back_where_a_rollout_fails(tmp_p
     assert server.done == ["register m-0.9.mar"]
 
 
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(1)])
 def test_a_signal_after_the_switch_is_in_the_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal: BaseException
 ) -> None:
     change = _change(tmp_path, _Server({"1.0": 1, "2.0": 1}))
 
     def interrupted(_: Path) -> str:
-        raise KeyboardInterrupt
+        raise signal
 
     monkeypatch.setattr(operate.integrity, "sha256", interrupted)
     with pytest.raises(ServerError, match=r"2\.0 is the default .* but 1\.0 stays registered"):
@@ -151,3 +185,52 @@ def test_a_signal_after_the_switch_is_in_the_journal(
     assert (last.result, last.archive) == (journal.KEPT, "m-2.0.mar")
     assert last.reason == "it was interrupted"
     assert journal.defaults(tmp_path) == {"m": "2.0"}
+
+
+def test_where_the_journal_cannot_be_written_the_outcome_is_told_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = _change(tmp_path, _Server({"1.0": 1, "2.0": 1}))
+    (tmp_path / "m-2.0.mar").touch()
+
+    def full() -> str:
+        # From here on, as a disk that runs full meanwhile.
+        monkeypatch.setattr(operate.journal, "append", unwritten)
+        return ""
+
+    def unwritten(*_: Any) -> None:
+        raise ServerError("cannot write the journal j: No space left on device")
+
+    def fail() -> str:
+        raise ServerError("too slow")
+
+    for last, keep, outcome in (
+        (Step("watch it", fail), True, "watch it: too slow; cannot write the journal"),
+        (Step("watch it", lambda: ""), True, r"2\.0 is the default version now; cannot write"),
+        (Step("watch it", lambda: ""), False, r"1\.0 stays registered: .*; cannot write"),
+    ):
+        monkeypatch.undo()
+        monkeypatch.setattr(change, "remove_old", fail)
+        steps = [Step("a", full), last]
+        with pytest.raises(ServerError, match=outcome):
+            operate._carry_out(change._running, change, steps, journal.ROLLOUT, keep, print)
+
+
+def test_a_copy_that_cannot_be_removed_is_told(tmp_path: Path) -> None:
+    store, archive = tmp_path / "store", tmp_path / "m-2.0.mar"
+    store.mkdir()
+    manifest = json.dumps({"model": {"modelName": "m", "modelVersion": "2.0"}})
+    digest = hashlib.sha256(manifest.encode()).hexdigest()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("MAR-INF/MANIFEST.json", manifest)
+        file.writestr(RECORD, json.dumps({"sha256": {"MAR-INF/MANIFEST.json": digest}}))
+    step = operate._admission(archive, store)
+    assert step.do().startswith("every file as recorded, copied to")
+    [copied] = store.glob("*.mar")
+    assert step.undo
+    assert step.undo() == f"{copied} removed"
+    # As after a signal
+    assert step.undo() == f"{copied} removed"
+    copied.mkdir()
+    with pytest.raises(ServerError, match=f"cannot remove {copied}: "):
+        step.undo()

@@ -64,6 +64,43 @@ def test_what_cannot_be_taken_back_is_told_and_the_rest_is() -> None:
     assert log.done[-1] == "undo a"
 
 
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(1)])
+def test_a_signal_while_it_is_taken_back_takes_back_all_the_same(signal: BaseException) -> None:
+    log, signals = _Log(), [signal]
+
+    def drain() -> str:
+        log.done.append("undo b")
+        if signals:
+            raise signals.pop()
+        return "drained"
+
+    said = list[str]()
+    steps = [log.step("a"), Step("b", lambda: "", drain), log.step("c", ServerError("no"))]
+    with pytest.raises(RolledBack, match="^c: no$"):
+        carry_out(steps, said.append)
+    assert log.done == ["do a", "do c", "undo c", "undo b", "undo b", "undo a"]
+    assert said[-2:] == ["  taken back: drained", "  taken back: undo a"]
+
+
+def test_a_second_signal_leaves_the_step_that_is_taken_back() -> None:
+    log = _Log()
+    with pytest.raises(RolledBack, match=r"^b: no; not taken back: b \(it was interrupted\)$"):
+        carry_out([log.step("a"), log.step("b", ServerError("no"), SystemExit(1))], lambda _: None)
+    assert log.done == ["do a", "do b", "undo b", "undo b", "undo a"]
+
+
+def test_a_signal_when_all_is_taken_back_is_no_error() -> None:
+    def say(words: str) -> None:
+        if "taken back" in words and not told:
+            told.append(words)
+            raise SystemExit(1)
+
+    log, told = _Log(), list[str]()
+    with pytest.raises(RolledBack, match="^a: no$"):
+        carry_out([log.step("a", ServerError("no"))], say)
+    assert log.done == ["do a", "undo a", "undo a"]
+
+
 def test_a_mistake_of_ours_takes_back_and_shows_itself() -> None:
     log = _Log()
     with pytest.raises(ZeroDivisionError):

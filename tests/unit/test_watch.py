@@ -62,11 +62,11 @@ def test_what_is_allowed_passes() -> None:
     assert seen.failures == 2
 
 
-def test_failures_are_those_of_the_model_since_the_start(tmp_path: Path) -> None:
+def test_failures_are_those_of_the_version_since_the_start(tmp_path: Path) -> None:
     path = tmp_path / "access_log.log"
     line = '2026-11-21T04:12:55,906 - /127.0.0.1:4 "{} HTTP/1.1" {} 5\n'
     path.write_text(line.format("POST /predictions/m", 503))
-    failures = Failures(path, "m")
+    failures = Failures(path, "m", "2.0")
     assert failures.read() == 0
     with path.open("a") as log:
         for request, code in (
@@ -75,6 +75,11 @@ def test_failures_are_those_of_the_model_since_the_start(tmp_path: Path) -> None
             ("POST /predictions/m?top_k=1", 507),
             ("POST /predictions/m", 422),
             ("POST /predictions/m2", 500),
+            # Of clients who name another version, whose failures these are
+            ("POST /predictions/m/1.0", 503),
+            ("POST /predictions/m/1.0?top_k=1", 500),
+            ("POST /predictions/m/2.0.1", 500),
+            ("POST /predictions/m/2x0", 500),
             ("GET /models/m", 500),
         ):
             log.write(line.format(request, code))
@@ -83,7 +88,7 @@ def test_failures_are_those_of_the_model_since_the_start(tmp_path: Path) -> None
 
 def test_without_an_access_log_nothing_is_taken_for_granted(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"no .*/access_log.log to read failures from"):
-        Failures(tmp_path / "access_log.log", "m")
+        Failures(tmp_path / "access_log.log", "m", "2.0")
 
 
 def test_an_answer_that_is_an_error_is_no_measure_of_time() -> None:
