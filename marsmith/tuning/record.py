@@ -10,7 +10,8 @@ from typing import Any
 class Record:
     """The results in one file, each under a key of JSON values; a later line replaces an earlier.
 
-    A line that was cut off when the machine went down is left out, and its point measured again.
+    A line that was cut off when the machine went down is left out, and its point measured again:
+    no part of a line is JSON. Later lines may follow it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -18,9 +19,11 @@ class Record:
         self._found: dict[str, dict[str, Any]] = {}
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for line in text.splitlines():
-            if line.endswith("}"):
+            try:
                 entry = json.loads(line)
-                self._found[_text(entry["key"])] = entry["result"]
+            except json.JSONDecodeError:
+                continue
+            self._found[_text(entry["key"])] = entry["result"]
 
     def get(self, key: dict[str, Any]) -> dict[str, Any] | None:
         """The result under a key, or None."""

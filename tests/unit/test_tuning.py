@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from handlers.errors import ServerError, SpecError
 from marsmith import host_profile, smoke, spec, trials
@@ -126,6 +129,27 @@ def test_the_best_is_tried_with_the_options_that_its_runtime_leaves_to_choose() 
     assert str(tried[0]).endswith("1 ms, streams per-thread")
     best = Objective().best(done)
     assert Measured.from_json(json.loads(json.dumps(best.to_json()))) == best
+
+
+@given(cut=st.integers(0, 10_000))
+def test_a_line_may_be_cut_off_anywhere(cut: int) -> None:
+    keys = [{"point": {"workers": number}, "host": HOST} for number in (1, 2, 3)]
+    results = [measured(number, 7).to_json() for number in (1, 2, 3)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "results.jsonl"
+        Record(path).add(keys[0], results[0])
+        before = path.stat().st_size
+        Record(path).add(keys[1], results[1])
+        length = path.stat().st_size - before
+        os.truncate(path, before + cut % (length + 1))
+        again = Record(path)
+        # The line's end alone may be missing.
+        whole = cut % (length + 1) >= length - 1
+        assert again.get(keys[1]) == (results[1] if whole else None)
+        again.add(keys[2], results[2])
+        kept = Record(path)
+        assert (kept.get(keys[0]), kept.get(keys[2])) == (results[0], results[2])
+        assert kept.get(keys[1]) == again.get(keys[1])
 
 
 def test_results_are_kept_under_their_key(tmp_path: Path) -> None:
