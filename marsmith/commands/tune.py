@@ -37,7 +37,7 @@ def _milliseconds(context: click.Context, option: click.Parameter, text: str | N
 @click.command()
 @click.argument("model")
 @click.option("--pictures", type=click.Path(path_type=Path), help="To ask. Default: the samples.")
-@click.option("--max-p99", callback=_milliseconds, help="Such as 50ms. Default: most throughput.")
+@click.option("--max-p99", callback=_milliseconds, help="Such as 50ms. Default: throughput first.")
 @click.option(
     "--seconds-per-point",
     type=click.FloatRange(0.1),
