@@ -160,6 +160,10 @@ class Server(Contender):
     def answers(self, body: bytes) -> list[Any]:
         """The answers of a response in the form that ours have, one for each picture."""
 
+    def timers(self) -> dict[str, float] | None:
+        """Its own timers as ``timers.read`` has them; None where it has no such ones."""
+        return None
+
     def ask(self, picture: bytes, seconds: float | None = None) -> bytes:
         """The body of a successful answer within so many seconds; raises ServerError."""
         request = self.request([picture])

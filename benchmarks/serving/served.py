@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving import accuracy, loads, mlperf
+from benchmarks.serving import accuracy, loads, mlperf, timers
 from benchmarks.serving.contender import Server
 from benchmarks.serving.pictures import Picture
 from benchmarks.serving.plan import Plan
@@ -138,10 +138,14 @@ class Served:
     def _watched(
         self, kind: str, load: Callable[[], dict[str, Any]], record: bool = True, **more: Any
     ) -> dict[str, Any]:
+        before = self.made.timers()
         with watching(self.made.mark, self.made.role) as watch:
             found = load()
             usage = watch.close(found["client_cpu"])
         found |= {**more, "usage": asdict(usage), "load_average": os.getloadavg()[0]}
+        after = self.made.timers()
+        if before is not None and after is not None:
+            found["spent"] = timers.spent(before, after)
         if record:
             self.record(kind, **found)
             self.tell(f"  {kind} {_words(found)}")

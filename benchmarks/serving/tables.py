@@ -6,6 +6,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
+from benchmarks.serving import timers
 from benchmarks.serving.rows import (
     Measurements,
     Row,
@@ -165,6 +166,7 @@ def every(results: dict[str, Any]) -> dict[str, Cells]:
         "Ours against each": lambda: against_table(found),
         "Other pictures": lambda: size_table(found),
         "Open loop, Poisson arrivals": lambda: poisson_table(found),
+        "Where the time of a request goes": lambda: timers.table(found),
         "MLPerf LoadGen": lambda: mlperf_table(found),
         "Did not run": lambda: trouble_table(found),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.serving import page, plots, rows, tables
+from benchmarks.serving import page, plots, rows, tables, timers
 from benchmarks.serving.machine import describe
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.stats import Spread
@@ -121,6 +121,39 @@ def test_open_loops_are_told_against_a_lone_request(measurements: list[dict[str,
     found = [*measurements, {"contender": "ours/a:fp32", "round": 0, **load, **latency}]
     [_, line] = tables.poisson_table(found)
     assert line == ["ours/a:fp32", "60.0", "0.60", "6.0", "9.0", "12.5", "2.5", "1.0"]
+
+
+_SCRAPE = """\
+# TYPE ts_inference_requests_total counter
+ts_inference_requests_total{{model_name="m",model_version="default",hostname="h",}} {asked}
+# TYPE ts_queue_latency_microseconds counter
+ts_queue_latency_microseconds{{model_name="m",model_version="default",hostname="h",}} {queue}
+# TYPE ts_inference_latency_microseconds counter
+ts_inference_latency_microseconds{{model_name="m",model_version="default",hostname="h",}} {whole}
+# TYPE MarsmithBatchRequests histogram
+MarsmithBatchRequests_bucket{{ModelName="m",ModelVersion="1.0",le="+Inf",}} {batches}
+MarsmithBatchRequests_count{{ModelName="m",ModelVersion="1.0",}} {batches}
+MarsmithBatchRequests_sum{{ModelName="m",ModelVersion="1.0",}} {asked}
+# TYPE MarsmithStageSeconds histogram
+MarsmithStageSeconds_count{{ModelName="m",ModelVersion="1.0",Stage="decode",}} {batches}
+MarsmithStageSeconds_sum{{ModelName="m",ModelVersion="1.0",Stage="decode",}} 0.5
+MarsmithStageSeconds_count{{ModelName="m",ModelVersion="1.0",Stage="inference",}} {batches}
+MarsmithStageSeconds_sum{{ModelName="m",ModelVersion="1.0",Stage="inference",}} {inference}
+"""
+
+
+def test_where_the_time_goes_is_told_by_the_servers_own_timers() -> None:
+    before = timers.read(_SCRAPE.format(asked=1, queue=9e5, whole=1e6, batches=1, inference=1.0))
+    after = timers.read(
+        _SCRAPE.format(asked=9, queue=9.4e5, whole=1.4e6, batches=3, inference=1.06)
+    )
+    told = {**_closed("ours/a:fp32", 0, 40.0), "spent": timers.spent(before, after)}
+    # 8 requests in 2 batches: 40 ms of waiting, 60 ms of inference, 400 ms in all.
+    cells = ["ours/a:fp32", "closed, 8", "4.0", "5.0", "0.0", "0.0", "30.0", "0.0", "0.0"]
+    assert timers.table([told])[1:] == [[*cells, "15.0", "50.0"]]
+    # Results of earlier sittings, and of others, have none.
+    without = [_closed(TUNED, 0, 40.0), {**told, "spent": timers.spent(after, after)}]
+    assert len(timers.table(without)) == 1
 
 
 def test_loadgens_verdict_comes_with_what_was_not_met() -> None:

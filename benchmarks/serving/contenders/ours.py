@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from benchmarks.serving import timers
 from benchmarks.serving.contender import Address, Request, Server
 from benchmarks.serving.subject import PROJECT, Subject
 from handlers.errors import ServerError
 from marsmith.addresses import Tokens, bearer, free_addresses
+from marsmith.client import Client
 from marsmith.environment import CONFIG_NAME
 from marsmith.server import TorchServe
+
+_TELLING_SECONDS = 0.5
 
 
 class Ours(Server):
@@ -68,6 +73,19 @@ class Ours(Server):
             self._server.stop()
             shutil.rmtree(self._server.temp, ignore_errors=True)
         super().close()
+
+    def timers(self) -> dict[str, float]:
+        with self.server.client() as client:
+            found = timers.read(client.metrics())
+            # The front end reads what workers print a moment after their answers.
+            while (latest := self._later(client)) != found:
+                found = latest
+        return found
+
+    @staticmethod
+    def _later(client: Client) -> dict[str, float]:
+        time.sleep(_TELLING_SECONDS)
+        return timers.read(client.metrics())
 
     def role(self, process: psutil.Process) -> str:
         return "front end" if process.name() == "java" else "worker"
