@@ -45,13 +45,14 @@ def end_marked(mark: str) -> None:
 class Usage:
     """What a contender's processes used while a load ran.
 
-    ``cpu`` in seconds, ``pss`` (its largest sum) and ``rss`` (of the largest process) in bytes, all
-    by role; ``peak_pss`` is the largest sum over all roles, ``others`` the share of the machine's
-    cores that was busy with neither the contender nor the load generator.
+    ``cpu`` in seconds, ``pss`` (its largest sum), ``each_pss`` and ``rss`` (of the largest process)
+    in bytes, all by role; ``peak_pss`` is the largest sum over all roles, ``others`` the share of
+    the machine's cores that was busy with neither the contender nor the load generator.
     """
 
     cpu: dict[str, float] = field(default_factory=dict)
     pss: dict[str, int] = field(default_factory=dict)
+    each_pss: dict[str, int] = field(default_factory=dict)
     rss: dict[str, int] = field(default_factory=dict)
     peak_pss: int = 0
     others: float = 0.0
@@ -100,10 +101,15 @@ class Watch:
                 self._last[process.pid] = (role, seconds)
                 memory = process.memory_full_info()
                 pss[role] += memory.pss
-                self.usage.rss[role] = max(self.usage.rss.get(role, 0), memory.rss)
+                _keep_most(self.usage.each_pss, role, memory.pss)
+                _keep_most(self.usage.rss, role, memory.rss)
         for role, size in pss.items():
-            self.usage.pss[role] = max(self.usage.pss.get(role, 0), size)
+            _keep_most(self.usage.pss, role, size)
         self.usage.peak_pss = max(self.usage.peak_pss, sum(pss.values()))
+
+
+def _keep_most(most: dict[str, int], role: str, size: int) -> None:
+    most[role] = max(most.get(role, 0), size)
 
 
 @contextmanager

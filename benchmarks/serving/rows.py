@@ -12,6 +12,8 @@ from benchmarks.serving.stats import Spread, ratio
 Measurements = Sequence[dict[str, Any]]
 # Ratios are to these, where they take part; the best tuning is the fastest of them.
 INSTALLED, TUNED = "torchserve/installed", "torchserve/tuned"
+# The roles of processes that have a model.
+_WORKERS = ("worker", "server")
 # How many of the pictures a contender may get wrong beyond the reference.
 _TOLERANCE = 0.005
 
@@ -20,6 +22,7 @@ _TOLERANCE = 0.005
 class Row:
     """One contender. Rates in pictures per second, times in ms, memory in MB, CPU in ms a picture.
 
+    ``pss`` is that of all processes, ``worker_rss`` and ``worker_pss`` that of its largest worker.
     ``latency`` is p50, p95 and p99 at ``connections``, where the rate is highest; ``lone`` the mean
     latency of one connection.
     """
@@ -33,7 +36,8 @@ class Row:
     lone: float | None = None
     cpu: dict[str, float] = field(default_factory=dict)
     pss: float | None = None
-    rss: dict[str, float] = field(default_factory=dict)
+    worker_rss: float | None = None
+    worker_pss: float | None = None
     ready: Spread | None = None
     failed: int = 0
     others: float = 0.0
@@ -124,7 +128,8 @@ def _row(
         lone=median(one["mean"] for one in lone) if lone else None,
         cpu=_cpu(group),
         pss=max((usage["peak_pss"] / 1e6 for usage in usages), default=None),
-        rss=_largest(usages),
+        worker_rss=_largest_worker(usages, "rss"),
+        worker_pss=_largest_worker(usages, "each_pss"),
         ready=Spread.of(ready) if ready else None,
         failed=sum(one.get("failed", 0) for one in own if one["kind"] != "failed"),
         others=max((usage["others"] for usage in usages), default=0.0),
@@ -159,9 +164,7 @@ def _cpu(group: Measurements) -> dict[str, float]:
     }
 
 
-def _largest(usages: Sequence[dict[str, Any]]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for usage in usages:
-        for role, size in usage["rss"].items():
-            found[role] = max(found.get(role, 0.0), size / 1e6)
-    return found
+def _largest_worker(usages: Sequence[dict[str, Any]], memory: str) -> float | None:
+    """MB of the largest process that has a model; None where no sitting has told of it."""
+    sizes = [usage.get(memory, {}).get(role) for usage in usages for role in _WORKERS]
+    return max((size / 1e6 for size in sizes if size is not None), default=None)

@@ -32,7 +32,8 @@ def main_table(measurements: Measurements, reference: float | None) -> Cells:
     )
     bases = list(baselines(measurements))
     head = ["contender", "score", "pictures/s", *(f"x {base}" for base in bases)]
-    head += ["at", "p50/p95/p99 ms", "lone ms", "CPU ms a picture", "PSS MB", "ready s", "failed"]
+    head += ["at", "p50/p95/p99 ms", "lone ms", "CPU ms a picture"]
+    head += ["PSS MB", "worker RSS MB", "worker PSS MB", "ready s", "failed"]
     return [head] + [
         [
             row.contender,
@@ -44,6 +45,8 @@ def main_table(measurements: Measurements, reference: float | None) -> Cells:
             number(row.lone, "{:.1f}"),
             ", ".join(f"{role} {ms:.2f}" for role, ms in row.cpu.items() if ms >= _SOME),
             number(row.pss, "{:.0f}"),
+            number(row.worker_rss, "{:.0f}"),
+            number(row.worker_pss, "{:.0f}"),
             spread(row.ready, "{:.1f}"),
             "did not run" if row.problem else str(row.failed),
         ]

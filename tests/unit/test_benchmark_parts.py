@@ -134,6 +134,8 @@ def test_marked_processes_are_found_measured_and_ended() -> None:
                 usage = watch.close(0.0)
             assert set(usage.cpu) == {"parent", "child"}
             assert usage.cpu["parent"] > usage.cpu["child"]
+            # One process each.
+            assert usage.each_pss == usage.pss
             assert usage.peak_pss == pytest.approx(sum(usage.pss.values()), rel=0.2)
         finally:
             end_marked(mark)

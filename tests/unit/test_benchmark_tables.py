@@ -86,6 +86,25 @@ def test_cpu_is_for_each_picture(measurements: list[dict[str, Any]]) -> None:
     assert _row(measurements, "ours/a:fp32").cpu["worker"] == pytest.approx((3 + 6) / 2)
 
 
+def test_memory_is_that_of_a_worker_too(measurements: list[dict[str, Any]]) -> None:
+    # Two workers of 400 MB each that share 100, and one of 500.
+    two = {"rss": {"front end": 9e8, "worker": 4e8}, "each_pss": {"worker": 3.5e8}, "peak_pss": 7e8}
+    one = {"rss": {"worker": 5e8}, "each_pss": {"worker": 5e8}, "peak_pss": 5e8}
+    for each in measurements:
+        if "usage" in each:
+            each["usage"] |= one if each["contender"].startswith("ours") else two
+    head, *lines = tables.main_table(measurements, None)
+    places = [head.index(name) for name in ("PSS MB", "worker RSS MB", "worker PSS MB")]
+    found = {line[0]: [line[place] for place in places] for line in lines}
+    assert found["ours/a:fp32"] == ["500", "500", "500"]
+    assert found[TUNED] == ["700", "400", "350"]
+
+
+def test_results_of_earlier_sittings_have_a_table(measurements: list[dict[str, Any]]) -> None:
+    head, line, *_ = tables.main_table(measurements, None)
+    assert (line[head.index("worker RSS MB")], line[head.index("worker PSS MB")]) == ("300", "")
+
+
 def test_several_pictures_a_request_count_singly() -> None:
     [rate] = rows.rates([_closed("ours/a:fp32", 0, 10.0, per_request=8, failed=50)]).values()
     assert rate == (100 - 50) * 8 / 10
