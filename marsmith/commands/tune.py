@@ -6,6 +6,9 @@ import json
 import re
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from marsmith.tuning.session import Session
 
 _PICTURES = 200
+Settings = Callable[["ModelSpec"], dict[str, Any]]
+"""What every session has, whatever is tuned."""
 _INTERRUPTED = 130
 
 
@@ -77,49 +82,103 @@ def command(
 
     Every pair of runtime and precision is built and proven; the fastest three are served by a
     TorchServe and loaded. Results are kept in build/tune: the same command goes on after Ctrl-C.
-    int8 needs --calibrate and --evaluate, or the model file's own.
+    int8 needs --calibrate and --evaluate, or the model file's own. Of an archive (.mar) the serving
+    settings are tuned, with the artifact that it has.
     """
-    from marsmith import comparison, samples, trials
-    from marsmith.spec import load
+    from marsmith import comparison, samples
+    from marsmith.subject import ARCHIVE
     from marsmith.tuning.points import Objective
     from marsmith.tuning.serving import Load
-    from marsmith.tuning.session import Session
 
     if plot is not None:
         comparison.new_figure()
     here = caller()
-    path = model_path(model, here)
-    spec = load(path, overrides(given, here))
-    if spec.calibration is not None and spec.accuracy is None:
-        raise SpecError("--calibrate is for int8, which needs --evaluate DIR, too")
-    pairs = trials.pairs(spec, precisions, runtimes)
-    if spec.artifact is not None:
-        raise SpecError(f"{spec.name}: an artifact of others runs in the runtime of its format")
-    folder = here / pictures if pictures else Path(spec.samples)
-    asked = Load(samples.files(folder)[:_PICTURES], seconds_per_point)
     told = Console(stderr=True, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=told, transient=True) as progress:
-        bar = progress.add_task(spec.name, total=None)
-        session = Session(
-            spec,
-            Path.cwd(),
-            asked,
-            Objective(max_p99),
-            60 * budget,
-            lambda words: progress.update(bar, description=words),
-            lambda done, most: progress.update(bar, completed=done, total=most),
+    progress = Progress(*columns, TimeElapsedColumn(), console=told, transient=True)
+    bar = progress.add_task(model, total=None)
+
+    def settings(spec: ModelSpec) -> dict[str, Any]:
+        folder = here / pictures if pictures else Path(spec.samples)
+        return {
+            "spec": spec,
+            "root": Path.cwd(),
+            "load": Load(samples.files(folder)[:_PICTURES], seconds_per_point),
+            "objective": Objective(max_p99),
+            "budget": 60 * budget,
+            "tell": lambda words: progress.update(bar, description=words),
+            "advance": lambda done, most: progress.update(bar, completed=done, total=most),
+        }
+
+    with ExitStack() as stack:
+        session, search, file = (
+            _of_archive(stack, here / model, settings, runtimes, precisions, write, given)
+            if model.endswith(ARCHIVE)
+            else _of_model(model_path(model, here), here, settings, runtimes, precisions, given)
         )
-        interrupted = _run(session, pairs)
+        with progress:
+            interrupted = _run(search)
     _show(session, as_json, here / plot if plot else None, told)
     if interrupted:
         told.print("interrupted: nothing is written")
         sys.exit(_INTERRUPTED)
     if write or profile is not None:
-        _write(session, spec, path if write else None, here / profile if profile else None, told)
+        _write(session, file if write else None, here / profile if profile else None, told)
 
 
-def _run(session: Session, pairs: list[tuple[str, str]]) -> bool:
+def _of_model(
+    file: Path,
+    here: Path,
+    settings: Settings,
+    runtimes: tuple[str, ...],
+    precisions: tuple[str, ...],
+    given: dict[str, Any],
+) -> tuple[Session, Callable[[], None], Path | None]:
+    """The session of a model file, its search, and the file."""
+    from marsmith import trials
+    from marsmith.spec import load
+    from marsmith.tuning.session import Session
+
+    spec = load(file, overrides(given, here))
+    if spec.calibration is not None and spec.accuracy is None:
+        raise SpecError("--calibrate is for int8, which needs --evaluate DIR, too")
+    pairs = trials.pairs(spec, precisions, runtimes)
+    if spec.artifact is not None:
+        raise SpecError(
+            f"{spec.name}: an artifact of others runs in the runtime of its format: give its "
+            "archive (.mar), whose serving settings can be tuned"
+        )
+    session = Session(**settings(spec))
+    return session, partial(session.run, pairs), file
+
+
+def _of_archive(
+    stack: ExitStack,
+    path: Path,
+    settings: Settings,
+    runtimes: tuple[str, ...],
+    precisions: tuple[str, ...],
+    write: bool,
+    given: dict[str, Any],
+) -> tuple[Session, Callable[[], None], None]:
+    """The session of an archive, which lies unpacked as long as the stack is open."""
+    from marsmith.subject import find
+    from marsmith.tuning.given import ArchiveSession
+
+    useless = {"runtime": runtimes or None, "precision": precisions or None, **given}
+    useless["write"] = write or None
+    named = [f"--{key.replace('_', '-')}" for key, value in useless.items() if value is not None]
+    if named:
+        raise SpecError(
+            f"{', '.join(named)}: {path.name} has its artifact and no model file; leave that out, "
+            "or give the model, its name or YAML file (the result of an archive: --profile FILE)"
+        )
+    found = stack.enter_context(find(str(path)))
+    session = ArchiveSession(**settings(found.spec), of=found)
+    return session, session.search, None
+
+
+def _run(search: Callable[[], None]) -> bool:
     """Whether the search was ended by Ctrl-C or SIGTERM."""
     # A shell starts its background jobs deaf to the first.
     before = {
@@ -127,7 +186,7 @@ def _run(session: Session, pairs: list[tuple[str, str]]) -> bool:
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        session.run(pairs)
+        search()
     except KeyboardInterrupt:
         return True
     finally:
@@ -149,17 +208,15 @@ def _show(session: Session, as_json: bool, plot: Path | None, told: Console) -> 
         told.print(f"plot {plot}")
 
 
-def _write(
-    session: Session, spec: ModelSpec, file: Path | None, profile: Path | None, told: Console
-) -> None:
+def _write(session: Session, file: Path | None, profile: Path | None, told: Console) -> None:
     from marsmith.tuning import fingerprint, writing
 
     host = fingerprint.host()
     best = session.objective.best(session.measured)
-    keys = writing.changes(spec, best.point, host["cores"])
+    keys = writing.changes(session.spec, best.point, host["cores"])
     if file is not None:
         writing.to_model_file(file, keys)
         told.print(f"written into {file}: {best.point}")
     if profile is not None:
-        writing.to_profile(profile, spec.name, keys, host)
+        writing.to_profile(profile, session.spec.name, keys, host)
         told.print(f"written into {profile}: {best.point}")

@@ -37,27 +37,31 @@ def splits(cores: int, room: int | None = None) -> list[tuple[int, int]]:
     return [(workers, cores // workers) for workers in counts]
 
 
-def most(pairs: int, cores: int, options: int = 0) -> int:
+def most(pairs: int, cores: int, options: int = 0, sizes: Sequence[int] = BATCHES) -> int:
     """At most so many points are measured, where a pair has at most so many other options."""
     first, last = KEPT
     ends = len(DELAYS) - 1 + options
-    return pairs * len(splits(cores)) + first * (len(BATCHES) - 1) + last * ends
+    return pairs * len(splits(cores)) + first * (len(sizes) - 1) + last * ends
 
 
 def points(
-    pairs: Mapping[Pair, Room], cores: int, objective: Objective, measured: list[Measured]
+    pairs: Mapping[Pair, Room],
+    cores: int,
+    objective: Objective,
+    measured: list[Measured],
+    sizes: Sequence[int] = BATCHES,
 ) -> Iterator[Point]:
     """The points in turn; the caller appends to ``measured`` what each gave before the next.
 
-    ``pairs`` tell what each of them leaves to choose.
+    ``pairs`` tell what each of them leaves to choose; ``sizes`` of batches begin with the first.
     """
-    delay, batch_size = DELAYS[0], BATCHES[0]
+    delay, batch_size = DELAYS[0], sizes[0]
     for (runtime, precision), room in pairs.items():
         for workers, threads in splits(cores, room.workers):
             yield Point(runtime, precision, workers, threads, batch_size, delay)
     first, last = KEPT
     for one in objective.ranked(measured)[:first]:
-        for size in BATCHES[1:]:
+        for size in sizes[1:]:
             yield replace(one.point, batch_size=size)
     for one in objective.ranked(measured)[:last]:
         # A batch of one waits for nobody.

@@ -36,7 +36,8 @@ class Session:
     """What was found so far is in ``tried`` and ``measured``, also when it is interrupted.
 
     ``budget`` in seconds: nothing is begun after it. ``tell`` hears what is done now, ``advance``
-    how many steps are done and how many there are at most.
+    how many steps are done and how many there are at most. ``untried`` says what is not tried
+    however long it takes, and why.
     """
 
     spec: ModelSpec
@@ -50,6 +51,7 @@ class Session:
     measured: list[Measured] = field(default_factory=list)
     skipped: list[Pair] = field(default_factory=list)
     complete: bool = False
+    untried: str = ""
 
     def __post_init__(self) -> None:
         size = max(*BATCHES, self.spec.serving.batch_size)
@@ -75,13 +77,20 @@ class Session:
         for number, pair in enumerate(self._ordered(pairs)):
             self.advance(number, len(pairs) + ahead)
             self._try(pair)
-        finalists = {pair: self._room(pair) for pair in self._finalists()}
-        ahead = search.most(len(finalists), cores, self._widest(finalists))
+        finalists = {pair: self._room(pair, size) for pair, size in self._finalists().items()}
         self.tried.sort(key=lambda trial: (trial.problem is not None, -trial.throughput))
+        self._serve(finalists, len(pairs))
+
+    def _serve(
+        self, finalists: dict[Pair, Room], before: int, sizes: Sequence[int] = BATCHES
+    ) -> None:
+        """Measure the points of the finalists; ``before`` steps are done."""
+        cores = self._host["cores"]
+        ahead = search.most(len(finalists), cores, self._widest(finalists), sizes)
         digests = {pair: sha256(self._archive(pair)) for pair in finalists}
         pictures = fingerprint.of_pictures(self.load.pictures)
-        for point in search.points(finalists, cores, self.objective, self.measured):
-            self.advance(len(pairs) + len(self.measured), len(pairs) + ahead)
+        for point in search.points(finalists, cores, self.objective, self.measured, sizes):
+            self.advance(before + len(self.measured), before + ahead)
             pair = (point.runtime, point.precision)
             key = {
                 "archive": digests[pair],
@@ -135,19 +144,21 @@ class Session:
         if trial.problem is None:
             self._record.add(key, {"trial": trial.to_json(), "archive": sha256(archive)})
 
-    def _finalists(self) -> list[Pair]:
+    def _finalists(self) -> dict[Pair, int]:
+        """The fastest pairs, and the bytes of memory that a worker of each takes."""
         good = [trial for trial in self.tried if trial.problem is None]
         if not good and self.skipped:
             raise ExportError("no archive was built in this time: give more with --budget MINUTES")
         trials.best(self.tried)
         good.sort(key=lambda trial: -trial.throughput)
-        return [(trial.runtime, trial.precision) for trial in good[:FINALISTS]]
+        return {
+            (trial.runtime, trial.precision): trial.resident_bytes for trial in good[:FINALISTS]
+        }
 
-    def _room(self, pair: Pair) -> Room:
-        """For how many workers of a pair there is memory, at least one, and its other options."""
-        (trial,) = (each for each in self.tried if (each.runtime, each.precision) == pair)
+    def _room(self, pair: Pair, worker: int) -> Room:
+        """For how many workers of so many bytes there is memory, at least one; other options."""
         free = _MEMORY_SHARE * psutil.virtual_memory().available
-        return Room(max(1, int(free / trial.resident_bytes)), self._options(pair))
+        return Room(max(1, int(free / worker)), self._options(pair))
 
     def _options(self, pair: Pair) -> list[dict[str, Any]]:
         """What may be chosen at load, one after the other, beside what the archive has."""

@@ -44,7 +44,7 @@ def print_tables(console: Console, session: Session) -> None:
         table.add_column("problem")
     for one in sorted(session.measured, key=lambda one: (one.problem or "", -one.throughput)):
         mark = "->" if one is best else "*" if one in front else ""
-        trial = metrics[one.point.runtime, one.point.precision]
+        trial = metrics.get((one.point.runtime, one.point.precision))
         options = ", ".join(f"{key} {value}" for key, value in one.point.options.items())
         why = [options] * chosen + [escape(one.problem or "")] * failed
         table.add_row(*_row(mark, one, trial if metric else None), *why)
@@ -80,6 +80,8 @@ def _print_rest(console: Console, session: Session) -> None:
     if session.skipped:
         names = ", ".join(" ".join(pair) for pair in session.skipped)
         console.print(f"not tried for want of time (--budget): {names}", soft_wrap=True)
+    if session.untried:
+        console.print(session.untried, markup=False, soft_wrap=True)
     if not session.complete:
         console.print("the search is not complete: the same command goes on where this one ended")
     if good:
@@ -103,6 +105,7 @@ def to_json(session: Session) -> dict[str, Any]:
         "complete": session.complete,
         "trials": [trial.to_json() for trial in session.tried],
         "skipped": session.skipped,
+        "untried": session.untried or None,
         "points": [{**one.to_json(), "pareto": one in front} for one in session.measured],
         "chosen": best and asdict(best.point),
         "reason": best and session.objective.reason(session.measured),

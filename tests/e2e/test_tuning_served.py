@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny import ending
 
-from marsmith import spec
+from handlers.bundle import Bundle
+from marsmith import archive, host_profile, spec
 from marsmith.archive import read_json
 
 PARTS = ("config.properties", "weights", "samples", "training")
@@ -90,3 +93,30 @@ def test_interrupted_and_taken_up_again(place: Path) -> None:
     assert {key: limits[key] for key in ("workers", "threads", "batch_size")} == {
         key: chosen[key] for key in ("workers", "threads", "batch_size")
     }
+
+
+def test_an_archive_is_tuned_with_the_artifact_that_it_has(place: Path, lenet5: Path) -> None:
+    # An artifact for one picture and one core leave one point.
+    folder, path = place / "unpacked", place / "theirs.mar"
+    archive.unpack(lenet5, folder)
+    shutil.rmtree(folder / "MAR-INF")
+    bundle = Bundle.read(folder)
+    single = replace(bundle, limits=replace(bundle.limits, batch_size=1), artifact_batch=1)
+    single.write(folder)
+    archive.pack(folder, single, path)
+    shutil.rmtree(place / "models")
+    core = str(min(os.sched_getaffinity(0)))
+    words = ["tune", path.name, "--seconds-per-point", "0.3", "--json", "--profile", "host.yaml"]
+    command = ["taskset", "-c", core, sys.executable, "-m", "marsmith", *words]
+    with ending(command, place, 2 * LIMIT, stderr=subprocess.PIPE) as tuned:
+        text, told = tuned.communicate()
+    assert tuned.returncode == 0, told
+    found = json.loads(text)
+    [only] = found["points"]
+    assert only["problem"] is None
+    assert only["throughput"] > 0
+    assert found["complete"]
+    assert found["trials"] == []
+    assert "other runtimes and precisions, and batches above 1" in found["untried"]
+    keys = host_profile.overrides(place / "host.yaml", MODEL)
+    assert (keys["runtime"], keys["serving"]["batch_size"]) == (bundle.runtime, 1)

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -434,3 +435,30 @@ def test_options_that_would_be_ignored_are_refused(
     assert "int8 needs --calibrate" in problem("--precision", "int8")
     assert "such as 50ms" in problem("--max-p99", "fast")
     assert "such as 50ms" in problem("--max-p99", "0ms")
+
+
+def test_an_archive_leaves_its_artifact_as_it_is(
+    project: Path, lenet5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+
+    def problem(path: Path, *words: str) -> str:
+        done = CliRunner().invoke(tune.command, [str(path), *words])
+        assert done.exit_code
+        return str(done.exception) + done.output
+
+    for words in (
+        ("--write",),
+        ("--runtime", "onnx"),
+        ("--precision", "fp16"),
+        ("--max-drop", "0"),
+    ):
+        text = problem(lenet5, *words)
+        assert text.startswith(f"{words[0]}: {lenet5.name} has its artifact and no model file")
+        assert "--profile FILE" in text
+    assert "is not a readable model archive" in problem(tmp_path / "none.mar")
+    damaged = tmp_path / "damaged.mar"
+    with zipfile.ZipFile(lenet5) as before, zipfile.ZipFile(damaged, "w") as after:
+        for name in before.namelist():
+            after.writestr(name, before.read(name) + b" " * (name == "model-config.yaml"))
+    assert "damaged.mar does not load: " in problem(damaged)
