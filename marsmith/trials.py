@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ BATCH = 8
 Tell = Callable[[str], object]
 _WORKER = Path(__file__).with_name("load_worker.py")
 BUILD_SECONDS = 3600.0
+_CLEAR_SECONDS = 20.0
 REFERENCE = ("eager", "fp32")
 
 
@@ -132,13 +135,7 @@ def _build(
         path.write_text(yaml.safe_dump(fields), encoding="utf-8")
         command = [sys.executable, "-m", "marsmith", "build", str(path), "--json", "--force"]
         try:
-            done = subprocess.run(
-                [*command, "--store", str(store.absolute())],
-                cwd=root,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-            )
+            done = _run([*command, "--store", str(store.absolute())], root, seconds)
         except subprocess.TimeoutExpired:
             return {"problem": f"the build took longer than {seconds:.0f} s"}
     if done.returncode:
@@ -146,6 +143,22 @@ def _build(
         return {"problem": last[-1].removeprefix("error: ")}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+def _run(command: Sequence[str], root: Path, seconds: float) -> subprocess.CompletedProcess[str]:
+    """Run a build; one that is interrupted or takes too long may clear away what it has begun."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_CLEAR_SECONDS)
+            raise
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def _measured(runtime: str, precision: str, archive: Path, built: dict[str, Any]) -> Trial:

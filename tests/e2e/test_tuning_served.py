@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
-from tiny import ending
+from tiny import PROJECT, ending
 
 from handlers.bundle import Bundle
 from marsmith import archive, host_profile, spec
 from marsmith.archive import read_json
+from marsmith.processes import is_alive
 
 PARTS = ("config.properties", "weights", "samples", "training")
 MODEL = "lenet5_digits"
@@ -35,9 +38,12 @@ def place(project: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _started(place: Path, *words: str) -> AbstractContextManager[subprocess.Popen[str]]:
+def _started(
+    place: Path, *words: str, environ: Mapping[str, str] | None = None
+) -> AbstractContextManager[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "marsmith", *words]
-    return ending(command, place, 2 * LIMIT, stderr=subprocess.PIPE)
+    env = {**os.environ, "PYTHONPATH": str(PROJECT), **(environ or {})}
+    return ending(command, place, 2 * LIMIT, stderr=subprocess.PIPE, env=env)
 
 
 def test_interrupted_and_taken_up_again(place: Path) -> None:
@@ -93,6 +99,30 @@ def test_interrupted_and_taken_up_again(place: Path) -> None:
     assert {key: limits[key] for key in ("workers", "threads", "batch_size")} == {
         key: chosen[key] for key in ("workers", "threads", "batch_size")
     }
+
+
+def test_interrupted_while_it_builds(place: Path) -> None:
+    temporary, store = place / "tmp", place / f"build/tune/{MODEL}/eager-fp32"
+    temporary.mkdir()
+    words = ["tune", MODEL, "--runtime", "eager", "--precision", "fp32", "--write"]
+    before = (place / f"models/{MODEL}.yaml").read_text()
+    with _started(place, *words, environ={"TMPDIR": str(temporary)}) as tune:
+        deadline = time.monotonic() + LIMIT
+        # The build has a folder in the store, and a process beside it that gets ready.
+        while not list(store.glob(".build-*")) or not list(temporary.glob("marsmith-smoke-*")):
+            assert tune.poll() is None, tune.communicate()
+            assert time.monotonic() < deadline, "no build began"
+            time.sleep(0.05)
+        begun = psutil.Process(tune.pid).children(recursive=True)
+        assert begun
+        tune.send_signal(signal.SIGINT)
+        table, told = tune.communicate()
+    assert tune.returncode == 130, table + told
+    assert "interrupted: nothing is written" in told
+    assert (place / f"models/{MODEL}.yaml").read_text() == before
+    assert [one.pid for one in begun if is_alive(one.pid)] == []
+    assert list(store.glob(".build-*")) == []
+    assert list(temporary.iterdir()) == []
 
 
 def test_an_archive_is_tuned_with_the_artifact_that_it_has(place: Path, lenet5: Path) -> None:
