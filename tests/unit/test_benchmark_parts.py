@@ -7,18 +7,22 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from email import message_from_bytes
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
-from benchmarks.serving import multipart
+from benchmarks.serving import multipart, rows, session
 from benchmarks.serving.choice import chosen, families
+from benchmarks.serving.contender import Local
 from benchmarks.serving.mlperf import read_accuracy, read_summary
 from benchmarks.serving.pictures import Picture, labelled, resized
+from benchmarks.serving.plan import Plan
 from benchmarks.serving.processes import MARK, end_marked, marked, watching
 from benchmarks.serving.subject import Subject
 from handlers.bundle import Bundle
@@ -80,7 +84,7 @@ def test_contenders_are_chosen_by_part_file_name_and_pattern(subject: Subject) -
     ]
     assert "ray/torch" in chosen(["peers"], subject)
     # A variant that does not take part by itself.
-    assert chosen(["torchserve/tuned-batch"], subject) == ["torchserve/tuned-batch"]
+    assert chosen(["ours/openvino:fp32+tensor"], subject) == ["ours/openvino:fp32+tensor"]
     with pytest.raises(SpecError, match="parts are ceilings, ours, peers, stock"):
         chosen(["yours"], subject)
 
@@ -94,8 +98,59 @@ def test_a_variant_may_have_settings_of_its_own(subject: Subject) -> None:
         subject._fields("openvino", "fp32+workers=two", {})
 
 
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("mobilenet_v2_shapes", {"tuned", "tuned-torchscript", "tuned-compile", "tuned-batch"}),
+        ("lraspp_shapes", {"tuned", "tuned-compile"}),
+        ("ssdlite_shapes", {"tuned", "tuned-compile"}),
+    ],
+)
+def test_all_ways_to_tune_stock_take_part(model: str, expected: set[str]) -> None:
+    names = chosen(["stock"], Subject.load(model, count=1))
+    assert {f"torchserve/{variant}" for variant in expected} <= set(names)
+
+
 def test_every_contender_says_what_it_follows() -> None:
     assert all(len(one.recommended) > 40 for one in families().values())
+
+
+class _Forgetful(Local):
+    """Answers rightly the first time that it is started, and never again."""
+
+    part = "tests"
+    started = 0
+
+    @classmethod
+    def variants(cls, subject: Subject) -> list[str]:
+        return ["one"]
+
+    def prepare(self) -> None:
+        """There is nothing to make."""
+
+    def start(self) -> None:
+        type(self).started += 1
+
+    def all_answers(self, pictures: Sequence[bytes]) -> list[Any]:
+        labels = self.subject.handler.bundle.labels
+        step = self.started - 1
+        return [
+            [{"label": labels[(one.truth + step) % len(labels)], "score": 1.0}]
+            for one in self.subject.pictures
+        ]
+
+    def run(self, pictures: Sequence[bytes], seconds: float) -> tuple[int, float]:
+        return len(pictures), 1.0
+
+
+def test_each_round_is_asked_for_right_answers(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "families", lambda: {"forgetful": _Forgetful})
+    found: list[dict[str, Any]] = []
+    plan = Plan(rounds=2, loads=("closed",))
+    session.Session(subject, ["forgetful/one"], plan, tmp_path, found.append, print).run()
+    assert [one["score"] for one in rows.select(found, kind="accuracy")] == [1.0, 0.0]
 
 
 def test_a_form_is_multipart() -> None:

@@ -118,6 +118,14 @@ def test_one_picture_of_200_may_be_wrong_and_not_two(measurements: list[dict[str
     assert line[1] == "0.500 WRONG"
 
 
+def test_the_worst_round_is_judged(measurements: list[dict[str, Any]]) -> None:
+    for score in (0.5, 0.840):
+        one = {"contender": "ours/a:fp32", "round": 1, "kind": "accuracy", "score": score}
+        measurements.append(one)
+    row = _row(measurements, "ours/a:fp32")
+    assert (row.score, row.wrong) == (0.5, True)
+
+
 def test_a_contender_that_failed_says_why(measurements: list[dict[str, Any]]) -> None:
     reason = {"kind": "failed", "reason": "no .venv-bench-ray: make it"}
     found = [*measurements, {"contender": "ray/torch", "round": 0, **reason}]
