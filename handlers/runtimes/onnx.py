@@ -13,6 +13,8 @@ from handlers.onnx_names import is_result
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
+_CUDA = "CUDAExecutionProvider"
+
 
 class Onnx(Runtime):
     """An inference session; its graph is optimised once, at load."""
@@ -23,22 +25,15 @@ class Onnx(Runtime):
     precisions = ("fp32", "fp16", "int8")
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
-        import onnxruntime as ort
-
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options["threads"]
-        settings.inter_op_num_threads = 1
-        # Threads that wait in a loop take the cores that decode the next pictures.
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Its warnings are about the graph's form; what matters is in its errors.
-        settings.log_severity_level = 3
+        self._providers = _providers(device)
         try:
-            self._session = ort.InferenceSession(path, settings, providers=_providers(device))
+            self._session = self._open(path, options["threads"])
         # Its exceptions share no base of their own.
         except Exception as error:
             line = one_line(error)
             raise IntegrityError(f"{path.name} is no ONNX model that runs here: {line}") from error
-        self._path = path
+        _check_provider(self._session.get_providers()[0], self._providers[0][0])
+        self._path, self._threads = path, options["threads"]
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -50,7 +45,6 @@ class Onnx(Runtime):
 
     def layers(self, images: Array) -> dict[str, Array]:
         import onnx
-        import onnxruntime as ort
 
         model = onnx.load(self._path)
         made = (value for node in model.graph.node for value in node.output)
@@ -61,10 +55,21 @@ class Onnx(Runtime):
             # A file, for a model in memory may have no more than 2 GiB.
             path = Path(folder) / "layers.onnx"
             onnx.save(model, path)
-            session = ort.InferenceSession(
-                path, self._session.get_session_options(), providers=self._session.get_providers()
-            )
+            session = self._open(path, self._threads)
         return dict(zip(names, session.run(names, {self._input: images}), strict=True))
+
+    def _open(self, path: Path, threads: int) -> Any:
+        import onnxruntime as ort
+
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        # Threads that wait in a loop take the cores that decode the next pictures.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Its warnings are about the graph's form; what matters is in its errors.
+        settings.log_severity_level = 3
+        # Its Python side would try again on the CPU what fails on the GPU, at any later call, too.
+        return ort.InferenceSession(path, settings, providers=self._providers, enable_fallback=0)
 
     @classmethod
     def traces(cls, options: Mapping[str, Any]) -> bool:
@@ -91,18 +96,29 @@ class Onnx(Runtime):
             plain.unlink()
 
 
-def _providers(device: str) -> list[Any]:
+def _providers(device: str) -> list[tuple[str, dict[str, int]]]:
     """The CPU, or the very GPU that was asked for: a missing one is an error, not the CPU."""
     import onnxruntime as ort
 
     if device == "cpu":
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return [("CPUExecutionProvider", {})]
+    if _CUDA not in ort.get_available_providers():
         raise RuntimeUnavailable(
             "this ONNX Runtime has no CUDA provider: install onnxruntime-gpu in its place, or "
             "build the model with serving.device: cpu"
         )
-    return [("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)})]
+    # TF32 is its default, and float32 with the precision of 10 bits.
+    return [(_CUDA, {"device_id": int(device.partition(":")[2] or 0), "use_tf32": 0})]
+
+
+def _check_provider(found: str, wanted: str) -> None:
+    """Providers that are compiled in and do not load are left out with a line in the log alone."""
+    if found != wanted:
+        raise RuntimeUnavailable(
+            f"ONNX Runtime took {found} in the place of {wanted}, which does not load here: its "
+            "log names the library of CUDA or cuDNN that is missing; install what onnxruntime-gpu "
+            "needs, or build the model with serving.device: cpu"
+        )
 
 
 def _halve(request: ExportRequest) -> None:
