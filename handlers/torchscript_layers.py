@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handlers import torchscript_devices
 from handlers.errors import RuntimeUnavailable
 from handlers.onnx_names import numbered
 
@@ -33,7 +34,7 @@ def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
             for method in filter(_runs, each._c._method_names()):
                 _mark(each._c._get_method(method).graph)
     graph = module._c._get_method("forward").graph.copy()
-    torch._C._jit_pass_inline(graph)
+    torchscript_devices.move(graph, str(images.device))
     copies = [
         node for node in graph.nodes() if node.kind() == "aten::clone" and node.hasAttribute(_NAME)
     ]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from handlers import precision, saving, torchscript_layers, vision
+from handlers import precision, saving, torchscript_devices, torchscript_layers, vision
 from handlers.errors import ExportError, IntegrityError, one_line
 from handlers.foreign import flatten
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
@@ -38,6 +38,7 @@ class TorchScript(Runtime):
                 vision.torchvision()
             with _undeprecated():
                 module = torch.jit.load(str(path), map_location=device).eval()
+                torchscript_devices.move(module.graph, device)
                 self._module = torch.jit.freeze(module)
         except (RuntimeError, ValueError) as error:
             line = one_line(error)
