@@ -61,6 +61,16 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
     return "cpu"
 
 
+def exact(device: str) -> None:
+    """Compute float32 as float32 on a GPU: cuDNN's default is TF32, which has 10 bits.
+
+    The limits of parity and of golden requests are those of float32.
+    """
+    if device != "cpu":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def threads(limits: Limits) -> int:
     """Native threads of one worker: as the spec says, or an equal share of the host's cores."""
     cores = len(os.sched_getaffinity(0))

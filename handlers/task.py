@@ -218,6 +218,7 @@ class TaskHandler(BaseHandler):
             )
         torch.set_num_threads(options["threads"])
         place = device.choose(bundle.limits.device, gpu_id, runtime.devices)
+        device.exact(place)
         model = runtime(folder / bundle.artifact, place, options)
         self.model, self.model_streams = model, model.streams
         if (folder / split.FILE).exists():

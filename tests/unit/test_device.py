@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from handlers import device
-from handlers.bundle import Limits
+from handlers import device, task
+from handlers.bundle import Bundle, Limits
 from handlers.errors import RuntimeUnavailable
+from handlers.inputs import ImageInput
+from handlers.plugins import load_task
 
 BOTH = ("cpu", "cuda")
 
@@ -81,3 +86,34 @@ def test_a_runtime_of_gpus_takes_the_first_where_a_build_is_given_none() -> None
 def test_a_runtime_of_gpus_needs_one() -> None:
     with pytest.raises(RuntimeUnavailable, match="runtime needs a GPU .* another runtime"):
         device.choose("auto", None, ("cuda",))
+
+
+class _Seen:
+    """A runtime that notes whether its device would compute float32 as TF32."""
+
+    devices, requires, streams = BOTH, (), 1
+
+    def __init__(self, path: Path, place: str, options: dict[str, Any]) -> None:
+        backends = torch.backends
+        self.found = place, backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("gpu", "tf32")
+def test_float32_is_not_tf32_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(task, "load_runtime", lambda name: _Seen)
+    given = ImageInput(resize=[8, 8])
+    kind = "image-classification"
+    bundle = Bundle("m", "1.0", kind, "seen", "model.seen", [], given, limits=Limits(threads=1))
+    handler: Any = load_task(kind)()
+    handler.bind(bundle, tmp_path)
+    assert handler.model.found == ("cpu", True, True)
+    handler.bind(bundle, tmp_path, 1)
+    assert handler.model.found == ("cuda:1", False, False)
