@@ -15,14 +15,18 @@ logger = logging.getLogger(__name__)
 
 # What a spec's serving.device calls the kinds of device that a runtime runs on.
 KINDS = {"cpu": "cpu", "gpu": "cuda"}
+# In the place of TorchServe's ``gpu_id``, where no TorchServe says one: the first GPU there is.
+FIRST = -1
 
 
 def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
     """The torch device of this worker: TorchServe gives each worker its ``gpu_id``.
 
-    ``wanted`` is cpu, gpu or auto, ``able`` the kinds that the runtime runs on. Where there is no
-    device that is both, RuntimeUnavailable is raised.
+    It may be None, for none, or ``FIRST``. ``wanted`` is cpu, gpu or auto, ``able`` the kinds that
+    the runtime runs on. Where there is no device that is both, RuntimeUnavailable is raised.
     """
+    if gpu_id == FIRST:
+        gpu_id = 0 if "cuda" in able and torch.cuda.is_available() else None
     if wanted != "auto" and KINDS[wanted] not in able:
         raise RuntimeUnavailable(
             f"the model's spec says serving.device: {wanted}, and its runtime runs on "

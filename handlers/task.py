@@ -92,6 +92,8 @@ class TaskHandler(BaseHandler):
 
     bundle: Bundle
     model: Callable[..., Arrays]
+    # The torch device that ``model`` runs on.
+    place: str = "cpu"
     # Calls of ``model`` that may run at once.
     model_streams: int = 1
     # Bytes that TorchServe takes in one answer.
@@ -204,8 +206,8 @@ class TaskHandler(BaseHandler):
         publisher.add(LOADS, 1)
         self.manifest, self.initialized = context.manifest, True
 
-    def bind(self, bundle: Bundle, folder: Path, gpu_id: int | None = None) -> None:
-        """Take the model of an unpacked archive, unchecked."""
+    def bind(self, bundle: Bundle, folder: Path, gpu_id: int | None = device.FIRST) -> None:
+        """Take the model of an unpacked archive, unchecked; outside a worker on the first GPU."""
         self.bundle, self.answer_limit = bundle, answer_size.limit()
         runtime = load_runtime(bundle.runtime)
         check_requirements(runtime, bundle.runtime)
@@ -219,6 +221,7 @@ class TaskHandler(BaseHandler):
         torch.set_num_threads(options["threads"])
         place = device.choose(bundle.limits.device, gpu_id, runtime.devices)
         device.exact(place)
+        self.place = place
         model = runtime(folder / bundle.artifact, place, options)
         self.model, self.model_streams = model, model.streams
         if (folder / split.FILE).exists():

@@ -21,7 +21,7 @@ _WORKER = Path(__file__).with_name("load_worker.py")
 class Artifact:
     """An archive: bytes of the artifact (with all its files) and of the whole archive. ``import_s``
     is what any worker of TorchServe imports, ``load_s`` checks, loading and golden requests,
-    ``resident_bytes`` the most memory that took; None where they were not measured, and
+    ``resident_bytes`` the most memory that took, ``device`` where; None where not measured, and
     ``refused`` says why the archive does not load."""
 
     file: str
@@ -33,6 +33,7 @@ class Artifact:
     import_s: float | None = None
     load_s: float | None = None
     resident_bytes: int | None = None
+    device: str | None = None
     refused: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def print_table(console: Console, spec: ModelSpec, trials: Sequence[Trial]) -> N
 
 def _row(trial: Trial, eager: Trial | None, measured: bool) -> list[str]:
     name = [trial.runtime, trial.precision]
+    status = "ok" if trial.device == "cpu" else f"ok on {trial.device}"
     if trial.problem is not None:
         return [*name, *[""] * (8 if measured else 7), trial.problem]
     ratio = f"{trial.throughput / eager.throughput:.1f}" if eager and eager.throughput else ""
@@ -53,15 +54,15 @@ def _row(trial: Trial, eager: Trial | None, measured: bool) -> list[str]:
         ratio,
     ]
     if not measured:
-        return [*name, *figures, f"{trial.largest_difference:.1e}", "ok"]
+        return [*name, *figures, f"{trial.largest_difference:.1e}", status]
     if trial.metric is None or trial.reference is None:
-        return [*name, *figures, "", "", "ok"]
+        return [*name, *figures, "", "", status]
     return [
         *name,
         *figures,
         f"{trial.metric:.4f}",
         f"{trial.metric - trial.reference:+.4f}",
-        "ok",
+        status,
     ]
 
 

@@ -38,7 +38,7 @@ class Proven:
     def to_json(self) -> dict[str, Any]:
         """The report for the archive."""
         measured = {} if self.accuracy is None else {"accuracy": self.accuracy.to_json()}
-        return {**self.parity.to_json(), **measured}
+        return {"device": self.artifact.place, **self.parity.to_json(), **measured}
 
 
 class _Gate:

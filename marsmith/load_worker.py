@@ -2,7 +2,8 @@
 
 A line on its standard input says that the archive is there. It prints one line of JSON: seconds to
 import what the worker needs, seconds to check the archive, load the model and answer the golden
-requests, and the most memory that was resident (bytes). With a batch size as second argument it
+requests, the most memory that was resident (bytes), and the device, which is the first GPU where
+there is one and the archive takes one. With a batch size as second argument it
 times the model as well: seconds of one picture alone and of a full batch (medians; without decoding
 and answering).
 """
@@ -24,6 +25,7 @@ ROUNDS = 5
 def main(folder: Path, batch: int | None) -> None:
     started = time.perf_counter()
     # What TorchServe's worker imports before it loads any model.
+    import torch
     import ts.model_service_worker  # noqa: F401
 
     imported = time.perf_counter()
@@ -32,7 +34,11 @@ def main(folder: Path, batch: int | None) -> None:
     manifest = json.loads((folder / "MAR-INF/MANIFEST.json").read_text("utf-8"))
     context = SimpleNamespace(
         metrics=None,
-        system_properties={"model_dir": str(folder), "gpu_id": None},
+        system_properties={
+            "model_dir": str(folder),
+            # As TorchServe gives its first worker.
+            "gpu_id": 0 if torch.cuda.is_available() else None,
+        },
         manifest=manifest,
     )
     service = Service()
@@ -42,6 +48,7 @@ def main(folder: Path, batch: int | None) -> None:
         "import_s": imported - started,
         "load_s": loaded - imported,
         "resident_bytes": _resident(),
+        "device": service._handler.place,
     }
     if batch is not None:
         found |= _speed(service._handler, folder, batch)

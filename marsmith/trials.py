@@ -33,7 +33,7 @@ REFERENCE = ("eager", "fp32")
 class Trial:
     """One pair of runtime and precision; ``problem`` says why there are no figures.
 
-    ``import_s``, ``load_s`` and ``resident_bytes`` are those of a worker (``load_worker``),
+    ``import_s``, ``load_s``, ``resident_bytes`` and ``device`` are a worker's (``load_worker``),
     ``alone_s`` seconds of one picture, ``batch_s`` of ``BATCH``, ``throughput`` pictures per second
     in such; ``metric`` and ``reference``, that of eager's fp32, where the model names pictures.
     """
@@ -45,6 +45,7 @@ class Trial:
     import_s: float = 0.0
     load_s: float = 0.0
     resident_bytes: int = 0
+    device: str = "cpu"
     alone_s: float = 0.0
     batch_s: float = 0.0
     throughput: float = 0.0

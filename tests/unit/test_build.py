@@ -282,6 +282,7 @@ def test_every_runtime_that_comes_with_torch_is_staged(
     )
     assert report["batch_sizes"] == [1, 2, 8]
     assert report["largest_difference"] < 1e-5
+    assert report["device"] == ("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 # Archives that were changed ------------------------------------------------------------------

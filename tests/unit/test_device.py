@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from ts.model_loader import ModelLoaderFactory
 
 from handlers import device, task
 from handlers.bundle import Bundle, Limits
+from handlers.entry import Service
 from handlers.errors import RuntimeUnavailable
 from handlers.inputs import ImageInput
 from handlers.plugins import load_task
+from marsmith import load_worker, smoke_worker
 
 BOTH = ("cpu", "cuda")
 
@@ -98,6 +104,31 @@ class _Seen:
         self.found = place, backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
 
 
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_the_first_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    assert device.choose("auto", device.FIRST, BOTH) == "cpu"
+    assert device.choose("cpu", device.FIRST, BOTH) == "cpu"
+    assert not caplog.text
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_first_gpu_is_taken_where_the_model_takes_one(caplog: pytest.LogCaptureFixture) -> None:
+    assert device.choose("auto", device.FIRST, BOTH) == "cuda:0"
+    assert device.choose("cpu", device.FIRST, BOTH) == "cpu"
+    assert device.choose("auto", device.FIRST, ("cpu",)) == "cpu"
+    assert not caplog.text
+
+
+def _bundle() -> Bundle:
+    given = ImageInput(resize=[8, 8])
+    kind = "image-classification"
+    return Bundle("m", "1.0", kind, "seen", "model.seen", [], given, limits=Limits(threads=1))
+
+
+def _handler() -> Any:
+    return load_task("image-classification")()
+
+
 @pytest.fixture
 def tf32() -> Iterator[None]:
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
@@ -109,11 +140,51 @@ def tf32() -> Iterator[None]:
 @pytest.mark.usefixtures("gpu", "tf32")
 def test_float32_is_not_tf32_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(task, "load_runtime", lambda name: _Seen)
-    given = ImageInput(resize=[8, 8])
-    kind = "image-classification"
-    bundle = Bundle("m", "1.0", kind, "seen", "model.seen", [], given, limits=Limits(threads=1))
-    handler: Any = load_task(kind)()
-    handler.bind(bundle, tmp_path)
+    bundle, handler = _bundle(), _handler()
+    handler.bind(bundle, tmp_path, None)
     assert handler.model.found == ("cpu", True, True)
     handler.bind(bundle, tmp_path, 1)
     assert handler.model.found == ("cuda:1", False, False)
+
+
+@pytest.mark.usefixtures("gpu", "tf32")
+def test_a_build_takes_the_device_that_a_worker_would(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(task, "load_runtime", lambda name: _Seen)
+    bundle, handler = _bundle(), _handler()
+    handler.bind(bundle, tmp_path)
+    assert handler.place == handler.model.found[0] == "cuda:0"
+    handler.bind(replace(bundle, limits=Limits(threads=1, device="cpu")), tmp_path)
+    assert handler.place == "cpu"
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_clean_processes_give_a_worker_the_first_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, here: bool
+) -> None:
+    """GPU and worker are stand-ins: what the two scripts would hand over is looked at."""
+    given: list[int | None] = []
+
+    class Stopped(Exception): ...
+
+    def initialize(self: Any, context: Any) -> None:
+        given.append(context.system_properties["gpu_id"])
+        raise Stopped
+
+    def load(name: str, folder: str, handler: str, gpu_id: int | None, *more: Any) -> None:
+        given.append(gpu_id)
+        raise Stopped
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    monkeypatch.setattr(Service, "initialize", initialize)
+    loader = SimpleNamespace(load=load)
+    monkeypatch.setattr(ModelLoaderFactory, "get_model_loader", lambda: loader)
+    (tmp_path / "MAR-INF").mkdir()
+    manifest = {"model": {"modelName": "m", "handler": "handlers.entry"}}
+    (tmp_path / "MAR-INF/MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(Stopped):
+        load_worker.main(tmp_path, None)
+    with pytest.raises(Stopped):
+        smoke_worker.main(tmp_path)
+    assert given == [0 if here else None] * 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
@@ -53,13 +54,15 @@ def test_the_best_is_the_fastest_of_those_that_work() -> None:
 def test_the_table_shows_ratios_and_reasons(project: Path) -> None:
     file = io.StringIO()
     console = Console(file=file, width=200)
-    measured = replace(FAST, metric_name="top-1", metric=0.85, reference=0.86)
+    measured = replace(FAST, metric_name="top-1", metric=0.85, reference=0.86, device="cuda:0")
     comparison.print_table(console, lenet5(project), [EAGER, BROKEN, measured])
     rows = [line for line in file.getvalue().splitlines() if "fp32" in line or "int8" in line]
     names = ("fast", "eager", "broken")
     assert all(name in row for name, row in zip(names, rows[-3:], strict=True))
     assert "4.5" in rows[-3]
     assert "-0.0100" in rows[-3]
+    assert "ok on cuda:0" in rows[-3]
+    assert "ok on" not in rows[-2]
     assert "nothing" in rows[-1]
 
 
@@ -78,6 +81,8 @@ def test_formats_builds_measures_and_plots(
         ("openvino", None),
     ]
     for trial in found:
+        gpu = trial["runtime"] == "eager" and torch.cuda.is_available()
+        assert trial["device"] == ("cuda:0" if gpu else "cpu")
         assert trial["load_s"] > 0
         assert trial["resident_bytes"] > 5e7
         assert trial["throughput"] > 1 / trial["alone_s"] / 8
