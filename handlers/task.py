@@ -212,7 +212,7 @@ class TaskHandler(BaseHandler):
         runtime = load_runtime(bundle.runtime)
         check_requirements(runtime, bundle.runtime)
         options = {**bundle.runtime_options, "threads": device.threads(bundle.limits)}
-        options["precision"] = bundle.precision
+        options |= {"precision": bundle.precision, "batch": bundle.artifact_batch}
         if options["threads"] > 1:
             # Each has one core: torch would take all of them for each picture.
             self.pool = ThreadPoolExecutor(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -21,15 +22,17 @@ from handlers import inductor
 from handlers.errors import IntegrityError, LoadError, one_line
 
 METADATA = "marsmith"
-# Pictures of a call where an artifact that others exported does not say how many it takes.
-_BATCH = 8
+logger = logging.getLogger(__name__)
+
+# The least, best and largest shape of the input.
+Profile = list[list[int]]
 
 
-def load(path: Path, device: torch.device, options: Mapping[str, Any]) -> tuple[Any, Any]:
+def load(path: Path, device: torch.device, options: Mapping[str, Any]) -> tuple[Any, Any, Profile]:
     """The engine of the ONNX file at ``path`` for ``device``: the kept one, or a new one.
 
-    Before it the TensorRT ``Runtime`` that must live as long. Of several workers that start at
-    once one builds, and the others wait for it. Raises LoadError.
+    Before it the TensorRT ``Runtime`` that must live as long, behind it what shapes it takes. Of
+    several workers that start at once one builds, and the others wait for it. Raises LoadError.
     """
     import tensorrt as trt
 
@@ -38,7 +41,7 @@ def load(path: Path, device: torch.device, options: Mapping[str, Any]) -> tuple[
     except OSError as error:
         raise IntegrityError(f"{path.name} cannot be read: {error.strerror}") from error
     known = told(path.name, content)
-    shapes = _profile(known, options["largest"])
+    shapes = _profile(known, options["batch"], options["largest"])
     gpu = torch.cuda.get_device_name(device)
     parts = [gpu, torch.cuda.get_device_capability(device)]
     key = json.dumps([*parts, trt.__version__, _sha256(content), shapes])
@@ -47,13 +50,28 @@ def load(path: Path, device: torch.device, options: Mapping[str, Any]) -> tuple[
     kept = folder / f"{name}.engine"
     with kept.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not kept.exists():
-            _write(kept, _build(path.name, content, known["input"], shapes))
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        engine = runtime.deserialize_cuda_engine(kept.read_bytes())
+        engine = _kept(runtime, kept)
+        if engine is None:
+            _write(kept, _build(path.name, content, known["input"], shapes))
+            engine = runtime.deserialize_cuda_engine(kept.read_bytes())
     if engine is None:
-        raise LoadError(f"the kept engine {kept} does not load: remove it, and it is built again")
-    return runtime, engine
+        raise LoadError(f"the engine {kept}, built here just now, does not load: see its log")
+    return runtime, engine, shapes
+
+
+def _kept(runtime: Any, path: Path) -> Any:
+    """The engine at ``path``; None where there is none, or one that does not load any more."""
+    if not path.exists():
+        return None
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        logger.warning(
+            "marsmith: warning: the kept engine %s does not load (damaged, or made by another "
+            "driver): it is built again",
+            path,
+        )
+    return engine
 
 
 def inputs(engine: Any, names: Sequence[str]) -> list[str]:
@@ -82,15 +100,14 @@ def told(name: str, content: bytes) -> dict[str, Any]:
         raise IntegrityError(f"{name} is no ONNX model with one input: {line}") from error
 
 
-def _profile(known: Mapping[str, Any], largest: int) -> list[list[int]]:
-    """The least, best and largest shape of the input."""
+def _profile(known: Mapping[str, Any], batch: int, largest: int) -> Profile:
     axes, ranges = known["axes"], known.get("ranges", {})
     example = known.get("example", axes)
     least, best, most = list(axes), list(axes), list(axes)
     for axis, length in enumerate(axes):
         if length:
             continue
-        low, high = ranges.get(str(axis), [1, largest if axis else _BATCH])
+        low, high = ranges.get(str(axis), [1, largest if axis else batch])
         high = min(high, largest) if axis else high
         # Full batches are what is worth being fast; pictures are mostly as the example is.
         usual = min(example[axis], high) if axis and example[axis] else high
@@ -98,7 +115,7 @@ def _profile(known: Mapping[str, Any], largest: int) -> list[list[int]]:
     return [least, best, most]
 
 
-def _build(name: str, content: bytes, given: str, profile: list[list[int]]) -> Any:
+def _build(name: str, content: bytes, given: str, profile: Profile) -> Any:
     """A serialized engine; raises LoadError with what TensorRT's log says."""
     import tensorrt as trt
 

@@ -52,9 +52,9 @@ class Runtime(ABC):
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         """Load the artifact at ``path`` onto ``device`` ("cpu" or "cuda:0"), one of ``devices``.
 
-        ``options`` holds ``threads`` (native threads of this worker, at least 1), ``precision``
-        (one of ``precisions``) and the keys of the class's own ``options``. Raises
-        RuntimeUnavailable or another LoadError.
+        ``options`` holds ``threads`` (native threads of this worker, at least 1), ``batch`` (the
+        most pictures of a call), ``precision`` (one of ``precisions``) and the keys of the class's
+        own ``options``. Raises RuntimeUnavailable or another LoadError.
         """
 
     @classmethod

@@ -51,7 +51,7 @@ class TensorRt(Runtime):
             )
         self._device = _use(device)
         self._stream = torch.cuda.Stream(self._device)
-        self._runtime, self._engine = trt_engine.load(path, self._device, options)
+        self._runtime, self._engine, self._profile = trt_engine.load(path, self._device, options)
         self._bytes = trt_engine.told(path.name, path.read_bytes()).get("bytes", [])
         self._context = self._engine.create_execution_context()
         if self._context is None:
@@ -60,6 +60,7 @@ class TensorRt(Runtime):
         inputs = trt_engine.inputs(self._engine, names)
         (self._input,) = inputs
         self._outputs = [name for name in names if name not in inputs]
+        self._check_outputs(path.name)
 
     def __call__(self, *arrays: Array) -> Arrays:
         with torch.cuda.stream(self._stream):
@@ -86,13 +87,22 @@ class TensorRt(Runtime):
         model.metadata_props.add(key=trt_engine.METADATA, value=json.dumps(told, sort_keys=True))
         onnx.save(model, request.path)
 
+    def _check_outputs(self, name: str) -> None:
+        """Outputs are given their memory before the engine runs, and so their sizes."""
+        self._context.set_input_shape(self._input, tuple(self._profile[0]))
+        unknown = [
+            each for each in self._outputs if -1 in tuple(self._context.get_tensor_shape(each))
+        ]
+        if unknown:
+            raise LoadError(
+                f"{name}: the shape of output {', '.join(unknown)} depends on what is in the "
+                "picture, which tensorrt cannot serve: export it without, or take runtime onnx"
+            )
+
     def _run(self, images: Tensor) -> list[Tensor]:
         images = images.to(self._device).contiguous()
         if not self._context.set_input_shape(self._input, tuple(images.shape)):
-            raise ValueError(
-                f"pixels of shape {tuple(images.shape)} are out of the engine's range: see "
-                "runtime_options largest"
-            )
+            raise ValueError(_out_of_range(tuple(images.shape), self._profile))
         self._context.set_tensor_address(self._input, images.data_ptr())
         found = {}
         for name in self._outputs:
@@ -120,6 +130,21 @@ def _widen_bytes(model: Any) -> list[str]:
             target.i = kinds.INT32
             outputs[names.index(node.output[0])].elem_type = kinds.INT32
     return found
+
+
+def _out_of_range(shape: tuple[int, ...], profile: trt_engine.Profile) -> str:
+    """Which axis of (N, H, W, C) or what else an artifact of others takes, and what to do."""
+    least, _, most = profile
+    for axis, length in enumerate(shape):
+        if not least[axis] <= length <= most[axis]:
+            advice = (
+                "serving.batch_size, and build it again" if axis == 0 else "runtime_options largest"
+            )
+            return (
+                f"axis {axis} of the pixels is {length}, and the engine takes {least[axis]} to "
+                f"{most[axis]}: see {advice}"
+            )
+    return f"the engine does not take pixels of shape {shape}: its log says why"
 
 
 def _use(device: str) -> torch.device:

@@ -81,7 +81,7 @@ def servable(folder: Path) -> Servable:
 
 
 def options(runtime: type[Runtime]) -> dict[str, Any]:
-    return {**runtime.options, "threads": 1, "precision": "fp32"}
+    return {**runtime.options, "threads": 1, "batch": MOST, "precision": "fp32"}
 
 
 class Exported:

@@ -133,18 +133,22 @@ class _Context:
         self.addresses[name] = address
 
     def get_tensor_shape(self, name: str) -> list[int]:
-        return list(self._run()[name].shape)
+        """Known without the input's values, but for what depends on them."""
+        if self.engine.outputs[name].type == "tensor(int64)":
+            return [2, -1]
+        return list(self._run(np.zeros(self.shape, np.uint8))[name].shape)
 
     def execute_async_v3(self, stream: int) -> bool:
-        for name, found in self._run().items():
+        (name,) = self.engine.inputs
+        size = int(np.prod(self.shape))
+        content = (ctypes.c_uint8 * size).from_address(self.addresses[name])
+        pixels = np.frombuffer(content, np.uint8).reshape(self.shape)
+        for name, found in self._run(pixels).items():
             ctypes.memmove(self.addresses[name], found.ctypes.data, found.nbytes)
         return True
 
-    def _run(self) -> dict[str, Any]:
+    def _run(self, pixels: Any) -> dict[str, Any]:
         (name,) = self.engine.inputs
-        size = int(np.prod(self.shape))
-        content = (ctypes.c_uint8 * size).from_address(self.addresses.get(name, 0))
-        pixels = np.frombuffer(content, np.uint8).reshape(self.shape)
         found = self.engine.session.run(None, {name: pixels})
         return dict(zip(self.engine.outputs, found, strict=True))
 
@@ -208,9 +212,25 @@ def _exported(folder: Path, precision: str = "fp32", sizes: bool = False) -> Pat
     return path
 
 
+def _foreign(folder: Path, operator: str) -> Path:
+    """The floats of an input of any batch, and what one operator makes of them."""
+    given = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", 3])
+    kind = onnx.TensorProto.INT64 if operator == "NonZero" else onnx.TensorProto.FLOAT
+    made = onnx.helper.make_tensor_value_info("found", kind, ["a", "b"])
+    nodes = [
+        onnx.helper.make_node("Cast", ["images"], ["floats"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node(operator, ["floats"], ["found"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "graph", [given], [made])
+    opset = onnx.helper.make_opsetid("", 17)
+    path = folder / "model.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    return path
+
+
 def _load(path: Path, cache: Path, **options: Any) -> Any:
-    given = {"cache": str(cache), "largest": 64, "threads": 1, "precision": "fp32", **options}
-    return load_runtime("tensorrt")(path, "cuda:0", given)
+    given = {"cache": str(cache), "largest": 64, "threads": 1, "batch": 4, "precision": "fp32"}
+    return load_runtime("tensorrt")(path, "cuda:0", given | options)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -269,8 +289,29 @@ def test_the_profile_has_the_batch_of_the_archive_and_sizes_up_to_largest(
     (shapes,) = trt.built
     assert list(shapes.values()) == [([1, 1, 1, 3], [4, 12, 10, 3], [4, 64, 64, 3])]
     assert model(np.zeros((1, 64, 20, 3), np.uint8))[0].shape == (1, 64, 20)
-    with pytest.raises(ValueError, match="out of the engine's range: see runtime_options largest"):
+    with pytest.raises(
+        ValueError, match=r"axis 1 .* is 65, .* 1 to 64: see runtime_options largest"
+    ):
         model(np.zeros((1, 65, 20, 3), np.uint8))
+
+
+def test_an_artifact_of_others_takes_as_many_pictures_as_are_served(
+    trt: StandIn, tmp_path: Path
+) -> None:
+    path = _foreign(tmp_path, "Relu")
+    model = _load(path, tmp_path / "cache", batch=12)
+    assert list(trt.built[0].values()) == [([1, 3], [12, 3], [12, 3])]
+    assert model(np.zeros((12, 3), np.uint8))[0].shape == (12, 3)
+    with pytest.raises(ValueError, match=r"axis 0 .* is 13, .* 1 to 12: see serving.batch_size"):
+        model(np.zeros((13, 3), np.uint8))
+
+
+def test_an_output_whose_shape_depends_on_data_is_refused_by_name(
+    trt: StandIn, tmp_path: Path
+) -> None:
+    path = _foreign(tmp_path, "NonZero")
+    with pytest.raises(LoadError, match="model.onnx: the shape of output found depends on what is"):
+        _load(path, tmp_path / "cache")
 
 
 def test_what_tensorrt_says_is_in_the_error(exported: Path, trt: StandIn, tmp_path: Path) -> None:
@@ -283,13 +324,30 @@ def test_what_tensorrt_says_is_in_the_error(exported: Path, trt: StandIn, tmp_pa
     assert not list((tmp_path / "cache").rglob("*.engine"))
 
 
-def test_a_damaged_engine_is_named(exported: Path, trt: StandIn, tmp_path: Path) -> None:
+def test_a_kept_engine_that_does_not_load_is_built_again(
+    exported: Path, trt: StandIn, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cache = tmp_path / "cache"
     _load(exported, cache)
     (kept,) = cache.rglob("*.engine")
     kept.write_bytes(b"damaged")
-    with pytest.raises(LoadError, match=r"kept engine .*engine does not load: remove it"):
-        _load(exported, cache)
+    with caplog.at_level("WARNING"):
+        model = _load(exported, cache)
+    assert f"the kept engine {kept} does not load" in caplog.text
+    assert model(PIXELS)[0].shape == (4, 12, 10)
+    assert len(trt.built) == 2
+    caplog.clear()
+    _load(exported, cache)
+    assert (caplog.text, len(trt.built)) == ("", 2)
+
+
+def test_a_new_engine_that_does_not_load_is_an_error(
+    exported: Path, trt: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = SimpleNamespace(deserialize_cuda_engine=lambda content: None)
+    monkeypatch.setattr(trt, "Runtime", lambda log: never)
+    with pytest.raises(LoadError, match="built here just now, does not load"):
+        _load(exported, tmp_path / "cache")
 
 
 def test_a_garbage_artifact_is_an_integrity_error(trt: StandIn, tmp_path: Path) -> None:
