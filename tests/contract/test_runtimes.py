@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,44 @@ import torch
 
 from handlers import plugins
 from handlers.closeness import DEFAULTS
+from handlers.device import exact
 from handlers.errors import LoadError, RuntimeUnavailable
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays, check_requirements
 from handlers.servable import Servable
 
 NAMES = plugins.names("runtimes")
-# What can be run here, on the CPU; a GPU's runtimes have tests of their own, with a stand-in.
-EXPORTING = [
-    name
-    for name in NAMES
-    if hasattr(plugins.load_runtime(name), "export") and "cpu" in plugins.load_runtime(name).devices
-]
+CUDA = "cuda:0"
+
+
+def places(gpu: bool) -> list[tuple[str, str]]:
+    """Runtimes that export, each with the devices that it can be run on here.
+
+    On a GPU only what is installed for one; without, a GPU's runtimes have tests of their own,
+    with a stand-in.
+    """
+    found = []
+    for name in NAMES:
+        runtime = plugins.load_runtime(name)
+        if hasattr(runtime, "export"):
+            found += [(name, "cpu")] * ("cpu" in runtime.devices)
+            found += [(name, CUDA)] * (gpu and "cuda" in runtime.devices and _for_cuda(name))
+    return found
+
+
+def _for_cuda(name: str) -> bool:
+    if name == "onnx":
+        import onnxruntime
+
+        return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return all(find_spec(package) for package in plugins.load_runtime(name).requires)
+
+
+PLACES = places(torch.cuda.is_available())
+EXPORTING = list(dict(PLACES))
 # bf16 and fp16 of a processor that has no such instructions are computed as well.
 REDUCED = [
-    (name, precision)
-    for name in EXPORTING
+    (name, device, precision)
+    for name, device in PLACES
     for precision in plugins.load_runtime(name).precisions
     if precision != "fp32"
 ]
@@ -62,7 +86,9 @@ LEVELS = np.linspace(20, 235, MOST)[:, None, None, None]
 PIXELS = np.clip(RNG.normal(LEVELS, 40, (MOST, 16, 12, 3)), 0, 255).astype(np.uint8)
 
 each_runtime = pytest.mark.parametrize("name", NAMES)
-each_exporting = pytest.mark.parametrize("name", EXPORTING)
+each_place = pytest.mark.parametrize(
+    ("name", "device"), PLACES, ids=["-".join(each).removesuffix("-cpu") for each in PLACES]
+)
 
 
 def servable(folder: Path) -> Servable:
@@ -108,9 +134,10 @@ class Exported:
         )
         self.eager = module
 
-    def load(self) -> Runtime:
+    def load(self, device: str = "cpu") -> Runtime:
         given = {**options(self.runtime), "precision": self.precision}
-        return self.runtime(self.path, "cpu", given)
+        exact(device)
+        return self.runtime(self.path, device, given)
 
     def expected(self, pixels: Array) -> Arrays:
         with torch.inference_mode():
@@ -144,17 +171,28 @@ def test_a_runtime_says_what_it_needs(name: str) -> None:
     assert isinstance(runtime.traces(dict(runtime.options)), bool)
 
 
+def test_all_that_run_on_a_gpu_are_run_on_one_where_there_is_one() -> None:
+    here, with_gpu = places(gpu=False), places(gpu=True)
+    assert {device for _, device in here} == {"cpu"}
+    more = [each for each in with_gpu if each not in here]
+    wanted = {"eager", "torchscript", "torch-compile"} | (
+        {"tensorrt"} if find_spec("tensorrt") else set()
+    )
+    assert wanted <= {name for name, _ in more}
+    assert {device for _, device in more} == {CUDA}
+
+
 def test_one_runtime_is_the_reference_of_the_others() -> None:
     assert "eager" in EXPORTING
 
 
-@each_exporting
+@each_place
 @pytest.mark.parametrize("count", [1, 2, MOST])
 def test_it_answers_like_eager_at_every_batch_size(
-    name: str, count: int, exported: Callable[[str], Exported]
+    name: str, device: str, count: int, exported: Callable[[str], Exported]
 ) -> None:
     given = exported(name)
-    expected, outputs = given.expected(PIXELS[:count]), given.load()(PIXELS[:count])
+    expected, outputs = given.expected(PIXELS[:count]), given.load(device)(PIXELS[:count])
     assert isinstance(outputs, tuple)
     assert len(outputs) == len(expected)
     for ours, theirs in zip(expected, outputs, strict=True):
@@ -172,20 +210,20 @@ def shared_handler() -> Iterator[logging.Handler]:
     logger.removeHandler(handler)
 
 
-@pytest.mark.parametrize(("name", "precision"), REDUCED)
+@pytest.mark.parametrize(("name", "device", "precision"), REDUCED)
 def test_a_reduced_precision_is_close_and_is_reduced(
-    name: str, precision: str, tmp_path: Path, shared_handler: logging.Handler
+    name: str, device: str, precision: str, tmp_path: Path, shared_handler: logging.Handler
 ) -> None:
     given = Exported(name, tmp_path, precision)
     assert shared_handler.level == logging.NOTSET
-    (expected,), (scores,) = given.expected(PIXELS), given.load()(PIXELS)
+    (expected,), (scores,) = given.expected(PIXELS), given.load(device)(PIXELS)
     assert scores.dtype == expected.dtype
     difference = np.abs(scores - expected).max()
     # Closer than its tolerance, for this network is small; not as close as fp32 is.
     assert 1e-7 < difference < DEFAULTS[precision].outputs / 4
 
 
-@pytest.mark.parametrize("name", [name for name, precision in REDUCED if precision == "int8"])
+@pytest.mark.parametrize("name", sorted({each[0] for each in REDUCED if each[2] == "int8"}))
 def test_layers_that_are_to_stay_in_float_do(
     name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -215,19 +253,21 @@ def test_calls_at_once_answer_as_alone(name: str, exported: Callable[[str], Expo
         given.runtime(given.path, "cpu", {**several, "streams": "two"})
 
 
-@each_exporting
-def test_pictures_have_answers_of_their_own(name: str, exported: Callable[[str], Exported]) -> None:
-    (scores,) = exported(name).load()(PIXELS)
+@each_place
+def test_pictures_have_answers_of_their_own(
+    name: str, device: str, exported: Callable[[str], Exported]
+) -> None:
+    (scores,) = exported(name).load(device)(PIXELS)
     assert np.ptp(scores, axis=0).max() > 1e-3
-    (backwards,) = exported(name).load()(np.ascontiguousarray(PIXELS[::-1]))
+    (backwards,) = exported(name).load(device)(np.ascontiguousarray(PIXELS[::-1]))
     np.testing.assert_allclose(backwards[::-1], scores, atol=1e-5)
 
 
-@each_exporting
+@each_place
 def test_an_answer_stays_when_the_next_is_asked(
-    name: str, exported: Callable[[str], Exported]
+    name: str, device: str, exported: Callable[[str], Exported]
 ) -> None:
-    model = exported(name).load()
+    model = exported(name).load(device)
     (first,) = model(PIXELS[:1])
     kept = first.copy()
     model(PIXELS[1:2])
@@ -247,31 +287,35 @@ def test_no_thread_is_bound_to_a_core(name: str, exported: Callable[[str], Expor
     assert all(cores == os.sched_getaffinity(0) for cores in found)
 
 
-@each_exporting
-def test_the_pixels_are_left_as_they_are(name: str, exported: Callable[[str], Exported]) -> None:
+@each_place
+def test_the_pixels_are_left_as_they_are(
+    name: str, device: str, exported: Callable[[str], Exported]
+) -> None:
     pixels = PIXELS.copy()
-    exported(name).load()(pixels)
+    exported(name).load(device)(pixels)
     assert np.array_equal(pixels, PIXELS)
 
 
-@each_exporting
+@each_place
 def test_exporting_twice_in_one_process_answers_alike(
-    name: str, exported: Callable[[str], Exported], tmp_path: Path
+    name: str, device: str, exported: Callable[[str], Exported], tmp_path: Path
 ) -> None:
     again = Exported(name, tmp_path)
-    assert np.array_equal(again.load()(PIXELS)[0], exported(name).load()(PIXELS)[0])
+    found, expected = (each.load(device)(PIXELS)[0] for each in (again, exported(name)))
+    # A GPU chooses among kernels by timing them.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if device == "cpu" else 1e-5)
 
 
-@each_exporting
+@each_place
 def test_its_layers_are_eager_s_or_it_says_that_it_shows_none(
-    name: str, exported: Callable[[str], Exported]
+    name: str, device: str, exported: Callable[[str], Exported]
 ) -> None:
     given = exported(name)
     if given.runtime.layers is Runtime.layers:
         with pytest.raises(RuntimeUnavailable, match="shows no layers"):
-            given.load().layers(PIXELS[:2])
+            given.load(device).layers(PIXELS[:2])
         return
-    layers = given.load().layers(PIXELS[:2])
+    layers = given.load(device).layers(PIXELS[:2])
     expected = exported("eager").load().layers(PIXELS[:2])
     # Each of these a batch norm may be folded into, or be folded itself.
     assert {"network.network.linear", "network.network.norm"} <= layers.keys() <= expected.keys()
@@ -292,9 +336,9 @@ def test_a_garbage_artifact_is_a_load_error(name: str, content: bytes, tmp_path:
     assert "\n" not in str(refused.value)
 
 
-@each_exporting
+@each_place
 def test_a_cut_or_damaged_artifact_is_a_load_error(
-    name: str, exported: Callable[[str], Exported], tmp_path: Path
+    name: str, device: str, exported: Callable[[str], Exported], tmp_path: Path
 ) -> None:
     given = exported(name)
     content = given.path.read_bytes()
@@ -302,7 +346,7 @@ def test_a_cut_or_damaged_artifact_is_a_load_error(
     for cut in (len(content) // 3, len(content) - 50):
         path.write_bytes(content[:cut])
         with pytest.raises(LoadError):
-            given.runtime(path, "cpu", options(given.runtime))
+            given.runtime(path, device, options(given.runtime))
 
 
 @each_runtime
@@ -326,3 +370,17 @@ def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) 
                 patch.setitem(sys.modules, top, None)
             with pytest.raises(RuntimeUnavailable, match=re.escape(package)):
                 check_requirements(runtime, name)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if plugins.load_runtime(n).export_requires])
+def test_a_missing_package_of_the_export_is_named_to_builds_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = plugins.load_runtime(name)
+    monkeypatch.setattr(runtime, "requires", ())
+    for package in runtime.export_requires:
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            check_requirements(runtime, name)
+            with pytest.raises(RuntimeUnavailable, match=rf"packages {package}: .*runtime-{name}`"):
+                check_requirements(runtime, name, export=True)
