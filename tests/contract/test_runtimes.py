@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from handlers import plugins
 from handlers.closeness import DEFAULTS
 from handlers.device import exact
 from handlers.errors import LoadError, RuntimeUnavailable
+from handlers.integrity import sha256
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays, check_requirements
 from handlers.servable import Servable
 
@@ -304,6 +306,44 @@ def test_exporting_twice_in_one_process_answers_alike(
     found, expected = (each.load(device)(PIXELS)[0] for each in (again, exported(name)))
     # A GPU chooses among kernels by timing them.
     np.testing.assert_allclose(found, expected, rtol=0, atol=0 if device == "cpu" else 1e-5)
+
+
+# Machine code is not reproducible (docs/runtimes.md); TorchScript numbers classes that a process
+# has seen before, so that its bytes are compared where archives are built (test_build.py).
+SAME = [name for name in EXPORTING if name not in ("aotinductor", "torchscript")]
+
+
+def _digests(made: Exported) -> list[str]:
+    """Of all files of an artifact; OpenVINO's are two."""
+    return [sha256(path) for path in sorted(made.path.parent.glob("model*"))]
+
+
+def test_another_process_exports_the_same_bytes(
+    exported: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    pairs = [*((name, "fp32") for name in SAME), ("onnx", "int8")]
+    # In another folder, and with other hashes of strings.
+    code = (
+        "import sys; from pathlib import Path; from test_runtimes import Exported, _digests\n"
+        f"for i, (name, precision) in enumerate({pairs}):\n"
+        "    folder = Path(sys.argv[1], str(i)); folder.mkdir()\n"
+        "    print('digests', *_digests(Exported(name, folder, precision)))\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    found = [words for _, *words in filter(lambda words: words[:1] == ["digests"], lines)]
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    expected = [_digests(exported(name)) for name in SAME]
+    assert found == [*expected, _digests(Exported("onnx", ours, "int8"))]
 
 
 @each_place
