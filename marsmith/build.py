@@ -267,10 +267,12 @@ def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) ->
     ``files`` by the keys of the spec that name them: their names and sha256 are recorded.
     """
     given = spec.model_dump(mode="json", exclude_defaults=True)
-    for key in ("architecture", "labels", "samples"):
+    holders = [(given, key) for key in ("architecture", "labels", "samples")]
+    holders += [(given.get(key) or {}, "folder") for key in ("calibration", "accuracy")]
+    for holder, key in holders:
         # Where it lay on the build machine is no fact about the model.
-        if isinstance(given.get(key), str) and given[key].startswith("/"):
-            given[key] = Path(given[key]).name
+        if isinstance(holder.get(key), str) and holder[key].startswith("/"):
+            holder[key] = Path(holder[key]).name
     for key, file in files.items():
         given[key] |= {"file": file.name, "sha256": sha256(file)}
     packages = ("torch", "torchvision", "numpy", "pillow", "torchserve", "torch-model-archiver")

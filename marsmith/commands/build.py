@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,9 @@ from marsmith.model_options import (
 
 if TYPE_CHECKING:
     from marsmith.spec import ModelSpec
+
+# The folders of an absolute path: where something lay on the build machine does not travel.
+_PLACE = re.compile(r"(?<![\w./~-])/(?:[^\s/:'\"]+/)+")
 
 
 def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
@@ -193,7 +197,8 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     best = trials.best(tried)
     console.print(f"--runtime auto: {best.runtime}, {best.throughput:.0f} pictures/s at batch 8")
     record = {
-        trial.runtime: trial.problem or f"{trial.throughput:.0f} pictures/s" for trial in tried
+        trial.runtime: _PLACE.sub("", trial.problem or f"{trial.throughput:.0f} pictures/s")
+        for trial in tried
     }
     return spec.on(best.runtime).model_copy(update={"chosen": record})
 

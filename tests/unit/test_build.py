@@ -116,6 +116,26 @@ def test_no_path_of_the_build_machine_is_in_an_archive(lenet5: Path, project: Pa
         assert place.encode() not in everything
 
 
+def test_no_path_of_a_folder_of_pictures_is_in_an_archive(project: Path, tmp_path: Path) -> None:
+    for key in ("ours", "theirs"):
+        shutil.copytree(project / "samples/digits", tmp_path / key)
+    changes = {
+        "samples": str(project / "samples/digits"),
+        "precision": "int8",
+        "runtime": "openvino",
+        "calibration": {"folder": str(tmp_path / "ours"), "count": 5},
+        "accuracy": {"folder": str(tmp_path / "theirs")},
+    }
+    made = lenet5(project, **changes)
+    bundle = build.bundle_of(made, project, [], weights=project / made.weights.file)
+    recorded = bundle.provenance["spec"]
+    assert recorded["calibration"]["folder"] == "ours"
+    assert recorded["accuracy"]["folder"] == "theirs"
+    text = json.dumps(bundle.provenance)
+    assert str(project) not in text
+    assert str(tmp_path) not in text
+
+
 def test_two_builds_in_two_places_give_the_same_bytes(project: Path, tmp_path: Path) -> None:
     places = [tmp_path / "a", tmp_path / "b/much/longer/place"]
     running = [
