@@ -25,7 +25,11 @@ def image_input(spec: ModelSpec) -> ImageInput:
     for key in ("resize", "crop"):
         if isinstance(fields[key], tuple):
             fields[key] = list(fields[key])
-    return ImageInput(**{**fields, "mean": tuple(given.mean), "std": tuple(given.std)})
+    mean, std = given.mean, given.std
+    if given.dtype == "uint8":
+        # Such an artifact gets the pixels themselves.
+        mean, std = [0.0] * given.channels, [1.0] * given.channels
+    return ImageInput(**{**fields, "mean": tuple(mean), "std": tuple(std)})
 
 
 def contract(spec: ModelSpec) -> Contract | None:

@@ -43,6 +43,11 @@ class InputSpec(Strict):
     dtype: Literal["float32", "float16", "uint8"] = "float32"
     scale: Annotated[float, Field(ge=1, le=65535)] = 255.0
 
+    @property
+    def channels(self) -> int:
+        """How many values a pixel has."""
+        return 1 if self.color == "gray" else 3
+
     @field_validator("resize", "crop", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
@@ -54,10 +59,11 @@ class InputSpec(Strict):
             raise ValueError(
                 f"interpolation {self.interpolation!r}: accepted are {', '.join(INTERPOLATIONS)}"
             )
-        channels = 1 if self.color == "gray" else 3
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels:
-                raise ValueError(f"{name} has {len(values)} values, {self.color} has {channels}")
+            # An artifact of uint8 takes neither.
+            if self.dtype != "uint8" and len(values) != self.channels:
+                have = f"{self.color} has {self.channels}"
+                raise ValueError(f"{name} has {len(values)} values, {have}")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
         if not self.antialias and self.interpolation != "bilinear":

@@ -248,10 +248,11 @@ def test_paths_are_relative_to_the_caller_and_to_the_project_in_a_model_file() -
 # Artifacts of others -------------------------------------------------------------------------
 
 
-def traced(module: nn.Module, path: Path, count: int) -> None:
+def traced(module: nn.Module, path: Path, count: int, example: Tensor | None = None) -> None:
+    given = torch.rand(count, 3, 32, 32) if example is None else example
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(module.eval(), torch.rand(count, 3, 32, 32)), str(path))
+        torch.jit.save(torch.jit.trace(module.eval(), given), str(path))
 
 
 class OnePicture(nn.Module):
@@ -287,6 +288,23 @@ def test_an_artifact_for_one_picture_works_and_says_so(user: Path) -> None:
     bundle = archive.read_json(path, "marsmith.json")
     assert (bundle["artifact_batch"], bundle["limits"]["batch_size"]) == (1, 8)
     assert bundle["provenance"]["spec"]["artifact"]["sha256"] == sha256(user / "m.pt")
+
+
+class GrayBytes(nn.Module):
+    """Logits of gray pixels in uint8, as a camera gives them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.float().mean((1, 2, 3))[:, None] / 255
+        return torch.cat([mean, 1 - mean], 1) * 20
+
+
+def test_an_artifact_of_gray_bytes_needs_no_mean(user: Path) -> None:
+    traced(GrayBytes(), user / "m.pt", 2, torch.zeros(2, 1, 32, 32, dtype=torch.uint8))
+    words = ("--artifact", "m.pt", "--outputs", "logits", *OWN, *SQUARE[:2])
+    result = run(*words, "--color", "gray", "--dtype", "uint8")
+    assert result.exit_code == 0, repr(result.exception)
+    given = archive.read_json(user / "store/own-1.0.mar", "marsmith.json")["input"]
+    assert (given["color"], given["mean"], given["std"]) == ("gray", [0.0], [1.0])
 
 
 def test_an_artifact_whose_answers_depend_on_the_batch_is_refused(user: Path) -> None:
