@@ -112,7 +112,7 @@ def _check(spec: ModelSpec, runtime: str) -> dict[str, Any]:
         result = {
             "seconds": round(seconds),
             "megabytes": round(archive.stat().st_size / 1e6, 1),
-            "parity": max(parity["largest_difference"], parity["largest_score_difference"]),
+            "parity": max(parity["largest_difference"] or 0.0, parity["largest_score_difference"]),
         }
         return {**result, **_serve(spec, weights, home)}
 

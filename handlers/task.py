@@ -15,7 +15,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -58,11 +58,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one answer is from another: same decisions? largest move of a score? in words."""
+    """How far one answer is from another: same decisions? largest move of a score? in words.
+
+    ``figures`` are what else was measured; of several pictures a report has the least of those
+    that are called ``least_...``, the largest of ``largest_...``, and the sum of others.
+    """
 
     same: bool
     score: float
     detail: str
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -23,19 +23,36 @@ class Report:
 
     ``tolerance`` is the limit of outputs, or of scores where outputs are not compared one by one;
     ``spread`` is how far the reference's own answers to different pictures lie apart, without which
-    agreement would prove nothing.
+    agreement would prove nothing. ``largest_difference`` is None where outputs are not compared;
+    ``figures`` are what the task measures of answers in its own terms (``Difference.figures``), and
+    ``limits`` what it allows of them.
     """
 
     pictures: int
     batch_sizes: list[int]
     tolerance: float
-    largest_difference: float
+    largest_difference: float | None
     largest_score_difference: float
     spread: float
+    figures: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The report for the archive; figures rounded to what repeats."""
-        return {k: _short(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        report = {k: _short(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        # An overlap of 0.9987 is not 1.
+        return report | {"figures": {k: round(v, 6) for k, v in self.figures.items()}}
+
+    def words(self, reference: str) -> str:
+        """The report on one line; ``reference`` is what was compared with."""
+        outputs = ""
+        if self.largest_difference is not None:
+            outputs = f"outputs within {self.largest_difference:.1e} and "
+        return (
+            f"parity on {self.pictures} pictures at batches {self.batch_sizes}: {outputs}scores "
+            f"within {self.largest_score_difference:.1e} of {reference} (allowed "
+            f"{self.tolerance:.0e})"
+        )
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,8 @@ class Expected:
             raise ParityError(
                 f"the answers of {name} to {len(images)} samples differ by no more than "
                 f"{spread:.3g} (rounding alone makes {least:g}): agreement would prove nothing. "
-                "Are the weights trained? Give pictures of this model's kind with --samples"
+                "Are the weights trained? Give other pictures of this model's kind (--samples, for "
+                "verify --images)"
             )
         return cls(reference, images, arrays, outputs, answers, spread, name)
 
@@ -91,9 +109,10 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     _check_apart(expected, differences)
     # Box decoding and thresholds magnify what rounding does; the scores' own limit is wider.
     limit = closeness.outputs if expected.task.continuous else closeness.answers
-    score = _compare_answers(expected, artifact, limit)
-    worst = float(differences.max())
-    return Report(len(differences), sizes, limit, worst, score, expected.spread)
+    score, figures = _compare_answers(expected, artifact, limit)
+    worst = float(differences.max()) if expected.task.continuous else None
+    allowed = {name: getattr(closeness, name) for name in artifact.compared_by}
+    return Report(len(differences), sizes, limit, worst, score, expected.spread, figures, allowed)
 
 
 def _run(artifact: TaskHandler, arrays: list[Array]) -> Arrays:
@@ -180,9 +199,15 @@ def _distance(ours: Array, theirs: Array) -> float:
     return float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
 
 
-def _compare_answers(expected: Expected, artifact: TaskHandler, tolerance: float) -> float:
-    """Largest move of a score; the decision may differ only where the reference is undecided."""
+def _compare_answers(
+    expected: Expected, artifact: TaskHandler, tolerance: float
+) -> tuple[float, dict[str, float]]:
+    """Largest move of a score, and the task's own figures of all pictures.
+
+    The decision may differ only where the reference is undecided.
+    """
     task, worst, options = expected.task, 0.0, expected.task.widest()
+    figures: dict[str, float] = {}
     answers = artifact.answer(expected.images, **options)
     for index, (wanted, got) in enumerate(zip(expected.answers, answers, strict=True)):
         difference = task.compare(wanted, got, **options)
@@ -193,7 +218,16 @@ def _compare_answers(expected: Expected, artifact: TaskHandler, tolerance: float
                 f"(> {tolerance:g})"
             )
         worst = max(worst, difference.score)
-    return worst
+        for name, value in difference.figures.items():
+            figures[name] = _joined(name, figures[name], value) if name in figures else value
+    return worst, figures
+
+
+def _joined(name: str, one: float, other: float) -> float:
+    """A figure of two sets of pictures; see ``Difference``."""
+    if name.startswith("least_"):
+        return min(one, other)
+    return max(one, other) if name.startswith("largest_") else one + other
 
 
 def _spread(reference: TaskHandler, answers: list[Any]) -> float:

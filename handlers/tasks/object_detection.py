@@ -142,11 +142,14 @@ class ObjectDetection(TaskHandler):
         threshold = (self.defaults() | given)["min_score"]
         closeness = self.bundle.closeness
         moves, lost, rest = [0.0], [], list(answer)
+        figures: dict[str, float] = {"boxes": len(expected)}
         for each in expected:
             overlaps = _overlaps(each, rest)
             best = int(overlaps.argmax()) if len(rest) else -1
             if best >= 0 and overlaps[best] >= closeness.overlap:
                 moves.append(abs(each["score"] - rest.pop(best)["score"]))
+                least = min(figures.get("least_overlap", 1.0), float(overlaps[best]))
+                figures["least_overlap"] = least
             else:
                 lost.append(each)
         lone = [*lost, *rest]
@@ -154,7 +157,7 @@ class ObjectDetection(TaskHandler):
         border = threshold + max(_BORDERLINE, closeness.answers)
         clear = [each for each in lone if each["score"] > border]
         detail = f"{len(clear)} of {len(expected)} boxes lost or added"
-        return Difference(not clear, max(moves), detail)
+        return Difference(not clear, max(moves), detail, figures)
 
     def margin(self, answer: Any, **given: Any) -> float:
         """The best score less the threshold; 0 for an answer without boxes.

@@ -122,7 +122,8 @@ class SemanticSegmentation(TaskHandler):
             if min(one["share"], other["share"]) > _SPECK:
                 moves.append(abs(one["score"] - other["score"]))
         detail = f"{changed:.3%} of the mask's pixels differ"
-        return Difference(changed <= self.bundle.closeness.changed, max(moves), detail)
+        same = changed <= self.bundle.closeness.changed
+        return Difference(same, max(moves), detail, {"largest_changed": changed})
 
     def margin(self, answer: Any, **given: Any) -> float:
         """The mean confidence of the whole mask, less what a coin has."""

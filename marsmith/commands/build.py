@@ -204,7 +204,6 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
 
 
 def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
-    from handlers.plugins import load_task
     from marsmith.build import build
 
     console = Console(highlight=False, stderr=as_json)
@@ -218,15 +217,10 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
         return
     size = built.path.stat().st_size / 1e6
     reference = "itself, alone (there is no eager model)" if spec.artifact else "eager"
-    outputs = ""
-    if load_task(spec.task).continuous:
-        outputs = f"outputs within {built.parity.largest_difference:.1e} and "
     console.print(
         f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}"
         f"{', unchanged' if built.unchanged else ''})\n"
-        f"  parity on {built.parity.pictures} pictures at batches {built.parity.batch_sizes}: "
-        f"{outputs}scores within {built.parity.largest_score_difference:.1e} of {reference} "
-        f"(allowed {built.parity.tolerance:.0e})\n  sha256 {built.sha256}",
+        f"  {built.parity.words(reference)}\n  sha256 {built.sha256}",
         soft_wrap=True,
     )
     if built.accuracy is not None:

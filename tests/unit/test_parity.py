@@ -268,7 +268,12 @@ def test_the_report_holds_what_repeats() -> None:
         "largest_difference": 1.2e-9,
         "largest_score_difference": 0.0,
         "spread": 0.99,
+        "figures": {},
+        "limits": {},
     }
+    others = parity.Report(8, [1], 1e-3, None, 0.0, 0.5, {"least_overlap": 0.99873456}, {})
+    assert others.to_json()["figures"] == {"least_overlap": 0.998735}
+    assert others.to_json()["largest_difference"] is None
 
 
 def test_a_detector_that_lost_its_nms_threshold_is_caught(project: Path, tmp_path: Path) -> None:
@@ -276,7 +281,11 @@ def test_a_detector_that_lost_its_nms_threshold_is_caught(project: Path, tmp_pat
     module, bundle = build.prepare(model, project, tmp_path)
     scenes = samples.load(project / model.samples, 2, 10**8)
     right = build.reference(bundle, module)
-    assert compare(right, right, scenes).pictures == 2
+    report = compare(right, right, scenes)
+    assert (report.pictures, report.largest_difference) == (2, None)
+    assert report.figures == {"boxes": report.figures["boxes"], "least_overlap": 1.0}
+    assert report.figures["boxes"] >= 2
+    assert report.limits == {"overlap": 0.99}
     # What an exporter does that keeps the boxes and drops the suppression of overlapping ones.
     lost = copy.deepcopy(module)
     lost.bare().nms_thresh = 0.99
