@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,17 +76,16 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls, spec: AccuracySpec, root: Path, task: TaskHandler, without: Sequence[Path] = ()
+        cls, spec: AccuracySpec, root: Path, task: TaskHandler, without: Collection[str] = ()
     ) -> Evaluation:
-        """The pictures of a spec's folder; those whose bytes are among ``without`` are left out.
+        """The pictures of a spec's folder; those with a sha256 in ``without`` are left out.
 
         Raises SpecError where none is left.
         """
         folder = root / spec.folder
         labelled = task.labelled(folder)
         found = labelled or [(path, None) for path in samples.files(folder, deep=True)]
-        known = {sha256(path) for path in without}
-        left = [each for each in found if sha256(each[0]) not in known]
+        left = [each for each in found if sha256(each[0]) not in without]
         if not left:
             raise SpecError(
                 f"accuracy.folder: all {len(found)} pictures of {spec.folder} were taken to "

@@ -52,16 +52,18 @@ class _Gate:
         self._parity = parity.Expected.of(reference, images)
         self.calibration: list[Array] = []
         self.recorded: dict[str, Any] = {}
-        files: Sequence[Path] = ()
+        taken: list[str] = []
         if spec.precision == "int8" and spec.calibration is not None:
             files = quantise.calibration_files(spec.calibration, root)
             limit = reference.bundle.limits.max_pixels
             opened = (pictures.decode(path.read_bytes(), limit) for path in files)
             # Copies, for what Pillow made may not be written, of which torch warns.
             self.calibration = [np.stack([reference.preprocess(picture)]) for picture in opened]
-            self.recorded = {"pictures": len(files), "data": quantise.digest(files)}
+            taken = quantise.digests(files)
+            # Each by itself, so that whoever measures again can leave them out, too.
+            self.recorded = {"pictures": len(files), "sha256": taken}
         if spec.accuracy is not None:
-            self._evaluation = Evaluation.of(spec.accuracy, root, reference, without=files)
+            self._evaluation = Evaluation.of(spec.accuracy, root, reference, without=taken)
             self._expected = self._evaluation.answers(reference)
 
     def check(self, artifact: TaskHandler) -> Proven:

@@ -33,9 +33,14 @@ def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:
     return sorted(random.Random(spec.seed).sample(found, spec.count))
 
 
+def digests(files: Sequence[Path]) -> list[str]:
+    """The sha256 of each picture's bytes."""
+    return [sha256(path) for path in files]
+
+
 def digest(files: Sequence[Path]) -> str:
     """One sha256 of the pictures' bytes."""
-    return hashlib.sha256(b"".join(bytes.fromhex(sha256(path)) for path in files)).hexdigest()
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests(files)))).hexdigest()
 
 
 def layers(module: Servable, part: str = NETWORK) -> list[str]:

@@ -74,7 +74,7 @@ def test_int8_passes_and_is_recorded(built: Build, project: Path) -> None:
     drawn = random_half(project)
     assert bundle.provenance["calibration"] == {
         "pictures": 5,
-        "data": quantise.digest(drawn),
+        "sha256": quantise.digests(drawn),
         "float_layers": [],
     }
     assert found.accuracy is not None
