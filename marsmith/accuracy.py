@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from handlers import pictures
 from handlers.errors import RequestError, SpecError
 from handlers.integrity import sha256
+from handlers.runtimes import Array
 from handlers.task import TaskHandler
 from marsmith import samples
 from marsmith.spec_parts import AccuracySpec
@@ -34,26 +35,32 @@ class Accuracy:
     ``truth`` is "labels" or, for pictures without, "eager": then the metric says how far the two
     agree. ``drop`` is ``reference`` less ``artifact``, ``interval`` its 95 % bootstrap confidence
     interval (percentiles of 100 resamples of the pictures, seeded), ``data`` the sha256 of all
-    pictures and truths.
+    pictures and truths. An artifact that others exported has no ``reference``, ``drop`` and what is
+    ``allowed``: they are None, and ``interval`` is that of ``artifact``.
     """
 
     metric: str
     truth: str
     pictures: int
-    reference: float
+    reference: float | None
     artifact: float
-    drop: float
+    drop: float | None
     interval: tuple[float, float]
-    allowed: float
+    allowed: float | None
     data: str
 
     @property
     def passed(self) -> bool:
         """Whether the drop is within what is allowed."""
-        return self.drop <= self.allowed + 1e-9
+        return self.drop is None or self.allowed is None or self.drop <= self.allowed + 1e-9
 
     def __str__(self) -> str:
         low, high = self.interval
+        if self.drop is None:
+            return (
+                f"{self.metric} {self.artifact:.4f} on {self.pictures} pictures, 95 % interval "
+                f"{low:.4f} to {high:.4f} (there is no fp32 to compare with)"
+            )
         truth = "" if self.truth == "labels" else " (agreement with eager: no labels)"
         return (
             f"{self.metric} {self.artifact:.4f}, reference {self.reference:.4f} on {self.pictures} "
@@ -140,13 +147,13 @@ def compare(
         [reference.evidence(*each) for each in zip(given, truths, strict=True)]
         for given in (answers, expected)
     )
-    reached, best = reference.metric(ours), reference.metric(theirs)
-    if not math.isfinite(best):
-        why = "their labels have nothing" if known else "eager finds nothing"
-        raise SpecError(
-            f"accuracy.folder: {reference.metric_name} says nothing on these {len(answers)} "
-            f"pictures, for {why} in them: give pictures of this model's kind"
-        )
+    why = "their labels have nothing" if known else "eager finds nothing"
+    best = _metric(reference, theirs, why)
+    reached = reference.metric(ours)
+
+    def drop(drawn: Array) -> float:
+        return _metric_of(reference, theirs, drawn) - _metric_of(reference, ours, drawn)
+
     return Accuracy(
         metric=reference.metric_name,
         truth="labels" if known else "eager",
@@ -154,21 +161,57 @@ def compare(
         reference=best,
         artifact=reached,
         drop=best - reached,
-        interval=_interval(reference, theirs, ours),
+        interval=_interval(len(answers), drop),
         allowed=allowed,
         data=evaluation.digest(),
     )
 
 
-def _interval(task: TaskHandler, theirs: list[Any], ours: list[Any]) -> tuple[float, float]:
-    """Percentile bootstrap of the paired difference (Efron and Tibshirani 1993, chapter 13)."""
+def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
+    """Measure an artifact that has no reference; raises SpecError for pictures without labels."""
+    if evaluation.truths is None:
+        raise SpecError(
+            "accuracy.folder: its pictures have no labels, and an artifact of others has no eager "
+            "model whose answers could stand for them: give labels (see docs/precision.md)"
+        )
+    answers = evaluation.answers(artifact)
+    ours = [artifact.evidence(*each) for each in zip(answers, evaluation.truths, strict=True)]
+    return Accuracy(
+        metric=artifact.metric_name,
+        truth="labels",
+        pictures=len(answers),
+        reference=None,
+        artifact=_metric(artifact, ours, "their labels have nothing"),
+        drop=None,
+        interval=_interval(len(ours), lambda drawn: _metric_of(artifact, ours, drawn)),
+        allowed=None,
+        data=evaluation.digest(),
+    )
+
+
+def _metric(task: TaskHandler, evidence: list[Any], why: str) -> float:
+    """The metric; raises SpecError with ``why`` where the pictures have none."""
+    found = task.metric(evidence)
+    if not math.isfinite(found):
+        raise SpecError(
+            f"accuracy.folder: {task.metric_name} says nothing on these {len(evidence)} pictures, "
+            f"for {why} in them: give pictures of this model's kind"
+        )
+    return found
+
+
+def _metric_of(task: TaskHandler, evidence: list[Any], drawn: Array) -> float:
+    return task.metric([evidence[index] for index in drawn])
+
+
+def _interval(count: int, figure: Callable[[Array], float]) -> tuple[float, float]:
+    """Percentile bootstrap of a figure of drawn pictures (Efron and Tibshirani 1993, chapter 13).
+
+    A difference of two is of the same pictures, so the bootstrap is a paired one.
+    """
     generator = np.random.default_rng(0)
-    drops = []
-    for _ in range(RESAMPLES):
-        drawn = generator.integers(len(ours), size=len(ours))
-        best, reached = ([each[i] for i in drawn] for each in (theirs, ours))
-        drops.append(task.metric(best) - task.metric(reached))
+    figures = [figure(generator.integers(count, size=count)) for _ in range(RESAMPLES)]
     tail = (1 - CONFIDENCE) / 2
     # A draw of pictures in which nothing is to be found has no metric.
-    low, high = np.nanquantile(drops, [tail, 1 - tail])
+    low, high = np.nanquantile(figures, [tail, 1 - tail])
     return float(low), float(high)

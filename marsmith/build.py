@@ -44,8 +44,6 @@ from marsmith.accuracy import Accuracy
 from marsmith.spec import ModelSpec
 from marsmith.store import exclusive, publish, workspace
 
-SAMPLES = 8
-OTHER_SIZE = (427, 640)
 Tell = Callable[[str], None]
 # A full disk, a used up quota, a file too large, a read-only place, or no right to write.
 _NO_PLACE = (
@@ -129,11 +127,10 @@ def _built(
 def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.Proven:
     """Fill ``folder`` with everything that the archive holds, proven against eager."""
     tell("weights")
-    images = samples.load(root / spec.samples, SAMPLES, spec.serving.max_pixels)
+    any_size = spec.artifact is None and not resolve.image_input(spec).fixed
+    files = samples.files(root / spec.samples)
+    images = samples.compared(files, spec.serving.max_pixels, any_size)
     if spec.artifact is None:
-        if not resolve.image_input(spec).fixed:
-            # A script may compute another size than eager for some pictures and not for others.
-            images.append(images[0].resize(OTHER_SIZE))
         proof = _exported(spec, root, folder, images, tell)
     else:
         bundle = bundle_of(spec, root, [], artifact=foreign.take(spec, root, folder))
@@ -141,13 +138,13 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
         _check_defaults(artifact)
         _check_labels(artifact, images[0])
         tell("parity")
-        proof = exporting.Proven(artifact, foreign.check(artifact, images), None)
+        report = foreign.check(artifact, images)
+        proof = exporting.Proven(artifact, report, foreign.measured(spec, root, artifact))
     bundle = proof.artifact.bundle
     fresh = plugins.load_task(spec.task)()
     fresh.bind(bundle, folder)
     goldens.write(proof.artifact, fresh, images, folder)
-    report = proof.to_json()
-    (folder / "parity.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    (folder / "parity.json").write_text(json.dumps(proof.to_json(), indent=1) + "\n", "utf-8")
     (folder / "model-config.yaml").write_text(spec.serving.model_config_yaml(), "utf-8")
     bundle.write(folder)
     sbom.write(bundle, folder)
@@ -276,7 +273,7 @@ def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) ->
     for key, file in files.items():
         given[key] |= {"file": file.name, "sha256": sha256(file)}
     packages = ("torch", "torchvision", "numpy", "pillow", "torchserve", "torch-model-archiver")
-    chosen = samples.chosen(root / spec.samples, SAMPLES)
+    chosen = samples.spread(samples.files(root / spec.samples))
     return {
         "spec": given,
         "code": origin.code(),

@@ -16,7 +16,8 @@ from handlers.errors import ExportError, ParityError, RequestError, SpecError, W
 from handlers.integrity import sha256
 from handlers.runtimes import Arrays
 from handlers.task import TaskHandler
-from marsmith import parity
+from marsmith import accuracy, parity
+from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.spec import ModelSpec
 
 
@@ -74,14 +75,26 @@ def bind(bundle: Bundle, folder: Path, image: Image.Image) -> TaskHandler:
     return handler
 
 
+def alone(artifact: TaskHandler) -> TaskHandler:
+    """A handler with the same artifact that gives it one picture per call."""
+    single = copy.copy(artifact)
+    single.bundle = replace(artifact.bundle, artifact_batch=1)
+    return single
+
+
+def measured(spec: ModelSpec, root: Path, artifact: TaskHandler) -> Accuracy | None:
+    """The metric of an artifact, where its spec names labelled pictures; raises SpecError."""
+    if spec.accuracy is None:
+        return None
+    return accuracy.alone(artifact, Evaluation.of(spec.accuracy, root, artifact))
+
+
 def check(artifact: TaskHandler, images: list[Image.Image]) -> Report:
     """Compare an artifact with itself, alone and in batches; raises ParityError."""
-    alone = copy.copy(artifact)
-    alone.bundle = replace(artifact.bundle, artifact_batch=1)
     for image in images:
         _run(artifact, [artifact.preprocess(image)])
     try:
-        expected = parity.Expected.of(alone, images, "the artifact alone")
+        expected = parity.Expected.of(alone(artifact), images, "the artifact alone")
         return Report(**vars(parity.check(expected, artifact)))
     except RequestError as error:
         raise ParityError(f"a sample is not answered: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -11,33 +12,49 @@ from handlers.errors import RequestError, SpecError
 
 # Of a model file that names none.
 DEFAULT = "samples/shapes"
+# How many pictures an artifact is compared on, and the size (width, height) of one more where it
+# takes any: a script may compute another size than eager for some pictures and not for others.
+COMPARED = 8
+OTHER_SIZE = (427, 640)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def files(folder: Path, deep: bool = False) -> list[Path]:
-    """The picture files of a folder, sorted; with ``deep`` those of folders in it, too.
+def found(folder: Path, deep: bool = False) -> list[Path]:
+    """The picture files of a folder, sorted; with ``deep`` those of folders in it, too."""
+    return sorted(p for p in folder.glob("**/*" if deep else "*") if p.suffix.lower() in SUFFIXES)
 
-    Raises SpecError when there is none.
-    """
-    found = sorted(p for p in folder.glob("**/*" if deep else "*") if p.suffix.lower() in SUFFIXES)
-    if not found:
+
+def files(folder: Path, deep: bool = False) -> list[Path]:
+    """What ``found`` finds; raises SpecError when there is none."""
+    every = found(folder, deep)
+    if not every:
         raise SpecError(
             f"no sample pictures in {folder}: give a folder of {', '.join(SUFFIXES)} with --samples"
         )
-    return found
+    return every
 
 
-def chosen(folder: Path, most: int) -> list[Path]:
-    """At most ``most`` picture files of a folder, spread evenly over them."""
-    found = files(folder)
-    most = min(most, len(found))
-    return [found[index * len(found) // most] for index in range(most)]
+def spread(given: Sequence[Path], most: int = COMPARED) -> list[Path]:
+    """At most ``most`` of the files, spread evenly over them."""
+    most = min(most, len(given))
+    return [given[index * len(given) // most] for index in range(most)]
+
+
+def compared(given: Sequence[Path], max_pixels: int, any_size: bool) -> list[Image.Image]:
+    """The pictures among the files on which an artifact is compared; ``any_size`` says that it
+    takes pictures of all sizes."""
+    images = _opened(spread(given), max_pixels)
+    return [*images, images[0].resize(OTHER_SIZE)] if any_size else images
 
 
 def load(folder: Path, most: int, max_pixels: int) -> list[Image.Image]:
-    """At most ``most`` pictures of a folder, decoded; see ``chosen``."""
+    """At most ``most`` pictures of a folder, spread evenly over them and decoded."""
+    return _opened(spread(files(folder), most), max_pixels)
+
+
+def _opened(paths: Iterable[Path], max_pixels: int) -> list[Image.Image]:
     loaded = []
-    for path in chosen(folder, most):
+    for path in paths:
         try:
             loaded.append(pictures.decode(path.read_bytes(), max_pixels))
         except RequestError as error:

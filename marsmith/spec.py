@@ -153,8 +153,8 @@ class ModelSpec(Strict):
         given = self.model_fields_set
         theirs = {"layout", "dtype", "scale"}
         if self.artifact is not None:
-            ours = {"architecture", "arguments", "weights", "decode", "precision"} & given
-            if ours:
+            ours = {"architecture", "arguments", "weights", "decode", "precision"}
+            if ours := (ours | {"calibration"}) & given:
                 raise ValueError(f"{', '.join(sorted(ours))}: not for an artifact of others")
             _check_foreign(self)
             return self
@@ -184,6 +184,11 @@ class ModelSpec(Strict):
 
 def _check_foreign(spec: ModelSpec) -> None:
     """What must be said of an artifact of others, for nothing in it tells; raises ValueError."""
+    if spec.accuracy and "drop" in spec.accuracy.model_fields_set:
+        raise ValueError(
+            "accuracy.drop (--max-drop): not for an artifact of others, for there is no fp32 to "
+            "compare it with; its metric on accuracy.folder is measured and recorded"
+        )
     if spec.input is None:
         raise ValueError("input: say layout, dtype, color, resize, mean and std of the artifact")
     said = {"mean", "std"} & spec.input.model_fields_set

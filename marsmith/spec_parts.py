@@ -139,7 +139,8 @@ class CalibrationSpec(Strict):
 class AccuracySpec(Strict):
     """The metric that the artifact must keep on ``folder``: at most ``drop`` below eager's fp32.
 
-    Without labels in the folder (see ``docs/precision.md``) eager's own answers are the truth.
+    Without labels in the folder (see ``docs/precision.md``) eager's own answers are the truth; an
+    artifact that others exported has no eager, so it needs labels, and no ``drop``.
     """
 
     folder: str
