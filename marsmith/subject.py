@@ -79,6 +79,13 @@ class Subject:
             )
 
 
+def of_archive(path: Path, folder: Path) -> Subject:
+    """The model of the archive at ``path``, which lies unpacked in ``folder``."""
+    bundle = Bundle.read(folder)
+    picture = folder / golden.read(folder)[0].picture
+    return Subject(_spec(bundle, folder, path), bundle.input, picture, path, folder)
+
+
 @contextmanager
 def find(name: str) -> Iterator[Subject]:
     """The model NAME of models/, of a YAML file, or of an archive, unpacked for the while."""
@@ -91,9 +98,7 @@ def find(name: str) -> Iterator[Subject]:
     with tempfile.TemporaryDirectory(prefix="marsmith-look-") as temporary:
         folder = Path(temporary)
         archive.unpack(path, folder)
-        bundle = Bundle.read(folder)
-        picture = folder / golden.read(folder)[0].picture
-        yield Subject(_spec(bundle, folder, path), bundle.input, picture, path, folder)
+        yield of_archive(path, folder)
 
 
 def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
@@ -124,6 +129,9 @@ def _found(spec: ModelSpec) -> WeightsSpec:
     for place in places:
         if place.is_file() and given.sha256 in (None, sha256(place)):
             return given.model_copy(update={"file": str(place)})
+    if given.torchvision and weights.torchvision_weights(spec).url.endswith(f"/{name}"):
+        # Downloaded again.
+        return given.model_copy(update={"file": None})
     raise WeightsError(
         f"the weights {name} (sha256 {given.sha256}) of {spec.name} are not in this project: give "
         "their file with --weights"

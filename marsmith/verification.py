@@ -12,14 +12,15 @@ from PIL import Image
 
 from handlers import golden, integrity, pictures, plugins
 from handlers.bundle import Bundle
-from handlers.errors import RequestError, SpecError
+from handlers.errors import ParityError, RequestError, SpecError, WeightsError
 from handlers.integrity import sha256
 from handlers.task import TaskHandler
-from marsmith import accuracy, build, samples, weights
+from marsmith import accuracy, build, parity, quantise, samples
 from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.client import Client
-from marsmith.spec import MODELS, ModelSpec, load
+from marsmith.spec import ModelSpec
 from marsmith.spec_parts import AccuracySpec
+from marsmith.subject import Subject
 
 Ask = Callable[[TaskHandler, Path], Any]
 
@@ -27,7 +28,8 @@ Ask = Callable[[TaskHandler, Path], Any]
 @dataclass(frozen=True)
 class Verdict:
     """What came of comparing answers: ``same`` decisions of ``pictures``, the largest move of a
-    score, what was ``wrong``, what only ``moved`` further than others, and the metric."""
+    score, what was ``wrong``, what only ``moved`` further than others, the metric, and what parity
+    found, as at build, where it passed."""
 
     against: str
     pictures: int
@@ -36,6 +38,7 @@ class Verdict:
     wrong: list[str]
     moved: list[str] = field(default_factory=list)
     accuracy: Accuracy | None = None
+    parity: parity.Report | None = None
 
     @property
     def passed(self) -> bool:
@@ -60,44 +63,51 @@ def opened(folder: Path) -> TaskHandler:
     return task
 
 
-def eager(task: TaskHandler, root: Path, folder: Path, changes: dict[str, Any]) -> TaskHandler:
-    """A handler with the eager module of an archive's model file; raises SpecError.
+def eager(task: TaskHandler, given: Subject, file: Path | None = None) -> TaskHandler:
+    """A handler with the eager module of an archive, made of what this tells of itself.
 
-    ``changes`` are keys of that file, such as other ``weights``; ``folder`` takes a network's own
-    source.
+    ``file`` is the state_dict; None looks for it in the project. Raises SpecError or WeightsError.
     """
-    path = root / MODELS / f"{task.bundle.name}.yaml"
-    if not path.is_file():
-        raise SpecError(
-            f"--against eager needs the model file {path.relative_to(root)} and its weights; "
-            "compare with another archive by --against ARCHIVE"
-        )
-    spec = load(path, {"runtime": "eager", "precision": "fp32", **changes})
-    _check_weights(task, spec, root)
-    module, _ = build.prepare(spec, root, folder)
-    return build.reference(task.bundle, module)
+    if file is not None:
+        _check_weights(given.spec, file)
+    return build.reference(task.bundle, given.trained(file))
 
 
-def _check_weights(task: TaskHandler, spec: ModelSpec, root: Path) -> None:
-    recorded = task.bundle.provenance["spec"].get("weights", {}).get("sha256")
-    here = sha256(weights.locate(spec, root))
+def _check_weights(spec: ModelSpec, file: Path) -> None:
+    if not file.is_file():
+        raise WeightsError(f"no weights at {file}: give the state_dict's file")
+    recorded, here = spec.weights.sha256, sha256(file)
     if recorded != here:
-        raise SpecError(
-            f"the archive was made of weights with sha256 {recorded}, those of {spec.name} here "
-            f"have {here}: give its own with --weights"
+        raise WeightsError(
+            f"the archive was made of weights with sha256 {recorded}, {file.name} has {here}: give "
+            "its own with --weights"
         )
 
 
 def compare(
     task: TaskHandler, reference: TaskHandler, files: Sequence[Path], against: str
 ) -> Verdict:
-    """Answers of both to each picture alone, with the widest options."""
+    """Answers of both to each picture alone, with the widest options; then what a build compares,
+    outputs and answers at several batch sizes, of at most as many pictures as there.
+
+    Outputs of two archives that take other inputs are of other pixels: their answers alone are
+    compared. Raises ParityError where the reference does not tell the pictures apart.
+    """
     options = task.widest()
 
     def ask(handler: TaskHandler, path: Path) -> Any:
         return handler.answer([_open(handler, path)], **options)[0]
 
-    return _compare(task, files, against, lambda path: ask(reference, path), ask, options)
+    verdict = _compare(task, files, against, lambda path: ask(reference, path), ask, options)
+    if reference.bundle.input != task.bundle.input:
+        return verdict
+    any_size = task.bundle.foreign is None and not task.bundle.input.fixed
+    images = samples.compared(files, task.bundle.limits.max_pixels, any_size)
+    expected = parity.Expected.of(reference, images, against)
+    try:
+        return replace(verdict, parity=parity.check(expected, task))
+    except ParityError as error:
+        return replace(verdict, wrong=[*verdict.wrong, f"as a build compares: {error}"])
 
 
 def served(task: TaskHandler, client: Client, files: Sequence[Path]) -> Verdict:
@@ -143,13 +153,26 @@ def _compare(
 
 
 def measured(
-    verdict: Verdict, task: TaskHandler, reference: TaskHandler, folder: Path, drop: float
+    verdict: Verdict,
+    task: TaskHandler,
+    reference: TaskHandler | None,
+    folder: Path,
+    drop: float | None,
 ) -> Verdict:
-    """The verdict with the metric on the folder's labels, or on the reference's answers."""
+    """The verdict with the metric on the folder's labels, or on the reference's answers.
+
+    Pictures that the archive was calibrated with are left out. ``reference`` None: there is none
+    but the archive itself. ``drop`` None allows what the archive was built with. Raises SpecError.
+    """
+    built: dict[str, Any] = task.bundle.provenance["spec"].get("accuracy") or {}
+    if drop is None:
+        drop = built.get("drop", AccuracySpec.model_fields["drop"].default)
     spec = AccuracySpec(folder=str(folder), drop=drop)
-    evaluation = Evaluation.of(spec, Path(), reference)
+    evaluation = Evaluation.of(spec, Path(), task, without=_calibrated(task))
+    if reference is None:
+        return replace(verdict, accuracy=accuracy.alone(task, evaluation))
     expected = evaluation.answers(reference)
-    found = accuracy.compare(reference, expected, task, evaluation, drop)
+    found = accuracy.compare(reference, expected, task, evaluation, spec.drop)
     failed = [] if found.passed else [f"the metric: {found}"]
     # Of many pictures int8 decides some otherwise; whether too many, the metric says.
     if task.bundle.precision == "int8":
@@ -157,11 +180,26 @@ def measured(
     return replace(verdict, accuracy=found, wrong=verdict.wrong + failed)
 
 
+def _calibrated(task: TaskHandler) -> list[str]:
+    """The sha256 of each picture that an archive was calibrated with."""
+    if task.bundle.precision != "int8":
+        return []
+    taken: list[str] | None = task.bundle.provenance["calibration"].get("sha256")
+    if taken is None:
+        raise SpecError(
+            f"{task.bundle.name} {task.bundle.version} does not tell which pictures it was "
+            "calibrated with, and none of them may measure it: build it again"
+        )
+    return taken
+
+
 def sample_files(task: TaskHandler, root: Path, folder: Path) -> list[Path]:
-    """The samples of the model file where there is one, else the archive's golden pictures."""
-    path = root / MODELS / f"{task.bundle.name}.yaml"
-    if path.is_file():
-        return samples.files(root / load(path).samples)
+    """The samples that an archive was built with where the project has them, else its golden
+    pictures."""
+    provenance = task.bundle.provenance
+    here = samples.found(root / provenance["spec"].get("samples", samples.DEFAULT))
+    if quantise.digest(samples.spread(here)) == provenance["data"]["samples"]["data"]:
+        return here
     return [folder / request.picture for request in golden.read(folder)]
 
 

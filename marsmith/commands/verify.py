@@ -11,62 +11,72 @@ from typing import Any
 import click
 from rich.console import Console
 
+from handlers.errors import SpecError
 from marsmith.client import Client
 from marsmith.model_options import caller
 from marsmith.processes import require_running
 
+EAGER = "eager"
 _LISTED = 10
 
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Default: the model's samples.")
-@click.option("--against", default="eager", show_default=True, help="eager, or another archive.")
+@click.option("--against", help="eager (the default where there is one), or another archive.")
 @click.option("--served", is_flag=True, help="Ask this project's running server, as well.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Those the archive was made of.")
-@click.option("--max-drop", default=0.01, show_default=True, help="Largest loss of the metric.")
+@click.option("--max-drop", type=float, help="Largest loss of the metric. Default: as at build.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     archive: Path,
     images: Path | None,
-    against: str,
+    against: str | None,
     served: bool,
     weights: Path | None,
-    max_drop: float,
+    max_drop: float | None,
     as_json: bool,
 ) -> None:
     """Prove an archive again, on this host: its files, its golden requests and its answers.
 
-    With --images the metric is measured, too: against the folder's labels, or where it has none
-    against the answers of the reference. Exits with 1 where anything is wrong.
+    Outputs are compared with eager's at several batch sizes, as at build, of an artifact that
+    others exported with its own to single pictures. With --images the metric is measured, too:
+    against the folder's labels, or where it has none against the answers of the reference. Exits
+    with 1 where anything is wrong.
     """
-    from marsmith import samples, verification
+    from marsmith import foreign, samples, subject, verification
     from marsmith.archive import unpack
-    from marsmith.own import place
 
     here, root = caller(), Path.cwd()
-    changes: dict[str, Any] = {}
-    if weights is not None:
-        changes["weights"] = {"file": place(here / weights, root)}
+    if max_drop is not None and images is None:
+        raise SpecError("--max-drop needs --images DIR, the pictures to measure on")
     with tempfile.TemporaryDirectory(prefix="marsmith-verify-") as temporary:
         folder, other = Path(temporary) / "archive", Path(temporary) / "other"
         unpack(here / archive, folder)
         task = verification.opened(folder)
-        if against == "eager":
-            other.mkdir()
-            reference = verification.eager(task, root, other, changes)
+        alone = against is None and task.bundle.foreign is not None
+        given = {"--weights": weights, "--max-drop": max_drop if alone else None}
+        for option, value in given.items():
+            if value is not None and (alone or against not in (None, EAGER)):
+                raise SpecError(f"{option} goes with eager alone")
+        if alone:
+            name, reference = "itself, one by one", foreign.alone(task)
+        elif against is None or against == EAGER:
+            file = None if weights is None else here / weights
+            made_of = subject.of_archive(archive, folder)
+            name, reference = EAGER, verification.eager(task, made_of, file)
         else:
             unpack(here / against, other)
-            reference = verification.opened(other)
+            name, reference = against, verification.opened(other)
         files = (
             verification.sample_files(task, root, folder)
             if images is None
             else samples.files(here / images, deep=True)
         )
-        verdicts = [verification.compare(task, reference, files, against)]
+        verdicts = [verification.compare(task, reference, files, name)]
         if images is not None:
             verdicts[0] = verification.measured(
-                verdicts[0], task, reference, here / images, max_drop
+                verdicts[0], task, None if alone else reference, here / images, max_drop
             )
         if served:
             verdicts.append(verification.served(task, _client(), files))
@@ -91,6 +101,8 @@ def _show(name: str, verdicts: list[Any]) -> None:
             f"decisions the same, scores within {verdict.largest_move:.1e}",
             soft_wrap=True,
         )
+        if verdict.parity is not None:
+            console.print(f"  {verdict.parity.words(verdict.against)}", soft_wrap=True)
         if verdict.accuracy is not None:
             console.print(f"  {verdict.accuracy}", soft_wrap=True)
         for lines, word in ((verdict.wrong, "wrong"), (verdict.moved, "moved far")):

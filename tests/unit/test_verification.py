@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from handlers.errors import IntegrityError, SpecError
-from marsmith import build, spec, verification
-from marsmith.archive import unpack
+from handlers.errors import IntegrityError, SpecError, WeightsError
+from marsmith import build, foreign, quantise, samples, spec, verification
+from marsmith.archive import read_json, unpack
 from marsmith.commands import verify
+from marsmith.verification import Verdict
 
 
 @pytest.fixture(scope="module")
-def store(project: Path, lenet5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LeNet-5 as version 1.0, and its reduced twin of other weights as version 2.0."""
+def labelled(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ten digits with their labels."""
+    folder = tmp_path_factory.mktemp("labelled")
+    for path in (project / "samples/digits").glob("*.png"):
+        shutil.copy(path, folder)
+    rows = [f"{path.name},{path.stem}" for path in sorted(folder.glob("*.png"))]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(
+    project: Path, lenet5: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """LeNet-5 as version 1.0, and as 2.0 one of other weights, whose mean is not the model file's;
+    the artifact of 1.0 as somebody else's."""
     folder = tmp_path_factory.mktemp("store")
     path = project / "models/lenet5_digits.yaml"
     shutil.copy(lenet5, folder)
@@ -31,8 +48,24 @@ def store(project: Path, lenet5: Path, tmp_path_factory: pytest.TempPathFactory)
         state[key][[0, 1]] = state[key][[1, 0]]
     torch.save(state, folder / "swapped.pth")
     changes: dict[str, Any] = {"version": "2.0", "weights": {"file": str(folder / "swapped.pth")}}
+    changes["input"] = {"color": "gray", "resize": [32, 32], "mean": [0.33], "std": [0.359]}
     build.build(spec.load(path, changes), project, folder, tell=print)
+    unpack(lenet5, folder / "unpacked")
+    fields = theirs(folder, accuracy={"folder": str(labelled)})
+    with pytest.MonkeyPatch.context() as patch:
+        # These tests themselves load it.
+        patch.setattr(build.smoke, "prepared", lambda: nullcontext(lambda path: None))
+        build.build(spec.parse(fields, "theirs"), project, folder, tell=print)
     return folder
+
+
+def theirs(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The model file of an artifact that somebody else exported, in the store."""
+    fields: dict[str, Any] = {"name": "theirs", "task": "image-classification", **changes}
+    fields["artifact"] = {"file": str(folder / "unpacked/model.pt")}
+    fields["input"] = {"color": "gray", "resize": [32, 32], "layout": "nhwc", "dtype": "uint8"}
+    labels = list("0123456789")
+    return {**fields, "outputs": "probabilities", "labels": labels, "samples": "samples/digits"}
 
 
 def asked(project: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
@@ -49,17 +82,95 @@ def test_an_archive_agrees_with_eager(
     status, words = asked(project, monkeypatch, str(store / "lenet5_digits-1.0.mar"))
     assert status == 0
     assert "agrees with eager: 10 of 10 decisions the same" in words
+    assert "parity on 8 pictures at batches [1, 2, 8]: outputs within" in words
+
+
+def test_outputs_are_compared_in_batches_as_well(
+    store: Path, project: Path, tmp_path: Path
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task = verification.opened(tmp_path)
+    right, files = task.model, samples.files(project / "samples/digits")
+    # A stand-in for an artifact that mixes up the pictures of a batch.
+    task.model = lambda pixels: tuple(output[::-1] for output in right(pixels))
+    verdict = verification.compare(task, verification.opened(tmp_path), files, "itself")
+    assert verdict.same == len(files)
+    assert verdict.parity is None
+    assert "as a build compares: sample 0, batch of 2, output 0: differs from" in verdict.wrong[0]
+
+
+def test_an_archive_is_proven_where_its_model_file_is_not(
+    store: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = str(store / "lenet5_digits-1.0.mar")
+    weights = str(project / "weights/lenet5_digits.pth")
+    status, words = asked(tmp_path, monkeypatch, archive, "--weights", weights)
+    assert (status, "agrees with eager: 2 of 2 decisions the same" in words) == (0, True)
+    with pytest.raises(WeightsError, match=r"are not in this project: give their file with --wei"):
+        asked(tmp_path, monkeypatch, archive)
+
+
+def test_the_artifact_of_others_is_compared_with_itself(
+    store: Path, project: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, images = str(store / "theirs-1.0.mar"), ("--images", str(labelled))
+    status, words = asked(project, monkeypatch, archive, *images)
+    assert status == 0
+    assert "agrees with itself, one by one: 10 of 10 decisions the same" in words
+    assert "top-1 1.0000 on 10 pictures, 95 % interval 1.0000 to 1.0000 (there is no fp32" in words
+    with pytest.raises(SpecError, match="there is no PyTorch network"):
+        asked(project, monkeypatch, archive, "--against", "eager")
+    with pytest.raises(SpecError, match="--max-drop goes with eager alone"):
+        asked(project, monkeypatch, archive, *images, "--max-drop", "0.1")
+
+
+def test_the_metric_of_an_artifact_of_others_is_recorded(store: Path, project: Path) -> None:
+    measured = read_json(store / "theirs-1.0.mar", "parity.json")["accuracy"]
+    assert (measured["artifact"], measured["truth"], measured["pictures"]) == (1.0, "labels", 10)
+    assert (measured["reference"], measured["drop"], measured["allowed"]) == (None, None, None)
+    plain = spec.parse(theirs(store, accuracy={"folder": "samples/digits"}), "theirs")
+    with pytest.raises(SpecError, match="its pictures have no labels"):
+        foreign.measured(plain, project, verification.opened(store / "unpacked"))
+    for words, given in {
+        r"accuracy.drop .--max-drop.: not for an": {"accuracy": {"folder": "x", "drop": 0.1}},
+        "calibration: not for an artifact": {"calibration": {"folder": "x"}},
+    }.items():
+        with pytest.raises(SpecError, match=words):
+            spec.parse(theirs(store, **given), "theirs")
+
+
+@pytest.mark.parametrize(
+    ("built", "said", "allowed"), [(None, None, 0.01), (0.3, None, 0.3), (0.3, 0.2, 0.2)]
+)
+def test_int8_is_measured_as_it_was_built(
+    store: Path,
+    project: Path,
+    labelled: Path,
+    tmp_path: Path,
+    built: float | None,
+    said: float | None,
+    allowed: float,
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task, files = verification.opened(tmp_path), samples.files(labelled)
+    spec = {"accuracy": {"folder": "digits", **({} if built is None else {"drop": built})}}
+    # Stands for an int8 archive, whose build takes long.
+    made = {"spec": spec, "calibration": {"sha256": quantise.digests(files[:4])}}
+    task.bundle = replace(task.bundle, precision="int8", provenance=made)
+    verdict = Verdict("eager", 10, 10, 0.0, [])
+    found = verification.measured(verdict, task, task, labelled, said).accuracy
+    assert found is not None
+    assert (found.pictures, found.allowed) == (6, allowed)
+    task.bundle = replace(task.bundle, provenance={"spec": spec, "calibration": {}})
+    with pytest.raises(SpecError, match="does not tell which pictures it was calibrated with"):
+        verification.measured(verdict, task, task, labelled, said)
 
 
 def test_labelled_pictures_give_the_metric(
-    store: Path, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store: Path, project: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in (project / "samples/digits").glob("*.png"):
-        shutil.copy(path, tmp_path)
-    rows = [f"{path.name},{path.stem}" for path in sorted(tmp_path.glob("*.png"))]
-    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
     archive = str(store / "lenet5_digits-1.0.mar")
-    status, words = asked(project, monkeypatch, archive, "--images", str(tmp_path), "--json")
+    status, words = asked(project, monkeypatch, archive, "--images", str(labelled), "--json")
     [verdict] = json.loads(words)
     assert (status, verdict["accuracy"]["metric"], verdict["accuracy"]["truth"]) == (
         0,
@@ -82,10 +193,13 @@ def test_another_archive_that_answers_otherwise_is_named(
 def test_eager_with_other_weights_is_no_reference(
     store: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SpecError, match="the archive was made of weights with sha256"):
-        asked(project, monkeypatch, str(store / "lenet5_digits-2.0.mar"))
-    weights = str(store / "swapped.pth")
-    archive = str(store / "lenet5_digits-2.0.mar")
+    archive, weights = str(store / "lenet5_digits-2.0.mar"), str(store / "swapped.pth")
+    others = str(project / "weights/lenet5_digits.pth")
+    with pytest.raises(WeightsError, match="the archive was made of weights with sha256"):
+        asked(project, monkeypatch, archive, "--weights", others)
+    with pytest.raises(WeightsError, match="no weights at"):
+        asked(project, monkeypatch, archive, "--weights", "none.pth")
+    # With the mean of the archive, and not that which the model file has today.
     assert asked(project, monkeypatch, archive, "--weights", weights)[0] == 0
 
 
