@@ -20,19 +20,24 @@ _COLUMNS = (
     "load s",
     "worker MB",
     "ms at 1",
-    f"pictures/s at {BATCH}",
+    "pictures/s at {batch}",
     "x eager",
 )
 
 
-def print_table(console: Console, spec: ModelSpec, trials: Sequence[Trial]) -> None:
-    """One row for each trial, the fastest first; those that failed last, with the reason."""
+def print_table(
+    console: Console, spec: ModelSpec, trials: Sequence[Trial], batch: int = BATCH
+) -> None:
+    """One row for each trial, timed by ``batch`` pictures, the fastest first; those that failed
+    last, with the reason."""
     table = Table(title=f"{spec.name} {spec.version} on this host", title_justify="left")
     metric = next((each.metric_name for each in trials if each.metric is not None), "")
     extra = (metric, "from fp32") if metric else ("largest score move",)
     for name in (*_COLUMNS, *extra, "status"):
         text = name in ("runtime", "precision", "status")
-        table.add_column(name, justify="left" if text else "right", no_wrap=name != "status")
+        table.add_column(
+            name.format(batch=batch), justify="left" if text else "right", no_wrap=name != "status"
+        )
     eager = next((t for t in trials if (t.runtime, t.precision) == REFERENCE), None)
     for trial in sorted(trials, key=lambda each: (each.problem is not None, -each.throughput)):
         table.add_row(*_row(trial, eager, bool(metric)))

@@ -21,6 +21,7 @@ from marsmith import smoke
 from marsmith.archive import file_name
 from marsmith.spec import ModelSpec
 
+# Of which runtimes and precisions are compared; the fastest is chosen by the model's own.
 BATCH = 8
 Tell = Callable[[str], object]
 _WORKER = Path(__file__).with_name("load_worker.py")
@@ -34,7 +35,7 @@ class Trial:
     """One pair of runtime and precision; ``problem`` says why there are no figures.
 
     ``import_s``, ``load_s``, ``resident_bytes`` and ``device`` are a worker's (``load_worker``),
-    ``alone_s`` seconds of one picture, ``batch_s`` of ``BATCH``, ``throughput`` pictures per second
+    ``alone_s`` seconds of one picture, ``batch_s`` of a batch, ``throughput`` pictures per second
     in such; ``metric`` and ``reference``, that of eager's fp32, where the model names pictures.
     """
 
@@ -100,10 +101,12 @@ def run(
     chosen: Sequence[tuple[str, str]],
     tell: Tell,
     seconds: float = BUILD_SECONDS,
+    batch: int = BATCH,
 ) -> Iterator[Trial]:
     """Build and time each pair, in processes of their own; a failure is a trial with a problem.
 
-    So is a build that takes more than ``seconds``.
+    So is a build that takes more than ``seconds``. ``batch`` is how many pictures are timed at
+    once.
     """
     for runtime, precision in chosen:
         tell(f"{runtime} {precision}: build")
@@ -113,7 +116,8 @@ def run(
             yield Trial(runtime, precision, built["problem"])
             continue
         tell(f"{runtime} {precision}: measure")
-        yield _measured(runtime, precision, folder / file_name(spec.name, spec.version), built)
+        archive = folder / file_name(spec.name, spec.version)
+        yield _measured(runtime, precision, archive, built, batch)
 
 
 def best(trials: Sequence[Trial]) -> Trial:
@@ -162,9 +166,11 @@ def _run(command: Sequence[str], root: Path, seconds: float) -> subprocess.Compl
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def _measured(runtime: str, precision: str, archive: Path, built: dict[str, Any]) -> Trial:
+def _measured(
+    runtime: str, precision: str, archive: Path, built: dict[str, Any], batch: int
+) -> Trial:
     try:
-        found = json.loads(smoke.run(archive, _WORKER, str(BATCH)).splitlines()[-1])
+        found = json.loads(smoke.run(archive, _WORKER, str(batch)).splitlines()[-1])
     except SmokeError as error:
         return Trial(runtime, precision, str(error))
     accuracy = built.get("accuracy") or {}
@@ -176,6 +182,6 @@ def _measured(runtime: str, precision: str, archive: Path, built: dict[str, Any]
         metric=accuracy.get("artifact"),
         reference=accuracy.get("reference"),
         largest_difference=built["parity"]["largest_score_difference"],
-        throughput=BATCH / found["batch_s"],
+        throughput=batch / found["batch_s"],
         **found,
     )

@@ -191,11 +191,13 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     console = Console(stderr=True, highlight=False)
     pairs = trials.pairs(spec, [spec.precision])
     with tempfile.TemporaryDirectory() as store, console.status(spec.name) as status:
-        run = trials.run(spec, Path.cwd(), Path(store), pairs, status.update)
+        batch = spec.serving.batch_size
+        run = trials.run(spec, Path.cwd(), Path(store), pairs, status.update, batch=batch)
         tried = list(run)
-    print_table(console, spec, tried)
+    print_table(console, spec, tried, batch)
     best = trials.best(tried)
-    console.print(f"--runtime auto: {best.runtime}, {best.throughput:.0f} pictures/s at batch 8")
+    speed = f"{best.throughput:.0f} pictures/s at batch {batch}"
+    console.print(f"--runtime auto: {best.runtime}, {speed}")
     record = {
         trial.runtime: _PLACE.sub("", trial.problem or f"{trial.throughput:.0f} pictures/s")
         for trial in tried

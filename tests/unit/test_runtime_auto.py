@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 
@@ -29,11 +30,12 @@ class Trials:
     def __init__(self, **throughput: float) -> None:
         self._found = [Trial(name, "fp32", throughput=each) for name, each in throughput.items()]
         self.pairs: list[tuple[str, str]] = []
+        self.batch = 0
 
     def __call__(
-        self, spec: Any, root: Path, store: Path, pairs: Any, tell: Any
+        self, spec: Any, root: Path, store: Path, pairs: Any, tell: Any, batch: int
     ) -> Iterator[Trial]:
-        self.pairs = list(pairs)
+        self.pairs, self.batch = list(pairs), batch
         yield from [*self._found, BROKEN]
 
 
@@ -42,7 +44,8 @@ def model(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A model file for OpenVINO with options, and others for where TorchScript is chosen."""
     fields = yaml.safe_load((project / "models/lenet5_digits.yaml").read_text())
     path = tmp_path / "lenet5_digits.yaml"
-    path.write_text(yaml.safe_dump({**fields, "runtime": "openvino", "runtime_options": OPTIONS}))
+    fields |= {"runtime": "openvino", "runtime_options": OPTIONS, "serving": {"batch_size": 4}}
+    path.write_text(yaml.safe_dump(fields))
     monkeypatch.chdir(project)
     return path
 
@@ -78,7 +81,8 @@ def test_the_fastest_is_built_with_its_own_options(
     tried = Trials(**throughput)
     done = run(model, monkeypatch, tried, *words)
     assert done.exit_code == 0, done.output
-    assert f"--runtime auto: {fastest}, 90 pictures/s" in done.stderr
+    assert f"--runtime auto: {fastest}, 90 pictures/s at batch 4" in done.stderr
+    assert tried.batch == 4
     assert {precision for _, precision in tried.pairs} == {"fp32"}
     assert {"eager", "torchscript", "openvino"} <= {runtime for runtime, _ in tried.pairs}
     bundle = packed(model)
@@ -88,6 +92,51 @@ def test_the_fastest_is_built_with_its_own_options(
         # Without the folders of the build machine.
         "eager": "it.py needs the Python package nothing",
     }
+
+
+LOOPS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return torch.stack([self.linear(each.mean((1, 2))) for each in x])
+"""
+
+
+def test_a_candidate_that_fails_parity_is_dropped(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tracing fixes how often a loop over the batch goes round."""
+    (tmp_path / "net.py").write_text(LOOPS)
+    weight = torch.tensor([[9.0, -9.0, 0.0], [-9.0, 9.0, 0.0]])
+    torch.save({"linear.weight": weight, "linear.bias": torch.zeros(2)}, tmp_path / "net.pth")
+    fields: dict[str, Any] = {"name": "net", "task": "image-classification"}
+    fields |= {"architecture": f"{tmp_path}/net.py:Net", "labels": ["red", "green"]}
+    fields |= {"weights": {"file": str(tmp_path / "net.pth")}, "input": {"resize": [16, 16]}}
+    fields |= {"runtime_options": {"method": "trace"}, "serving": {"batch_size": 2}}
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump(fields))
+    monkeypatch.chdir(project)
+    real = trials.run
+
+    def run(*given: Any, batch: int) -> Iterator[Trial]:
+        # One candidate really; all of them take minutes.
+        *before, _, tell = given
+        yield from real(*before, [("torchscript", "fp32")], tell, batch=batch)
+        yield Trial("eager", "fp32", throughput=10.0)
+
+    monkeypatch.setattr(trials, "run", run)
+    given = [str(tmp_path / "net.yaml"), "--runtime", "auto", "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(build.command, given)
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    bundle = packed(tmp_path / "net.yaml")
+    assert bundle.runtime == "eager"
+    problem = bundle.provenance["spec"]["chosen"]["torchscript"]
+    assert "the artifact fails on a batch of 1" in problem
 
 
 def test_where_all_fail_nothing_is_built_and_every_reason_is_told(
