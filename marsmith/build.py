@@ -44,6 +44,7 @@ from marsmith.accuracy import Accuracy
 from marsmith.spec import ModelSpec
 from marsmith.store import exclusive, publish, workspace
 
+_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "torchserve", "torch-model-archiver")
 Tell = Callable[[str], None]
 # A full disk, a used up quota, a file too large, a read-only place, or no right to write.
 _NO_PLACE = (
@@ -259,7 +260,8 @@ def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
 
 
 def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> dict[str, Any]:
-    """What the archive was made of and with; nothing that differs between two builds of it.
+    """What the archive was made of and with; nothing that differs between two builds of it on hosts
+    of one kind with the same packages.
 
     ``files`` by the keys of the spec that name them: their names and sha256 are recorded.
     """
@@ -272,7 +274,6 @@ def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) ->
             holder[key] = Path(holder[key]).name
     for key, file in files.items():
         given[key] |= {"file": file.name, "sha256": sha256(file)}
-    packages = ("torch", "torchvision", "numpy", "pillow", "torchserve", "torch-model-archiver")
     chosen = samples.spread(samples.files(root / spec.samples))
     return {
         "spec": given,
@@ -281,9 +282,20 @@ def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) ->
         **({"notes": notes} if notes else {}),
         "licence": spec.licence,
         "description": spec.description,
-        "versions": {"python": platform.python_version(), **{p: installed(p) for p in packages}},
-        "built_on": platform.machine(),
+        "versions": _versions(spec),
+        "host": origin.host(),
     }
+
+
+def _versions(spec: ModelSpec) -> dict[str, str]:
+    """Those of Python and of the packages that made the artifact or will run it."""
+    runtime = plugins.load_runtime(spec.runtime)
+    modules = list(runtime.requires)
+    if spec.artifact is None:
+        modules += runtime.export_requires
+        modules += runtime.int8_requires if spec.precision == "int8" else ()
+    packages = [*_PACKAGES, *sbom.providing(modules)]
+    return {"python": platform.python_version(), **{name: installed(name) for name in packages}}
 
 
 def _check_target(target: Path, digest: str, force: bool) -> bool:

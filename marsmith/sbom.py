@@ -62,10 +62,15 @@ def write(bundle: Bundle, folder: Path) -> None:
     (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
 
+def providing(modules: Iterable[str]) -> list[str]:
+    """The packages installed here that modules come from, sorted."""
+    providers = metadata.packages_distributions()
+    return sorted({name for module in modules for name in providers.get(module, ())})
+
+
 def needed(runtime: str) -> list[str]:
     """Every package that a worker with this runtime needs, by its normal name, sorted."""
-    providers = metadata.packages_distributions()
-    own = [name for module in load_runtime(runtime).requires for name in providers.get(module, ())]
+    own = providing(load_runtime(runtime).requires)
     found: set[str] = set()
     # With the extras that each is wanted with.
     left = {(_plain(name), frozenset[str]()) for name in (*_BASE, *own)}

@@ -28,19 +28,20 @@ class Runtime(ABC):
     """An artifact ready to answer.
 
     ``suffix`` is the artifact's file name ending, ``requires`` the packages to install beside the
-    base requirements (``export_requires`` those that only a build needs), ``devices`` the kinds of
-    device that it runs on, ``precisions`` what it can compute in, ``dynamic_shapes`` whether output
-    shapes may depend on data (a runtime that says no is given ``network`` alone, and ``decode``
-    runs in the handler), ``options`` the keys a spec's ``runtime_options`` may have with their
-    defaults, ``load_choices`` values of those that the artifact does not depend on, so that
-    ``marsmith tune`` can try them. ``streams`` is how many calls, from as many threads, it computes
-    at once.
+    base requirements (``export_requires`` those that only a build needs, ``int8_requires`` those
+    that only a build for int8 needs), ``devices`` the kinds of device that it runs on,
+    ``precisions`` what it can compute in, ``dynamic_shapes`` whether output shapes may depend on
+    data (a runtime that says no is given ``network`` alone, and ``decode`` runs in the handler),
+    ``options`` the keys a spec's ``runtime_options`` may have with their defaults, ``load_choices``
+    values of those that the artifact does not depend on, so that ``marsmith tune`` can try them.
+    ``streams`` is how many calls, from as many threads, it computes at once.
     """
 
     required: ClassVar[tuple[str, ...]] = ("suffix",)
     suffix: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
     export_requires: ClassVar[tuple[str, ...]] = ()
+    int8_requires: ClassVar[tuple[str, ...]] = ()
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     dynamic_shapes: ClassVar[bool] = True

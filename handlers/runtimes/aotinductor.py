@@ -39,6 +39,7 @@ class AotInductor(Runtime):
     suffix = ".pt2"
     devices = ("cpu",)
     precisions = ("fp32", "bf16", "fp16", "int8")
+    int8_requires = ("torchao",)
     dynamic_shapes = False
     options: ClassVar[Mapping[str, Any]] = {"isa": ""}
 

@@ -85,7 +85,7 @@ def _rows(found: dict[str, Any]) -> dict[str, str]:
         "weights": _pairs(_source(origin["spec"])),
         "data": _pairs(origin.get("data", {})),
         "code": _pairs(origin.get("code", {})),
-        "made with": f"{_pairs(origin['versions'])} on {origin.get('built_on')}",
+        "made with": f"{_pairs(origin['versions'])} on {_pairs(origin.get('host', {}))}",
         "notes": "; ".join(origin.get("notes", [])) or "none",
         "packages": f"{len(found['packages'])} needed by a worker (sbom.cdx.json, --json)",
         "files": f"{len(found['files'])}, of which beside the handlers {len(parts)} (--files)",

@@ -6,18 +6,16 @@ import functools
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from handlers import plugins
-from marsmith import resolve, samples, weights
+from marsmith import origin, resolve, samples, weights
 from marsmith.spec import ModelSpec
 
 PROJECT = Path(__file__).parents[2]
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @functools.cache
@@ -32,12 +30,7 @@ def code_digest() -> bytes:
 
 def host() -> dict[str, Any]:
     """The kind of this host: its processor and the cores that this process may use."""
-    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-    }
+    return {"cpu": origin.processor(), "cores": len(os.sched_getaffinity(0))}
 
 
 def of_pictures(files: Iterable[Path]) -> str:

@@ -14,7 +14,7 @@ from cyclonedx.model.bom import Bom
 
 from handlers.bundle import Bundle
 from handlers.integrity import sha256
-from marsmith import origin, quantise, sbom
+from marsmith import build, origin, quantise, sbom, spec
 
 
 @pytest.fixture
@@ -113,3 +113,38 @@ def test_the_commit_is_the_packages_own_and_dirt_is_told(tmp_path: Path, project
     assert code() == {"commit": first, "dirty": False}
     (home / "handlers/new.py").write_text("")
     assert code() == {"commit": first, "dirty": True}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "packages"),
+    [
+        ("openvino", "int8", {"openvino", "nncf", "onnx", "onnxscript"}),
+        ("onnx", "fp32", {"onnxruntime", "onnx", "onnxscript"}),
+        ("aotinductor", "int8", {"torchao"}),
+        ("aotinductor", "fp32", set()),
+    ],
+)
+def test_provenance_tells_the_packages_that_made_the_artifact(
+    project: Path, runtime: str, precision: str, packages: set[str]
+) -> None:
+    folders = {key: {"folder": "samples/digits"} for key in ("calibration", "accuracy")}
+    changes = {"runtime": runtime, "precision": precision, **folders}
+    model = spec.load(project / "models/lenet5_digits.yaml", changes)
+    bundle = build.bundle_of(model, project, [], weights=project / "weights/lenet5_digits.pth")
+    found = bundle.provenance["versions"]
+    base = {"python", "torch", "torchvision", "numpy", "pillow", "torchserve"}
+    assert found.keys() == base | packages | {"torch-model-archiver"}
+    assert all(found[name] == version(name) for name in packages)
+
+
+def test_provenance_tells_the_kind_of_the_host(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Bundle.read(unpacked).provenance["host"] == origin.host()
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
+    monkeypatch.setattr(origin, "_CPU_INFO", tmp_path / "cpuinfo")
+    assert origin.processor() == "Some CPU @ 2 GHz"
+    # In the place of torch with a GPU, of which this host may have none.
+    monkeypatch.setattr(origin.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(origin.torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    assert origin.host()["gpus"] == ["GPU 0"]
