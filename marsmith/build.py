@@ -146,6 +146,8 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
     fresh.bind(bundle, folder)
     goldens.write(proof.artifact, fresh, images, folder)
     (folder / "parity.json").write_text(json.dumps(proof.to_json(), indent=1) + "\n", "utf-8")
+    if proof.calibrated:
+        quantise.write(proof.calibrated, folder)
     (folder / "model-config.yaml").write_text(spec.serving.model_config_yaml(), "utf-8")
     bundle.write(folder)
     sbom.write(bundle, folder)

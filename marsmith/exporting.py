@@ -29,11 +29,13 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Proven:
-    """A handler with the artifact, how far its answers are from eager's, and its accuracy."""
+    """A handler with the artifact, how far its answers are from eager's, its accuracy, and the
+    sha256 of each picture that it was calibrated with."""
 
     artifact: TaskHandler
     parity: parity.Report
     accuracy: Accuracy | None
+    calibrated: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report for the archive."""
@@ -51,33 +53,32 @@ class _Gate:
         # Before anything is exported: what is wrong with eager itself no attempt mends.
         self._parity = parity.Expected.of(reference, images)
         self.calibration: list[Array] = []
+        self._taken: list[str] = []
         self.recorded: dict[str, Any] = {}
-        taken: list[str] = []
         if spec.precision == "int8" and spec.calibration is not None:
             files = quantise.calibration_files(spec.calibration, root)
             limit = reference.bundle.limits.max_pixels
             opened = (pictures.decode(path.read_bytes(), limit) for path in files)
             # Copies, for what Pillow made may not be written, of which torch warns.
             self.calibration = [np.stack([reference.preprocess(picture)]) for picture in opened]
-            taken = quantise.digests(files)
-            # Each by itself, so that whoever measures again can leave them out, too.
-            self.recorded = {"pictures": len(files), "sha256": taken}
+            self._taken = quantise.digests(files)
+            self.recorded = {"pictures": len(files), "data": quantise.digest(files)}
         if spec.accuracy is not None:
-            self._evaluation = Evaluation.of(spec.accuracy, root, reference, without=taken)
+            self._evaluation = Evaluation.of(spec.accuracy, root, reference, without=self._taken)
             self._expected = self._evaluation.answers(reference)
 
     def check(self, artifact: TaskHandler) -> Proven:
         """Raises ParityError or AccuracyError."""
         report = parity.check(self._parity, artifact)
         if self._spec.accuracy is None:
-            return Proven(artifact, report, None)
+            return Proven(artifact, report, None, self._taken)
         allowed = self._spec.accuracy.drop
         found = accuracy.compare(
             self._reference, self._expected, artifact, self._evaluation, allowed
         )
         if not found.passed:
             raise AccuracyError(f"the artifact loses too much: {found}")
-        return Proven(artifact, report, found)
+        return Proven(artifact, report, found, self._taken)
 
 
 def proven(

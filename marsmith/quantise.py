@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from handlers.servable import Servable
 from marsmith import samples
 from marsmith.spec_parts import CalibrationSpec
 
+FILE = "calibration.json"
 # Pictures on which layers are ranked: the order needs fewer than the ranges.
 RANKED = 8
 LAYERS = (nn.Conv2d, nn.Linear)
@@ -31,6 +33,23 @@ def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:
     if spec.count >= len(found):
         return found
     return sorted(random.Random(spec.seed).sample(found, spec.count))
+
+
+def write(taken: Sequence[str], folder: Path) -> None:
+    """Write the sha256 of each picture that an archive was calibrated with: whoever measures it
+    again leaves them out, and they are too many for what a worker tells."""
+    (folder / FILE).write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> list[str]:
+    """What ``write`` wrote into an archive, now unpacked; raises SpecError where it did not."""
+    if not (folder / FILE).is_file():
+        raise SpecError(
+            f"this int8 archive has no {FILE}, which tells the pictures it was calibrated with, "
+            "and none of them may measure it: build it again"
+        )
+    taken: list[str] = json.loads((folder / FILE).read_text("utf-8"))
+    return taken
 
 
 def digests(files: Sequence[Path]) -> list[str]:

@@ -156,19 +156,22 @@ def measured(
     verdict: Verdict,
     task: TaskHandler,
     reference: TaskHandler | None,
-    folder: Path,
+    images: Path,
     drop: float | None,
+    folder: Path,
 ) -> Verdict:
-    """The verdict with the metric on the folder's labels, or on the reference's answers.
+    """The verdict with the metric on the labels of ``images``, or on the reference's answers.
 
-    Pictures that the archive was calibrated with are left out. ``reference`` None: there is none
-    but the archive itself. ``drop`` None allows what the archive was built with. Raises SpecError.
+    Pictures that the archive, unpacked in ``folder``, was calibrated with are left out.
+    ``reference`` None: there is none but the archive itself. ``drop`` None allows what the archive
+    was built with. Raises SpecError.
     """
     built: dict[str, Any] = task.bundle.provenance["spec"].get("accuracy") or {}
     if drop is None:
         drop = built.get("drop", AccuracySpec.model_fields["drop"].default)
-    spec = AccuracySpec(folder=str(folder), drop=drop)
-    evaluation = Evaluation.of(spec, Path(), task, without=_calibrated(task))
+    spec = AccuracySpec(folder=str(images), drop=drop)
+    taken = quantise.read(folder) if task.bundle.precision == "int8" else []
+    evaluation = Evaluation.of(spec, Path(), task, without=taken)
     if reference is None:
         return replace(verdict, accuracy=accuracy.alone(task, evaluation))
     expected = evaluation.answers(reference)
@@ -178,19 +181,6 @@ def measured(
     if task.bundle.precision == "int8":
         return replace(verdict, accuracy=found, wrong=failed, moved=verdict.wrong)
     return replace(verdict, accuracy=found, wrong=verdict.wrong + failed)
-
-
-def _calibrated(task: TaskHandler) -> list[str]:
-    """The sha256 of each picture that an archive was calibrated with."""
-    if task.bundle.precision != "int8":
-        return []
-    taken: list[str] | None = task.bundle.provenance["calibration"].get("sha256")
-    if taken is None:
-        raise SpecError(
-            f"{task.bundle.name} {task.bundle.version} does not tell which pictures it was "
-            "calibrated with, and none of them may measure it: build it again"
-        )
-    return taken
 
 
 def sample_files(task: TaskHandler, root: Path, folder: Path) -> list[Path]:

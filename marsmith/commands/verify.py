@@ -76,7 +76,7 @@ def command(
         verdicts = [verification.compare(task, reference, files, name)]
         if images is not None:
             verdicts[0] = verification.measured(
-                verdicts[0], task, None if alone else reference, here / images, max_drop
+                verdicts[0], task, None if alone else reference, here / images, max_drop, folder
             )
         if served:
             verdicts.append(verification.served(task, _client(), files))

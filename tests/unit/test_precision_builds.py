@@ -74,9 +74,10 @@ def test_int8_passes_and_is_recorded(built: Build, project: Path) -> None:
     drawn = random_half(project)
     assert bundle.provenance["calibration"] == {
         "pictures": 5,
-        "sha256": quantise.digests(drawn),
+        "data": quantise.digest(drawn),
         "float_layers": [],
     }
+    assert quantise.read(folder) == quantise.digests(drawn)
     assert found.accuracy is not None
     assert report["accuracy"] == json.loads(json.dumps(found.accuracy.to_json()))
     measured = report["accuracy"]

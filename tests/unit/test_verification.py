@@ -155,15 +155,14 @@ def test_int8_is_measured_as_it_was_built(
     task, files = verification.opened(tmp_path), samples.files(labelled)
     spec = {"accuracy": {"folder": "digits", **({} if built is None else {"drop": built})}}
     # Stands for an int8 archive, whose build takes long.
-    made = {"spec": spec, "calibration": {"sha256": quantise.digests(files[:4])}}
-    task.bundle = replace(task.bundle, precision="int8", provenance=made)
+    task.bundle = replace(task.bundle, precision="int8", provenance={"spec": spec})
     verdict = Verdict("eager", 10, 10, 0.0, [])
-    found = verification.measured(verdict, task, task, labelled, said).accuracy
+    with pytest.raises(SpecError, match="has no calibration.json, which tells the pictures"):
+        verification.measured(verdict, task, task, labelled, said, tmp_path)
+    quantise.write(quantise.digests(files[:4]), tmp_path)
+    found = verification.measured(verdict, task, task, labelled, said, tmp_path).accuracy
     assert found is not None
     assert (found.pictures, found.allowed) == (6, allowed)
-    task.bundle = replace(task.bundle, provenance={"spec": spec, "calibration": {}})
-    with pytest.raises(SpecError, match="does not tell which pictures it was calibrated with"):
-        verification.measured(verdict, task, task, labelled, said)
 
 
 def test_labelled_pictures_give_the_metric(
