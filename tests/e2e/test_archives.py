@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ import pytest
 from asking import asking
 from homes import serving
 from PIL import Image
+from tiny import marsmith
 
+from handlers import golden
 from handlers.bundle import Bundle
+from marsmith.archive import pack, unpack
 from marsmith.client import Client, Multipart, Reply
 from marsmith.drain import Queue
 from marsmith.grpc_client import GrpcClient
@@ -143,6 +148,32 @@ def test_real_workers_end_between_requests(
     assert counts.problems == []
     [left] = client.describe(MODEL)[0]["workers"]
     assert left["pid"] == workers[0]["pid"]
+
+
+def test_verify_finds_that_the_server_has_another_archive(
+    served: TorchServe, archives: Path, project: Path, tmp_path: Path
+) -> None:
+    right, other = archives / f"{MODEL}-1.0.mar", tmp_path / "other.mar"
+    weights = ("--weights", str(project / "weights/lenet5_digits.pth"))
+    done = marsmith(served.home, "verify", str(right), *weights, "--served")
+    assert done.returncode == 0, done.stderr
+    assert "agrees with the server: 2 of 2 decisions the same" in done.stdout
+    # The same network under the same name and version, whose labels are in another order.
+    unpack(right, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other/MAR-INF")
+    bundle = Bundle.read(tmp_path / "other")
+    changed = replace(bundle, labels=bundle.labels[::-1])
+    changed.write(tmp_path / "other")
+    requests = [
+        replace(each, answer=[{**one, "label": str(9 - int(one["label"]))} for one in each.answer])
+        for each in golden.read(tmp_path / "other")
+    ]
+    (tmp_path / "other" / golden.FILE).write_text(golden.to_json(requests))
+    pack(tmp_path / "other", changed, other)
+    done = marsmith(served.home, "verify", str(other), *weights, "--served")
+    assert done.returncode == 1, done.stderr
+    assert "agrees with eager: 2 of 2 decisions the same" in done.stdout
+    assert "DIFFERS with the server: 0 of 2 decisions the same" in done.stdout
 
 
 def _same(answer: list[Any], expected: list[Any]) -> bool:
