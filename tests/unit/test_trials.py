@@ -64,6 +64,9 @@ def test_the_table_shows_ratios_and_reasons(project: Path) -> None:
     assert "ok on cuda:0" in rows[-3]
     assert "ok on" not in rows[-2]
     assert "nothing" in rows[-1]
+    theirs = replace(EAGER, metric_name="top-1", metric=0.85)
+    comparison.print_table(console, lenet5(project), [theirs])
+    assert "0.8500" in file.getvalue().splitlines()[-2]
 
 
 def test_formats_builds_measures_and_plots(

@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from handlers.errors import IntegrityError, SpecError, WeightsError
-from marsmith import build, foreign, quantise, samples, spec, verification
+from marsmith import build, foreign, quantise, samples, spec, subject, verification, weights
 from marsmith.archive import read_json, unpack
 from marsmith.commands import verify
+from marsmith.spec_parts import WeightsSpec
 from marsmith.verification import Verdict
 
 
@@ -108,6 +109,18 @@ def test_an_archive_is_proven_where_its_model_file_is_not(
     assert (status, "agrees with eager: 2 of 2 decisions the same" in words) == (0, True)
     with pytest.raises(WeightsError, match=r"are not in this project: give their file with --wei"):
         asked(tmp_path, monkeypatch, archive)
+
+
+def test_weights_of_torchvision_are_had_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    model = spec.load(project / "models/mobilenet_v2.yaml")
+    name = weights.torchvision_weights(model).url.rpartition("/")[2]
+    # As an archive tells of them; no file here has this sha256.
+    recorded = {"torchvision": model.weights.torchvision, "file": name, "sha256": "0" * 64}
+    found = subject._found(model.model_copy(update={"weights": WeightsSpec(**recorded)}))
+    assert (found.file, found.sha256) == (None, "0" * 64)
 
 
 def test_the_artifact_of_others_is_compared_with_itself(
