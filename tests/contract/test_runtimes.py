@@ -276,11 +276,12 @@ def test_an_answer_stays_when_the_next_is_asked(
     assert np.array_equal(first, kept)
 
 
-@each_exporting
-def test_no_thread_is_bound_to_a_core(name: str, exported: Callable[[str], Exported]) -> None:
+@each_place
+def test_no_thread_is_bound_to_a_core(
+    name: str, device: str, exported: Callable[[str], Exported]
+) -> None:
     """Workers of a host, which know nothing of each other, would be bound to the same ones."""
-    given = exported(name)
-    given.load()(PIXELS)
+    exported(name).load(device)(PIXELS)
     found = []
     for task in Path("/proc/self/task").iterdir():
         # A thread may end meanwhile.
