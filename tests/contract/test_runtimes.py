@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -274,20 +273,6 @@ def test_an_answer_stays_when_the_next_is_asked(
     kept = first.copy()
     model(PIXELS[1:2])
     assert np.array_equal(first, kept)
-
-
-@each_place
-def test_no_thread_is_bound_to_a_core(
-    name: str, device: str, exported: Callable[[str], Exported]
-) -> None:
-    """Workers of a host, which know nothing of each other, would be bound to the same ones."""
-    exported(name).load(device)(PIXELS)
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        # A thread may end meanwhile.
-        with suppress(ProcessLookupError):
-            found.append(os.sched_getaffinity(int(task.name)))
-    assert all(cores == os.sched_getaffinity(0) for cores in found)
 
 
 @each_place

@@ -7,8 +7,10 @@ same with those of the catalogue.
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,16 @@ def test_a_picture_of_nothing_has_no_boxes(served: TorchServe, runtime: str) -> 
     with served.client(timeout=60) as client:
         reply = client.predict("ssdlite_shapes", body.getvalue(), version=VERSIONS[runtime])
     assert (reply.status, reply.json()) == (200, [])
+
+
+@pytest.mark.parametrize("runtime", VERSIONS)
+def test_no_thread_of_a_worker_is_bound_to_a_core(served: TorchServe, runtime: str) -> None:
+    """Workers of a host, which know nothing of each other, would be bound to the same ones."""
+    with served.client(timeout=60) as client:
+        [found] = client.describe("lraspp_shapes", VERSIONS[runtime])
+    [pid] = [worker["pid"] for worker in found["workers"]]
+    assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end meanwhile.
+        with suppress(ProcessLookupError):
+            assert os.sched_getaffinity(int(task.name)) == os.sched_getaffinity(pid)
