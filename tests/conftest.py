@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ settings.load_profile("marsmith")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # So a shell starts what runs in the background, and all that tests start would ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # They leave files open: their version at import, ts its metrics.
     files = ".*(packages.(ts|model_archiver).|marsmith.metrics.yaml)"
     for category in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):

@@ -25,16 +25,18 @@ except SystemExit as end:
         signal.raise_signal(number)
     print("taken back", end.code)
 """
+# Whatever this process came with.
+USUAL = "signal.signal(signal.SIGHUP, signal.SIG_DFL)"
 NOHUP = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
 
 
 @pytest.mark.parametrize(
     ("names", "before", "said"),
     [
-        ("SIGINT", "", "taken back 1"),
-        ("SIGTERM", "", "taken back 1"),
-        ("SIGHUP", "", "taken back 1"),
-        ("SIGINT SIGTERM SIGHUP", "", "taken back 1"),
+        ("SIGINT", USUAL, "taken back 1"),
+        ("SIGTERM", USUAL, "taken back 1"),
+        ("SIGHUP", USUAL, "taken back 1"),
+        ("SIGINT SIGTERM SIGHUP", USUAL, "taken back 1"),
         ("SIGTERM", NOHUP, "taken back 1"),
         # Under nohup a terminal may end.
         ("SIGHUP", NOHUP, "it goes on"),
