@@ -62,7 +62,7 @@ def _rates(found: figures.Measurements, reference: float | None, path: Path) -> 
     named = [row.contender + (" (wrong)" if row.wrong else "") for row in rows]
     axes.set_yticks(range(len(rows)), named)
     axes.set_xlim(0, end)
-    axes.set_xlabel("pictures/s: median of the rounds, with the least and the largest")
+    axes.set_xlabel("pictures/s: median, least, largest")
     return _save(figure, path)
 
 
@@ -124,6 +124,6 @@ def _plain(axes: Any) -> None:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
     return path
