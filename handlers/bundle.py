@@ -13,6 +13,8 @@ from handlers.foreign import Contract
 from handlers.inputs import ImageInput
 
 FILE = "marsmith.json"
+# The half of a model that runs in the handler, where it was exported in two; see ``split``.
+DECODE_FILE = "decode.pth"
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections.abc import Sequence
 
-import torch
-
+from handlers import torch_on_demand
 from handlers.bundle import Limits
 from handlers.errors import RuntimeUnavailable
 
@@ -26,7 +26,7 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
     the runtime runs on. Where there is no device that is both, RuntimeUnavailable is raised.
     """
     if gpu_id == FIRST:
-        gpu_id = 0 if "cuda" in able and torch.cuda.is_available() else None
+        gpu_id = 0 if "cuda" in able and _available() else None
     if wanted != "auto" and KINDS[wanted] not in able:
         raise RuntimeUnavailable(
             f"the model's spec says serving.device: {wanted}, and its runtime runs on "
@@ -46,13 +46,13 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
     if gpu_id is None and (wanted == "gpu" or "cpu" not in able):
         # A build has no TorchServe to give it one.
         gpu_id = 0
-    if gpu_id is not None and torch.cuda.is_available():
+    if gpu_id is not None and _available():
         return f"cuda:{gpu_id}"
     if wanted == "gpu" or "cpu" not in able:
         who = "the model's spec demands" if wanted == "gpu" else "the model's runtime needs"
         raise RuntimeUnavailable(
             f"{who} a GPU (serving.device: {wanted}) and this worker has none "
-            f"(torch.cuda.is_available() is {torch.cuda.is_available()}, gpu_id is {gpu_id}): "
+            f"(torch.cuda.is_available() is {_available()}, gpu_id is {gpu_id}): "
             "take a host with an NVIDIA driver, or build it "
             + ("with serving.device: auto" if "cpu" in able else "with another runtime")
         )
@@ -65,12 +65,31 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
     return "cpu"
 
 
+def _available() -> bool:
+    # Without NVIDIA's driver the answer is known, and torch costs a worker half a gigabyte.
+    if not torch_on_demand.loaded() and not _has_driver():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def exact(device: str) -> None:
     """Compute float32 as float32 on a GPU: cuDNN's default is TF32, which has 10 bits.
 
     The limits of parity and of golden requests are those of float32.
     """
     if device != "cpu":
+        import torch
+
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from handlers.errors import LoadError
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, Runtime, as_arrays
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Meaning:
 
     ``read`` gets the outputs in the order of ``names`` and returns those of ``decode``; ValueError
     says why they cannot be what the spec says. ``settings`` are further keys of a spec's
-    ``outputs``, with their defaults.
+    ``outputs``, with their defaults. ``needs_torch`` says whether ``read`` computes with PyTorch.
     """
 
     names: tuple[str, ...]
     read: Callable[[Arrays, Given], Arrays]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    needs_torch: bool = False
 
 
 class Foreign:
@@ -124,6 +126,8 @@ def flatten(outputs: Any) -> dict[str, Array]:
     A list of one dictionary per picture, as torchvision's detectors give (scripted ones beside
     their losses), becomes one array per key, padded with zeros to the longest.
     """
+    from torch import Tensor, nn
+
     if isinstance(outputs, Tensor):
         return {"0": as_arrays(outputs)[0]}
     if isinstance(outputs, dict):
@@ -155,8 +159,9 @@ def _pick(outputs: Mapping[str, Array], name: str, wanted: str | None) -> Array:
     raise ValueError(f"no output {wanted or name!r} for {name}: the artifact gives {listing}")
 
 
-def through(decode: nn.Module, axes: str) -> Callable[[Arrays, Given], Arrays]:
-    """Reads what the task's own ``decode`` takes, one output with the named axes ("N, classes")."""
+def through(decode: Callable[[], nn.Module], axes: str) -> Callable[[Arrays, Given], Arrays]:
+    """Reads what the task's own head, which ``decode`` makes, takes: one output with the named axes
+    ("N, classes")."""
 
     def read(arrays: Arrays, given: Given) -> Arrays:
         (array,) = arrays
@@ -167,8 +172,10 @@ def through(decode: nn.Module, axes: str) -> Callable[[Arrays, Given], Arrays]:
                 f"the output has {array.shape[1]} classes and there are {given.labels} labels: "
                 "give one label for each of at least two classes, in their order"
             )
+        import torch
+
         with torch.inference_mode():
-            return as_arrays(decode(torch.from_numpy(array)))
+            return as_arrays(decode()(torch.from_numpy(array)))
 
     return read
 

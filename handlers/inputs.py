@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
 from handlers.errors import TooLarge
 from handlers.pictures import Picture
@@ -73,6 +71,11 @@ class ImageInput:
         return 1 if self.color == "gray" else 3
 
     @property
+    def needs_torch(self) -> bool:
+        """Whether PyTorch resizes the pictures."""
+        return self.backend == "tensor"
+
+    @property
     def fixed(self) -> bool:
         """Whether every picture becomes pixels of the same size."""
         return self.crop is not None or isinstance(self.resize, list)
@@ -92,9 +95,7 @@ class ImageInput:
                 f"{place.canvas[0]}x{place.canvas[1]} "
                 f"pixels for this model: send one that is less long or less large"
             )
-        pixels = self._colored(picture)
-        scaled = pixels.shape[1::-1] != picture.size
-        pixels = self._resample(pixels, place.size, place.window, scaled)
+        pixels = self._resample(self._colored(picture), place.size, place.window)
         height, width, channels = pixels.shape
         if (width, height) != place.canvas:
             shape = (place.canvas[1], place.canvas[0], channels)
@@ -165,11 +166,7 @@ class ImageInput:
         return np.asarray(picture.convert("RGB"))
 
     def _resample(
-        self,
-        pixels: Pixels,
-        size: tuple[int, int],
-        window: tuple[int, int, int, int],
-        scaled: bool,
+        self, pixels: Pixels, size: tuple[int, int], window: tuple[int, int, int, int]
     ) -> Pixels:
         """The part ``window`` (in pixels of ``size``) of ``pixels`` resized to ``size``."""
         height, width, channels = pixels.shape
@@ -179,9 +176,7 @@ class ImageInput:
         if not self.antialias:
             return _interpolated(pixels, size, window)
         whole = size[0] * size[1] <= WHOLE * (right - left) * (bottom - top)
-        # Pixels that were decoded at a smaller scale are not exact, whoever resizes them.
-        tensor = self.backend == "tensor" or scaled
-        if whole and tensor and self.interpolation in TENSOR_MODES:
+        if whole and self.backend == "tensor" and self.interpolation in TENSOR_MODES:
             return _smoothed(pixels, size, self.interpolation)[top:bottom, left:right]
         picture = Image.fromarray(pixels if channels > 1 else pixels[:, :, 0])
         method = INTERPOLATIONS[self.interpolation]
@@ -207,6 +202,9 @@ class ImageInput:
 
 def _smoothed(pixels: Pixels, size: tuple[int, int], mode: str) -> Pixels:
     """``pixels`` resized to ``size`` (width, height) as torchvision.transforms.v2 does tensors."""
+    import torch
+    from torch import nn
+
     # torch warns of arrays that may not be written, as Pillow's are.
     writable = pixels if pixels.flags.writeable else pixels.copy()
     # In this order torch sees that channels come last, and has a faster kernel for that.

@@ -16,9 +16,11 @@ from handlers.errors import IntegrityError
 
 RECORD = "MAR-INF/RECORD.json"
 SIGNATURE = "MAR-INF/RECORD.json.sig"
-# What Python writes before ``handlers.entry`` tells it to write no bytecode. Python runs any other
-# in the place of its source, whatever that says.
-_CACHED = re.compile(r"handlers/__pycache__/(__init__|entry)\.cpython-\d+(\.opt-\d)?\.pyc")
+# What Python writes before ``handlers.entry``, or what stands for torch, tells it to write no
+# bytecode. Python runs any other in the place of its source, whatever that says.
+_CACHED = re.compile(
+    r"(handlers/__pycache__/(__init__|entry)|__pycache__/torch)\.cpython-\d+(\.opt-\d)?\.pyc"
+)
 
 
 def sha256(path: Path) -> str:

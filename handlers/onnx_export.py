@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from handlers import onnx_names
 from handlers.errors import ExportError, one_line
 from handlers.quiet import quiet
@@ -26,6 +24,8 @@ def export(request: ExportRequest, path: Path) -> None:
     depend on data, which torch.export refuses: it is traced, with one picture per call. Nodes and
     values are named after the modules that they come from; see ``onnx_names``.
     """
+    import torch
+
     try:
         with quiet():
             calls = onnx_names.watch(request.module, torch.from_numpy(request.example))
@@ -41,6 +41,8 @@ def export(request: ExportRequest, path: Path) -> None:
 
 
 def _exported(request: ExportRequest, path: Path) -> None:
+    import torch
+
     axes = {axis: name for axis, (name, _, _) in request.dynamic.items()}
     example = (torch.from_numpy(request.example),)
     torch.onnx.export(
@@ -49,6 +51,8 @@ def _exported(request: ExportRequest, path: Path) -> None:
 
 
 def _traced(request: ExportRequest, path: Path, count: int) -> None:
+    import torch
+
     axes = {axis: name for axis, (name, _, _) in request.dynamic.items()}
     outputs = [f"output_{number}" for number in range(count)]
     with onnx_names.marked(request.module):

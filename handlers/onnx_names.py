@@ -28,11 +28,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -73,6 +73,9 @@ def is_result(name: str) -> bool:
 
 def watch(module: nn.Module, example: Tensor) -> Calls:
     """Run ``module`` once and note its submodules' calls."""
+    import torch
+    from torch import Tensor, nn
+
     calls = Calls(frozenset(name for name, _ in module.named_modules()))
     # The tensors are kept, as an address that is free again would be taken for the same one.
     makers: dict[int, tuple[str, Tensor]] = {}

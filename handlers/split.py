@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from handlers import saving
+from handlers.bundle import DECODE_FILE
 from handlers.errors import IntegrityError, PluginError
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, Runtime, as_arrays
 from handlers.servable import SOURCE, Network, Servable, freeze_batch_norms
 
-FILE = "decode.pth"
 # What the layers that ``Trunk`` has are called in the whole ``Servable``, and in what is exported.
 TRUNK, _EXPORTED = "network.network.network.backbone.", "network.backbone."
 
@@ -122,18 +122,18 @@ def in_trunk(name: str) -> str:
 def save(rest: Rest, recipe: dict[str, Any], folder: Path) -> None:
     """Write what ``load`` needs beside the artifact; no weights of the trunk are in it."""
     saved = {"recipe": recipe, "state": rest.state_dict()}
-    saving.write(lambda file: torch.save(saved, file), folder / FILE)
+    saving.write(lambda file: torch.save(saved, file), folder / DECODE_FILE)
 
 
 def load(folder: Path, given: ImageInput) -> Rest:
     """The part that ``save`` wrote; raises IntegrityError."""
-    saved = torch.load(folder / FILE, map_location="cpu", weights_only=True)
+    saved = torch.load(folder / DECODE_FILE, map_location="cpu", weights_only=True)
     _, rest = halves(Servable.build(saved["recipe"], folder / SOURCE), given)
     freeze_batch_norms(rest, saved["state"])
     try:
         rest.load_state_dict(saved["state"])
     except RuntimeError as error:
-        raise IntegrityError(f"{FILE} does not fit its own recipe: {error}") from error
+        raise IntegrityError(f"{DECODE_FILE} does not fit its own recipe: {error}") from error
     return rest
 
 

@@ -17,12 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import nn
 
 from handlers import (
     answer_size,
@@ -34,11 +32,11 @@ from handlers import (
     pictures,
     request_log,
     requests,
-    split,
     streams,
+    torch_on_demand,
 )
 from handlers.accept import JSON
-from handlers.bundle import Bundle
+from handlers.bundle import DECODE_FILE, Bundle
 from handlers.errors import BadRequest, GoldenError, InferenceError, RequestError
 from handlers.foreign import Foreign, Meaning, meaning_of
 from handlers.formats import FORMATS
@@ -50,6 +48,9 @@ from handlers.plugins import load_runtime
 from handlers.runtimes import Array, Arrays, check_requirements
 from handlers.stages import Stages
 from handlers.torchserve import BaseHandler
+
+if TYPE_CHECKING:
+    from torch import nn
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -218,18 +219,22 @@ class TaskHandler(BaseHandler):
         check_requirements(runtime, bundle.runtime)
         options = {**bundle.runtime_options, "threads": device.threads(bundle.limits)}
         options |= {"precision": bundle.precision, "batch": bundle.artifact_batch}
+        if self.needs_torch(bundle):
+            # Now, for the first request that needs it must not wait for it.
+            torch_on_demand.package()
         if options["threads"] > 1:
-            # Each has one core: torch would take all of them for each picture.
             self.pool = ThreadPoolExecutor(
-                options["threads"], "pictures", initializer=torch.set_num_threads, initargs=(1,)
+                options["threads"], "pictures", initializer=_torch_threads, initargs=(1,)
             )
-        torch.set_num_threads(options["threads"])
+        _torch_threads(options["threads"])
         place = device.choose(bundle.limits.device, gpu_id, runtime.devices)
         device.exact(place)
         self.place = place
         model = runtime(folder / bundle.artifact, place, options)
         self.model, self.model_streams = model, model.streams
-        if (folder / split.FILE).exists():
+        if (folder / DECODE_FILE).exists():
+            from handlers import split
+
             self.model = split.Halves(model, split.load(folder, bundle.input))
             # The second half keeps a picture's features on itself.
             self.model_streams = 1
@@ -237,6 +242,15 @@ class TaskHandler(BaseHandler):
             meaning = meaning_of(bundle.foreign.outputs, self.meanings)
             count = len(bundle.labels)
             self.model = Foreign(model, bundle.foreign, bundle.input, meaning, count)
+
+    @classmethod
+    def needs_torch(cls, bundle: Bundle) -> bool:
+        """Whether the worker of ``bundle`` computes anything with PyTorch."""
+        if load_runtime(bundle.runtime).needs_torch or bundle.input.needs_torch:
+            return True
+        if bundle.foreign is None:
+            return False
+        return meaning_of(bundle.foreign.outputs, cls.meanings).needs_torch
 
     def predict(self, items: list[Item], clock: Stages | None = None) -> list[Any]:
         """Answers, or RequestErrors, of pictures of any sizes."""
@@ -420,6 +434,15 @@ class TaskHandler(BaseHandler):
 class _Asked:
     request: requests.Request
     items: list[Item]
+
+
+def _torch_threads(count: int) -> None:
+    """What torch, where it is, may use for what this thread asks of it.
+
+    A thread that prepares pictures has one core: torch would take all of them for each picture.
+    """
+    if torch_on_demand.loaded():
+        torch_on_demand.package().set_num_threads(count)
 
 
 def _guarded(step: Callable[..., T], *arguments: Any) -> T | RequestError:

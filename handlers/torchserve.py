@@ -1,33 +1,44 @@
 """The one place that imports TorchServe's ``base_handler``.
 
 That module imports OpenVINO, ONNX Runtime, Torch-TensorRT and PyTorch/XLA only to see whether they
-are installed, which costs a worker seconds and hundreds of megabytes for runtimes it does not use,
-and switches float32 matrix products to TF32 on NVIDIA Ampere and later. Both are undone here.
+are installed, and torch whatever the runtime, which costs a worker seconds and hundreds of
+megabytes; and it switches float32 matrix products to TF32 on NVIDIA Ampere and later. All of that
+is undone here.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
-import torch
+from handlers import torch_on_demand
 
+_NAME = "ts.torch_handler.base_handler"
 _PROBED = ("onnxruntime", "openvino", "openvino.torch", "torch_tensorrt", "torch_xla")
 
 
+def _hidden() -> dict[str, Any]:
+    """Nothing in the place of what is probed and that nobody has imported yet."""
+    return {name: None for name in _PROBED if name not in sys.modules}
+
+
 @contextmanager
-def _hidden(modules: tuple[str, ...]) -> Iterator[None]:
-    """Make ``import`` fail for the given modules that nobody has imported yet."""
-    absent = [name for name in modules if name not in sys.modules]
-    for name in absent:
-        sys.modules[name] = None  # type: ignore[assignment]
+def _in_place(modules: Mapping[str, Any]) -> Iterator[None]:
+    """What ``import`` finds instead; where that is None, it fails."""
+    kept = {name: sys.modules[name] for name in modules if name in sys.modules}
+    sys.modules.update(modules)
     try:
         yield
     finally:
-        for name in absent:
+        for name in modules:
             del sys.modules[name]
+        sys.modules.update(kept)
 
 
 @contextmanager
@@ -42,9 +53,35 @@ def _quiet(logger: str) -> Iterator[None]:
         log.setLevel(level)
 
 
-_precision = torch.get_float32_matmul_precision()
-with _hidden(_PROBED), _quiet("ts.torch_handler.base_handler"):
-    from ts.torch_handler.base_handler import BaseHandler
-torch.set_float32_matmul_precision(_precision)
+def _import_beside_torch() -> None:
+    import torch
+
+    precision = torch.get_float32_matmul_precision()
+    with _in_place(_hidden()), _quiet(_NAME):
+        import_module(_NAME)
+    torch.set_float32_matmul_precision(precision)
+
+
+def _import_without_torch() -> None:
+    # What is asked of torch while it is imported, as on a host without a GPU.
+    profiler: Any = ModuleType("torch.profiler")
+    profiler.ProfilerActivity = profiler.profile = profiler.record_function = None
+    torch: Any = ModuleType("torch")
+    torch.__version__, torch.profiler = version("torch"), profiler
+    torch.cuda = SimpleNamespace(is_available=lambda: False)
+    stand_ins = {"torch": torch, "torch.profiler": profiler}
+    with _in_place(_hidden() | stand_ins), _quiet(_NAME):
+        import_module(_NAME)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ts.") and getattr(module, "torch", None) is torch:
+            module.torch = torch_on_demand  # type: ignore[attr-defined]
+
+
+if torch_on_demand.loaded():
+    _import_beside_torch()
+else:
+    _import_without_torch()
+
+from ts.torch_handler.base_handler import BaseHandler  # noqa: E402
 
 __all__ = ["BaseHandler"]

@@ -19,11 +19,13 @@ from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import ModelExportUtils
 
 import handlers
+from handlers import torch_on_demand
 from handlers.bundle import Bundle
 from handlers.errors import ArchiveError
 from handlers.integrity import RECORD, sha256
 
 HANDLER = "handlers.entry"
+STAND_IN = "torch.py"
 MANIFEST = "MAR-INF/MANIFEST.json"
 # The first and last moment that a zip can hold; SOURCE_DATE_EPOCH moves the first.
 _EPOCH, _LATEST = 315532800, 4354819199
@@ -62,14 +64,22 @@ def read_json(path: Path, member: str) -> Any:
         raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
 
 
-def stage_handlers(folder: Path) -> None:
-    """Copy the handler package into a staged archive."""
+def stage_handlers(folder: Path, needs_torch: bool = True) -> None:
+    """Copy the handler package into a staged archive, and what stands for torch in workers that
+    compute nothing with it."""
+    if not needs_torch:
+        stage_stand_in(folder)
     source = Path(handlers.__file__).parent
     for name in _names(source):
         if "__pycache__" not in Path(name).parts:
             target = folder / "handlers" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target)
+
+
+def stage_stand_in(folder: Path) -> None:
+    """Write what a worker whose path begins with ``folder`` imports in torch's place."""
+    shutil.copyfile(str(torch_on_demand.__file__), folder / STAND_IN)
 
 
 def pack(folder: Path, bundle: Bundle, path: Path) -> None:

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from handlers import split
-from handlers.bundle import FILE
+from handlers.bundle import DECODE_FILE, FILE
 from handlers.errors import SmokeError
 from marsmith import smoke
 from marsmith.archive import read_header, read_json
@@ -55,7 +54,7 @@ def describe(path: Path, load: bool) -> Artifact:
     size = sum(
         length
         for file, length in files.items()
-        if file.partition(".")[0] == stem or file == split.FILE
+        if file.partition(".")[0] == stem or file == DECODE_FILE
     )
     measured: dict[str, Any] = {}
     if load:

@@ -108,7 +108,7 @@ def _built(
     """The build in a folder of its own, up to the archive's name in the store."""
     folder = temporary / "archive"
     folder.mkdir()
-    with smoke.prepared() as check:
+    with smoke.prepared(plugins.load_runtime(spec.runtime).needs_torch) as check:
         proof = _stage(spec, root, folder, tell)
         bundle = proof.artifact.bundle
         path = temporary / archive.file_name(spec.name, spec.version)
@@ -151,7 +151,7 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
     (folder / "model-config.yaml").write_text(spec.serving.model_config_yaml(), "utf-8")
     bundle.write(folder)
     sbom.write(bundle, folder)
-    archive.stage_handlers(folder)
+    archive.stage_handlers(folder, fresh.needs_torch(bundle))
     # Python writes these where it imports the network's source.
     for cache in list(folder.rglob("__pycache__")):
         shutil.rmtree(cache)

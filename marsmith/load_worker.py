@@ -25,10 +25,10 @@ ROUNDS = 5
 def main(folder: Path, batch: int | None) -> None:
     started = time.perf_counter()
     # What TorchServe's worker imports before it loads any model.
-    import torch
     import ts.model_service_worker  # noqa: F401
 
     imported = time.perf_counter()
+    from handlers import device
     from handlers.entry import Service
 
     manifest = json.loads((folder / "MAR-INF/MANIFEST.json").read_text("utf-8"))
@@ -36,8 +36,7 @@ def main(folder: Path, batch: int | None) -> None:
         metrics=None,
         system_properties={
             "model_dir": str(folder),
-            # As TorchServe gives its first worker.
-            "gpu_id": 0 if torch.cuda.is_available() else None,
+            "gpu_id": device.FIRST,
         },
         manifest=manifest,
     )

@@ -11,20 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from handlers.errors import SmokeError
-from marsmith.archive import unpack
+from marsmith.archive import STAND_IN, stage_stand_in, unpack
 
 TIMEOUT = 600
 _WORKER = Path(__file__).with_name("smoke_worker.py")
 
 
 @contextmanager
-def prepared() -> Iterator[Callable[[Path], None]]:
+def prepared(needs_torch: bool = True) -> Iterator[Callable[[Path], None]]:
     """A clean process that gets ready beside the build, to load an archive as a worker does.
 
-    What this gives loads the archive at a path there and lets it answer, once; it raises SmokeError
-    with the reason.
+    It imports torch meanwhile if the archive's runtime ``needs_torch``. What this gives loads the
+    archive at a path there and lets it answer, once; it raises SmokeError with the reason.
     """
-    with _clean(_WORKER) as load:
+    with _clean(_WORKER, needs_torch=needs_torch) as load:
 
         def check(path: Path) -> None:
             load(path)
@@ -43,8 +43,11 @@ def run(path: Path, script: Path, *words: str) -> str:
 
 
 @contextmanager
-def _clean(script: Path, *words: str) -> Iterator[Callable[[Path], str]]:
+def _clean(script: Path, *words: str, needs_torch: bool = True) -> Iterator[Callable[[Path], str]]:
     with tempfile.TemporaryDirectory(prefix="marsmith-smoke-") as folder:
+        if not needs_torch:
+            # The process begins before it is known what the archive brings.
+            stage_stand_in(Path(folder))
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         process = subprocess.Popen(
             # -P: the script's own folder, which is the pipeline, stays off the path.
@@ -58,6 +61,7 @@ def _clean(script: Path, *words: str) -> Iterator[Callable[[Path], str]]:
         )
 
         def load(path: Path) -> str:
+            (Path(folder) / STAND_IN).unlink(missing_ok=True)
             unpack(path, Path(folder))
             try:
                 out, err = process.communicate("\n", timeout=TIMEOUT)

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import ts
+import ts.protocol.otf_message_handler
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.model_loader import ModelLoaderFactory
 
@@ -27,10 +27,17 @@ def main(folder: Path) -> None:
     metrics = MetricsCacheYamlImpl(str(Path(ts.__file__).parent / "configs/metrics.yaml"))
     metrics.initialize_cache()
     metrics.model_name = manifest["modelName"]
-    # As TorchServe gives its first worker.
-    gpu = 0 if torch.cuda.is_available() else None
+    from handlers import device
+
     service = ModelLoaderFactory.get_model_loader().load(
-        manifest["modelName"], str(folder), manifest["handler"], gpu, 2, None, True, metrics
+        manifest["modelName"],
+        str(folder),
+        manifest["handler"],
+        device.FIRST,
+        2,
+        None,
+        True,
+        metrics,
     )
     service.set_cl_socket(None)
     golden = json.loads((folder / "golden/requests.json").read_text("utf-8"))[0]

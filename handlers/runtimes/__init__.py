@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from handlers.errors import RuntimeUnavailable
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
@@ -34,7 +36,9 @@ class Runtime(ABC):
     data (a runtime that says no is given ``network`` alone, and ``decode`` runs in the handler),
     ``options`` the keys a spec's ``runtime_options`` may have with their defaults, ``load_choices``
     values of those that the artifact does not depend on, so that ``marsmith tune`` can try them.
-    ``streams`` is how many calls, from as many threads, it computes at once.
+    ``streams`` is how many calls, from as many threads, it computes at once. ``needs_torch`` says
+    whether PyTorch computes anything of a call; the workers of a runtime that says no do not import
+    it, unless something else of theirs does.
     """
 
     required: ClassVar[tuple[str, ...]] = ("suffix",)
@@ -45,6 +49,7 @@ class Runtime(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     dynamic_shapes: ClassVar[bool] = True
+    needs_torch: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Any]] = {}
     load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     streams: int = 1

@@ -23,6 +23,7 @@ class Onnx(Runtime):
     requires = ("onnxruntime",)
     export_requires = onnx_export.REQUIRES
     precisions = ("fp32", "fp16", "int8")
+    needs_torch = False
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
         self._providers = _providers(device)

@@ -30,6 +30,7 @@ class OpenVino(Runtime):
     export_requires = (*onnx_export.REQUIRES, "nncf")
     devices = ("cpu",)
     precisions = tuple(_HINTS)
+    needs_torch = False
     options: ClassVar[Mapping[str, Any]] = {"streams": _ALL_THREADS}
     load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "streams": (_ALL_THREADS, _EACH_THREAD)

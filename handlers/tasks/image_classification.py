@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from handlers import drawing, truths
 from handlers.foreign import Meaning, probabilities, through
@@ -18,25 +16,34 @@ from handlers.pictures import Picture
 from handlers.runtimes import Arrays
 from handlers.task import Difference, TaskHandler
 
+if TYPE_CHECKING:
+    from torch import nn
 
-class Softmax(nn.Module):
+
+def softmax() -> nn.Module:
     """Logits (N, classes) -> scores (N, classes) in float32 that sum to 1."""
+    # Here, since most workers do without torch.
+    import torch
+    from torch import Tensor, nn
 
-    def forward(self, logits: Tensor) -> tuple[Tensor]:
-        return (torch.softmax(logits.float(), dim=1),)
+    class Softmax(nn.Module):
+        def forward(self, logits: Tensor) -> tuple[Tensor]:
+            return (torch.softmax(logits.float(), dim=1),)
+
+    return Softmax()
 
 
 class ImageClassification(TaskHandler):
     """Answers ``[{"label", "score"}, ...]``, best first."""
 
     meanings = (
-        Meaning(("logits",), through(Softmax(), "N, classes")),
+        Meaning(("logits",), through(softmax, "N, classes"), needs_torch=True),
         Meaning(("probabilities",), probabilities),
     )
 
     @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
-        return Softmax()
+        return softmax()
 
     def options(self) -> list[Option]:
         default = min(self.bundle.defaults.get("top_k", 5), len(self.bundle.labels))

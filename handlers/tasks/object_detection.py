@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
 from handlers import drawing, truths
 from handlers.errors import PluginError
@@ -20,8 +18,10 @@ from handlers.inputs import ImageInput
 from handlers.options import Option
 from handlers.pictures import Picture
 from handlers.runtimes import Arrays
-from handlers.servable import Adapter
 from handlers.task import Difference, TaskHandler
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # A box whose score is nearer than this to the threshold may come and go.
 _BORDERLINE = 0.05
@@ -29,36 +29,51 @@ _BORDERLINE = 0.05
 _SURE = 0.5
 
 
-class Detector(Adapter):
+def detector(network: nn.Module) -> nn.Module:
     """torchvision's list of dictionaries -> boxes (N, K, 4) xyxy, scores (N, K), labels (N, K).
 
     K is the largest number of detections in the batch; the others are padded with score 0.
     """
+    # Here, since most workers do without torch.
+    import torch
+    from torch import nn
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        images = [pixels[i] for i in range(pixels.shape[0])]
-        if torch.jit.is_scripting():
-            # A scripted detector gives (losses, detections) whatever its mode.
-            detections = self.network(images)[1]
-        else:
-            detections = self.network(images)
-        if len(images) == 1:
-            # Apart, since some exporters know no padding, and trace one picture at a time.
-            only = detections[0]
-            return only["boxes"][None], only["scores"][None], only["labels"][None]
-        return (
-            nn.utils.rnn.pad_sequence([each["boxes"] for each in detections], True),
-            nn.utils.rnn.pad_sequence([each["scores"] for each in detections], True),
-            nn.utils.rnn.pad_sequence([each["labels"] for each in detections], True),
-        )
+    from handlers.servable import Adapter
+
+    class Detector(Adapter):
+        def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            images = [pixels[i] for i in range(pixels.shape[0])]
+            if torch.jit.is_scripting():
+                # A scripted detector gives (losses, detections) whatever its mode.
+                detections = self.network(images)[1]
+            else:
+                detections = self.network(images)
+            if len(images) == 1:
+                # Apart, since some exporters know no padding, and trace one picture at a time.
+                only = detections[0]
+                return only["boxes"][None], only["scores"][None], only["labels"][None]
+            return (
+                nn.utils.rnn.pad_sequence([each["boxes"] for each in detections], True),
+                nn.utils.rnn.pad_sequence([each["scores"] for each in detections], True),
+                nn.utils.rnn.pad_sequence([each["labels"] for each in detections], True),
+            )
+
+    return Detector(network)
 
 
-class Compact(nn.Module):
+def compact() -> nn.Module:
     """Detections as float32 boxes and scores and int32 labels."""
+    import torch
+    from torch import nn
 
-    def forward(self, detections: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        boxes, scores, labels = detections
-        return boxes.float(), scores.float(), labels.to(torch.int32)
+    class Compact(nn.Module):
+        def forward(
+            self, detections: tuple[Tensor, Tensor, Tensor]
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            boxes, scores, labels = detections
+            return boxes.float(), scores.float(), labels.to(torch.int32)
+
+    return Compact()
 
 
 class ObjectDetection(TaskHandler):
@@ -103,11 +118,11 @@ class ObjectDetection(TaskHandler):
         transform: Any = getattr(network, "transform", None)
         if type(transform) is GeneralizedRCNNTransform and not transform.fixed_size:
             network.transform = EagerResize.of(transform)
-        return Detector(network)
+        return detector(network)
 
     @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
-        return Compact()
+        return compact()
 
     def options(self) -> list[Option]:
         floor = self.bundle.decode["score_floor"]
@@ -177,6 +192,8 @@ class ObjectDetection(TaskHandler):
 
         A truth is (boxes (M, 4) xyxy in pixels, class ids (M,)).
         """
+        import torch
+
         ids = [self.bundle.labels.index(each["label"]) for each in answer]
         scores = torch.tensor([float(each["score"]) for each in answer])
         found = torch.from_numpy(_boxes(answer)).float()

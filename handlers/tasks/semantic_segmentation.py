@@ -6,21 +6,21 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
 from handlers import drawing, truths
 from handlers.foreign import Meaning, class_ids, through
 from handlers.options import Option
 from handlers.pictures import Picture
 from handlers.runtimes import Arrays
-from handlers.servable import Adapter
 from handlers.task import Difference, TaskHandler
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Mask = NDArray[np.uint8]
 
@@ -29,24 +29,37 @@ MASKS = ("png", "rle", "none")
 _SPECK = 0.01
 
 
-class Out(Adapter):
+def out(network: nn.Module) -> nn.Module:
     """The class logits (N, classes, H, W) of a network that gives them alone or as ``["out"]``."""
+    # Here, since most workers do without torch.
+    import torch
+    from torch import Tensor
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        result = self.network(pixels)
-        if torch.jit.isinstance(result, dict[str, Tensor]):
-            logits: Tensor = result["out"]
-        else:
-            logits = result
-        return logits
+    from handlers.servable import Adapter
+
+    class Out(Adapter):
+        def forward(self, pixels: Tensor) -> Tensor:
+            result = self.network(pixels)
+            if torch.jit.isinstance(result, dict[str, Tensor]):
+                logits: Tensor = result["out"]
+            else:
+                logits = result
+            return logits
+
+    return Out(network)
 
 
-class Argmax(nn.Module):
+def argmax() -> nn.Module:
     """Logits (N, classes, H, W) -> class ids and confidence (its softmax, 0..255), both uint8."""
+    import torch
+    from torch import nn
 
-    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        confidence, ids = torch.softmax(logits.float(), dim=1).max(dim=1)
-        return ids.to(torch.uint8), (confidence * 255).round().to(torch.uint8)
+    class Argmax(nn.Module):
+        def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+            confidence, ids = torch.softmax(logits.float(), dim=1).max(dim=1)
+            return ids.to(torch.uint8), (confidence * 255).round().to(torch.uint8)
+
+    return Argmax()
 
 
 class SemanticSegmentation(TaskHandler):
@@ -58,7 +71,7 @@ class SemanticSegmentation(TaskHandler):
     """
 
     meanings = (
-        Meaning(("logits",), through(Argmax(), "N, classes, H, W")),
+        Meaning(("logits",), through(argmax, "N, classes, H, W"), needs_torch=True),
         Meaning(("ids",), class_ids),
     )
     continuous = False
@@ -66,11 +79,11 @@ class SemanticSegmentation(TaskHandler):
 
     @staticmethod
     def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:
-        return Out(network)
+        return out(network)
 
     @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
-        return Argmax()
+        return argmax()
 
     def options(self) -> list[Option]:
         default = self.bundle.defaults.get("mask", "png")
@@ -142,6 +155,7 @@ class SemanticSegmentation(TaskHandler):
 
         A truth is a map of class ids (H, W) of the picture's size; 255 is not counted.
         """
+        import torch
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
         found, wanted = (
@@ -149,11 +163,13 @@ class SemanticSegmentation(TaskHandler):
             for ids in (self.mask(answer), truth)
         )
         classes = len(self.bundle.labels)
-        return Tensor(multiclass_confusion_matrix(found, wanted, classes, ignore_index=255))
+        return torch.Tensor(multiclass_confusion_matrix(found, wanted, classes, ignore_index=255))
 
     @staticmethod
     def metric(evidence: Sequence[Any]) -> float:
         """Mean over the classes of intersection over union (Jaccard 1912) of all pixels."""
+        import torch
+
         total = torch.stack(list(evidence)).sum(0)
         common = total.diagonal()
         union = total.sum(0) + total.sum(1) - common

@@ -22,6 +22,7 @@ from marsmith.server import TorchServe
 from marsmith.spec import load
 
 NAMES = ("lraspp_shapes", "ssdlite_shapes")
+SCENE = Path(__file__).parents[2] / "samples/scenes/scene1.jpg"
 # The default archives are on OpenVINO.
 VERSIONS = {"openvino": "1.0", "onnx": "2.0"}
 
@@ -58,6 +59,21 @@ def test_a_picture_of_nothing_has_no_boxes(served: TorchServe, runtime: str) -> 
     with served.client(timeout=60) as client:
         reply = client.predict("ssdlite_shapes", body.getvalue(), version=VERSIONS[runtime])
     assert (reply.status, reply.json()) == (200, [])
+
+
+@pytest.mark.parametrize("runtime", VERSIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_worker_has_loaded_torch(served: TorchServe, name: str, runtime: str) -> None:
+    """After it answered: nothing on the way of a request needs it."""
+    with served.client(timeout=60) as client:
+        reply = client.predict(name, SCENE.read_bytes(), version=VERSIONS[runtime])
+        [found] = client.describe(name, VERSIONS[runtime])
+    assert reply.status == 200
+    [pid] = [worker["pid"] for worker in found["workers"]]
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    libraries = {Path(line.split()[-1]).name for line in maps.splitlines() if ".so" in line}
+    assert any(runtime in library for library in libraries)
+    assert not [library for library in libraries if "torch" in library]
 
 
 @pytest.mark.parametrize("runtime", VERSIONS)

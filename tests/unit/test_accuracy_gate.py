@@ -18,7 +18,7 @@ from handlers.bundle import Bundle, Limits
 from handlers.errors import SpecError
 from handlers.inputs import ImageInput
 from handlers.servable import Network, Servable
-from handlers.tasks.image_classification import ImageClassification, Softmax
+from handlers.tasks.image_classification import ImageClassification, softmax
 from handlers.tasks.object_detection import ObjectDetection
 from handlers.tasks.semantic_segmentation import SemanticSegmentation
 from marsmith import accuracy, quantise
@@ -162,7 +162,7 @@ def test_the_layer_that_int8_hurts_most_comes_first() -> None:
         # One input channel a thousand times the others leaves these few of its 256 levels.
         network[0].weight[0] *= 1000
         network[2].weight[:, 0] *= 0.001
-    module = Servable(Network(network, [0.5] * 3, [0.2] * 3), Softmax(), {}).eval()
+    module = Servable(Network(network, [0.5] * 3, [0.2] * 3), softmax(), {}).eval()
     pixels = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3)).astype(np.uint8)
     ranked = quantise.rank(module, [pixels])
     assert ranked[0][0] == "network.network.2"

@@ -97,7 +97,7 @@ def test_a_runtime_of_gpus_needs_one() -> None:
 class _Seen:
     """A runtime that notes whether its device would compute float32 as TF32."""
 
-    devices, requires, streams = BOTH, (), 1
+    devices, requires, streams, needs_torch = BOTH, (), 1, True
 
     def __init__(self, path: Path, place: str, options: dict[str, Any]) -> None:
         backends = torch.backends
@@ -187,4 +187,6 @@ def test_clean_processes_give_a_worker_the_first_gpu(
         load_worker.main(tmp_path, None)
     with pytest.raises(Stopped):
         smoke_worker.main(tmp_path)
-    assert given == [0 if here else None] * 2
+    # Whether a GPU is there is asked by the runtime that wants one.
+    places = [device.choose("auto", each, BOTH) for each in given]
+    assert places == ["cuda:0" if here else "cpu"] * 2

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from handlers import plugins, torch_on_demand
+
+TORCHLESS = [
+    name for name in plugins.names("runtimes") if not plugins.load_runtime(name).needs_torch
+]
 HEAVY = (
     *("openvino", "onnxruntime", "onnx", "onnxscript", "nncf", "torchao", "tensorrt"),
     *("torchvision", "torch._inductor.compile_fx", "pydantic", "click", "rich", "sklearn"),
 )
 
 
-def _run(code: str, project: Path) -> str:
+def _run(code: str, project: Path, *first: Path) -> str:
+    """What ``code`` prints in the project's folder, with the folders ``first`` ahead of all."""
+    paths = f"import sys; sys.path[:0] = {[str(folder) for folder in first]}; "
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", paths + code],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -63,3 +77,77 @@ def test_base_handler_neither_probes_nor_changes_precision(project: Path) -> Non
         "'openvino' in sys.modules); import onnxruntime; print(BaseHandler.__name__)"
     )
     assert _run(code, project).split() == ["highest", "False", "False", "BaseHandler"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Stands for the root of an archive whose worker needs no torch."""
+    shutil.copy(str(torch_on_demand.__file__), tmp_path / "torch.py")
+    return tmp_path
+
+
+@pytest.mark.parametrize("runtime", TORCHLESS)
+def test_a_worker_without_need_of_torch_has_none(project: Path, root: Path, runtime: str) -> None:
+    code = (
+        "import ts.model_service_worker; import handlers.entry; from handlers import plugins; "
+        "[plugins.load_task(name) for name in plugins.names('tasks')]; "
+        f"plugins.load_runtime({runtime!r}).requires; "
+        "from handlers.torch_on_demand import loaded; "
+        "print(loaded(), sys.modules['torch'].__file__)"
+    )
+    assert _run(code, project, root) == f"False {root / 'torch.py'}"
+
+
+def test_there_are_runtimes_without_torch() -> None:
+    assert {"openvino", "onnx"} <= set(TORCHLESS)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import torch; found = torch.nn.functional.relu",
+        "from torch import nn; found = nn.functional.relu",
+        "import torch.nn.functional; found = sys.modules['torch.nn.functional'].relu",
+        "import torch.nn.functional as f; found = f.relu",
+        # The package does not import it by itself.
+        "import torch; from torch.utils import tensorboard; found = torch.nn.functional.relu",
+        "from ts.protocol import otf_message_handler as o; found = o.torch.nn.functional.relu",
+        "from handlers.torchserve import BaseHandler; import ts.torch_handler.base_handler as b; "
+        "found = b.torch.nn.functional.relu",
+    ],
+)
+def test_what_is_asked_of_the_stand_in_is_torchs_own(project: Path, root: Path, use: str) -> None:
+    use = use.replace("tensorboard", "mkldnn")
+    code = (
+        f"{use}; import torch; print(found is torch.nn.functional.relu, torch.Tensor.__module__, "
+        "sys.modules['torch.nn'].__spec__.origin == torch.nn.__file__, torch.__version__[0], "
+        "int(torch.ones(2).sum()), [n for n in sys.modules if n.startswith('torch') and "
+        f"str(getattr(sys.modules[n], '__file__', '')).startswith({str(root)!r})])"
+    )
+    assert _run(code, project, root) == "True torch True 2 2 []"
+
+
+def test_a_torch_that_is_not_there_is_missing_as_ever(project: Path, root: Path) -> None:
+    code = (
+        "import torch; here = [*sys.path]; sys.path[:] = [sys.path[0]]\n"
+        "try: torch.nn\n"
+        "except ModuleNotFoundError as error: print(error, error.name)\n"
+        "sys.path[:] = here; print(torch.nn.__name__, torch.nn is sys.modules['torch'].nn)"
+    )
+    assert _run(code, project, root).splitlines() == [
+        "No module named 'torch' torch",
+        "torch.nn True",
+    ]
+
+
+def test_a_torch_that_fails_can_be_tried_again(project: Path, root: Path, tmp_path: Path) -> None:
+    broken = root / "broken/torch"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise OSError('libtorch is cut')")
+    code = (
+        f"import torch; sys.path.insert(0, {str(broken.parent)!r})\n"
+        "try: torch.nn\n"
+        "except OSError as error: print(error)\n"
+        "del sys.path[0]; from torch import nn; print(nn.__name__)"
+    )
+    assert _run(code, project, root).splitlines() == ["libtorch is cut", "torch.nn"]

@@ -21,7 +21,7 @@ from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, as_arrays
 from handlers.servable import Network, Servable
 from handlers.task import TaskHandler
-from handlers.tasks.image_classification import ImageClassification, Softmax
+from handlers.tasks.image_classification import ImageClassification, softmax
 from marsmith import build, parity, samples, spec
 
 Model = Callable[[Array], Arrays]
@@ -44,7 +44,7 @@ def network() -> nn.Module:
 
 
 def servable(mean: list[float] = MEAN, std: list[float] = STD, training: bool = False) -> Model:
-    module = Servable(Network(network(), mean, std), Softmax(), {}).train(training)
+    module = Servable(Network(network(), mean, std), softmax(), {}).train(training)
 
     def run(images: Array) -> Arrays:
         with torch.no_grad():
