@@ -23,6 +23,9 @@ def test_start_and_stop_leave_no_process(home: Path) -> None:
         server.wait_ready(60)
         pids = [server.running.pid, *(worker.pid for worker in find_workers(server.temp))]
         assert len(pids) == 2
+        # What config.properties says of Java's compilers.
+        command = Path(f"/proc/{pids[0]}/cmdline").read_text().split("\0")
+        assert "-XX:TieredStopAtLevel=1" in command
         with pytest.raises(ServerError, match=rf"runs already \(pid {pids[0]}\)"):
             TorchServe(home).start()
     assert not [pid for pid in pids if is_alive(pid)]
