@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from handlers.onnx_names import is_result
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
+# It reports to its maker, and keeps a number for this user in the home, from its import on.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _CUDA = "CUDAExecutionProvider"
 
 

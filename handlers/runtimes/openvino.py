@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from handlers.onnx_names import is_result, module_of
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
+# Through this package OpenVINO and NNCF report imports and conversions to their maker, and keep a
+# number for this user in the home. Where it is missing both have a stand-in that does nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 # Left alone, OpenVINO computes in bf16 on processors that have it, whatever the model is.
 _LAYERS = {"Convolution", "GroupConvolution", "MatMul"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
