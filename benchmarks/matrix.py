@@ -1,14 +1,13 @@
 """Which model of the catalogue works on which runtime, and why another does not.
 
 ``python -m benchmarks.matrix [NAME...] [--runtime R]...`` builds, proves and loads each pair with
-prepared weights, and writes ``docs/matrix.md`` from this and earlier runs, whose results are in
-``build/matrix.json``; ``--page`` only writes the page. Pairs that are known are not run again,
-unless they are named.
+prepared weights, and after each writes what it found into the table of ``docs/matrix.md``, which it
+continues; ``--page`` only writes the page anew. Pairs that are known are not run again, unless
+``--again`` is said.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import tempfile
@@ -25,7 +24,6 @@ from handlers import plugins  # noqa: E402
 from marsmith import trials  # noqa: E402
 from marsmith.spec import ModelSpec, load, parse  # noqa: E402
 
-RESULTS = PROJECT / "build/matrix.json"
 PAGE = PROJECT / "docs/matrix.md"
 # For detectors on runtimes whose shapes may not depend on data.
 FIXED = {"resize": [320, 320], "letterbox": 0, "mean": [0.0] * 3, "std": [1.0] * 3}
@@ -50,20 +48,20 @@ def main(words: list[str]) -> int:
     names = [word for word in words if not word.startswith("--") and word not in runtimes]
     specs = [load(path) for path in sorted((PROJECT / "models").glob("*.yaml"))]
     known = {spec.name: spec for spec in specs if spec.weights.torchvision is not None}
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    if "--page" not in words:
-        for name in names or known:
-            _run(known[name], runtimes, results, again=bool(names))
-    PAGE.write_text(_HEAD + _table(results, known), encoding="utf-8")
+    if "--page" in words:
+        _write(_read(PAGE), known)
+        return 0
+    for name in names or known:
+        _run(known[name], runtimes, known, again="--again" in words)
     return 0
 
 
-def _run(spec: ModelSpec, runtimes: list[str], results: dict[str, Any], again: bool) -> None:
-    found = results.setdefault(spec.name, {})
+def _run(spec: ModelSpec, runtimes: list[str], known: dict[str, ModelSpec], again: bool) -> None:
+    done = _read(PAGE).get(spec.name, {})
     pairs = [
         (runtime, precision)
         for runtime, precision in trials.pairs(spec, ["fp32"])
-        if (not runtimes or runtime in runtimes) and (again or runtime not in found)
+        if (not runtimes or runtime in runtimes) and (again or runtime not in done)
     ]
     if not pairs:
         return
@@ -73,9 +71,11 @@ def _run(spec: ModelSpec, runtimes: list[str], results: dict[str, Any], again: b
         for runtime, precision in pairs:
             changed = _changed(spec, runtime, weights)
             run = trials.run(changed, PROJECT, home / "store", [(runtime, precision)], print)
-            found[runtime] = next(run).to_json()
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(results, indent=1))
+            found = next(run).to_json()
+            # Others may have written to the page meanwhile.
+            results = _read(PAGE)
+            results.setdefault(spec.name, {})[runtime] = found
+            _write(results, known)
 
 
 def _changed(spec: ModelSpec, runtime: str, weights: Path) -> ModelSpec:
@@ -89,6 +89,30 @@ def _changed(spec: ModelSpec, runtime: str, weights: Path) -> ModelSpec:
 
 def _needs_fixed(spec: ModelSpec, runtime: str) -> bool:
     return plugins.load_task(spec.task).loops and not plugins.load_runtime(runtime).dynamic_shapes
+
+
+def _read(page: Path) -> dict[str, dict[str, Any]]:
+    """What ``_write`` wrote: by model and runtime the difference, or the problem."""
+    lines = page.read_text("utf-8").splitlines() if page.is_file() else []
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| ")
+    ]
+    reasons = dict(re.findall(r"^(\d+)\. (.+)$", "\n".join(lines), re.MULTILINE))
+    found: dict[str, dict[str, Any]] = {}
+    for name, *cells in rows[1:]:
+        model = found.setdefault(name.strip("`"), {})
+        for runtime, cell in zip(rows[0][1:], cells, strict=True):
+            if number := re.fullmatch(r"no \((\d+)\)", cell):
+                model[runtime] = {"problem": reasons[number[1]]}
+            elif cell != "not run":
+                model[runtime] = {"problem": None, "largest_difference": float(cell.strip("*"))}
+    return found
+
+
+def _write(results: dict[str, dict[str, Any]], known: dict[str, ModelSpec]) -> None:
+    PAGE.write_text(_HEAD + _table(results, known), encoding="utf-8")
 
 
 def _table(results: dict[str, Any], known: dict[str, ModelSpec]) -> str:

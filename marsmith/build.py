@@ -31,7 +31,6 @@ from marsmith import (
     foreign,
     goldens,
     origin,
-    parity,
     quantise,
     resolve,
     samples,
@@ -41,6 +40,7 @@ from marsmith import (
     weights,
 )
 from marsmith.accuracy import Accuracy
+from marsmith.parity import Report
 from marsmith.spec import ModelSpec
 from marsmith.store import exclusive, publish, workspace
 
@@ -60,14 +60,16 @@ _NO_PLACE = (
 @dataclass(frozen=True)
 class Built:
     """A finished build: where the archive is, its sha256, what parity and the gate of accuracy
-    found, and what to know."""
+    found (``exact``: parity of the artifact in fp32 that one in few bits is made of), and what to
+    know."""
 
     path: Path
     sha256: str
-    parity: parity.Report
+    parity: Report
     accuracy: Accuracy | None
     unchanged: bool
     notes: list[str] = field(default_factory=list)
+    exact: Report | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -76,6 +78,7 @@ class Built:
             "sha256": self.sha256,
             "unchanged": self.unchanged,
             "parity": self.parity.to_json(),
+            "fp32": self.exact and self.exact.to_json(),
             "accuracy": self.accuracy and self.accuracy.to_json(),
             "notes": self.notes,
         }
@@ -122,7 +125,7 @@ def _built(
         unchanged = _check_target(target, digest, force)
         publish(path, target)
     notes = bundle.provenance.get("notes", [])
-    return Built(target, digest, proof.parity, proof.accuracy, unchanged, notes)
+    return Built(target, digest, proof.parity, proof.accuracy, unchanged, notes, proof.exact)
 
 
 def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.Proven:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +19,11 @@ from handlers import pictures, plugins, split
 from handlers.bundle import Bundle
 from handlers.errors import AccuracyError, ExportError, ParityError, SpecError
 from handlers.runtimes import Array, ExportRequest, check_requirements
-from handlers.servable import Servable
+from handlers.servable import SOURCE, Servable
 from handlers.task import TaskHandler
 from marsmith import accuracy, parity, quantise
 from marsmith.accuracy import Accuracy, Evaluation
+from marsmith.parity import Report
 from marsmith.spec import ModelSpec
 
 Tell = Callable[[str], None]
@@ -29,18 +33,21 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Proven:
-    """A handler with the artifact, how far its answers are from eager's, its accuracy, and the
-    sha256 of each picture that it was calibrated with."""
+    """A handler with the artifact, how far its answers are from eager's, its accuracy, the sha256
+    of each picture that it was calibrated with, and in few bits the same runtime's parity in fp32.
+    """
 
     artifact: TaskHandler
-    parity: parity.Report
+    parity: Report
     accuracy: Accuracy | None
     calibrated: Sequence[str] = ()
+    exact: Report | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report for the archive."""
+        before = {} if self.exact is None else {"fp32": self.exact.to_json()}
         measured = {} if self.accuracy is None else {"accuracy": self.accuracy.to_json()}
-        return {"device": self.artifact.place, **self.parity.to_json(), **measured}
+        return {"device": self.artifact.place, **self.parity.to_json(), **before, **measured}
 
 
 class _Gate:
@@ -50,6 +57,7 @@ class _Gate:
         self, spec: ModelSpec, root: Path, reference: TaskHandler, images: list[Image.Image]
     ) -> None:
         self._spec, self._reference = spec, reference
+        self.exact = spec.parity.exact()
         # Before anything is exported: what is wrong with eager itself no attempt mends.
         self._parity = parity.Expected.of(reference, images)
         self.calibration: list[Array] = []
@@ -67,18 +75,70 @@ class _Gate:
             self._evaluation = Evaluation.of(spec.accuracy, root, reference, without=self._taken)
             self._expected = self._evaluation.answers(reference)
 
-    def check(self, artifact: TaskHandler) -> Proven:
-        """Raises ParityError or AccuracyError."""
+    def check_exact(self, artifact: TaskHandler) -> Report:
+        """What the artifact in few bits is made of, by the limits of fp32; raises ParityError."""
+        task = copy.copy(self._reference)
+        task.bundle = artifact.bundle
+        try:
+            return parity.check(replace(self._parity, task=task), artifact)
+        except ParityError as error:
+            raise ParityError(
+                f"in fp32, before {self._spec.precision} is made of it: {error}"
+            ) from error
+
+    def check(self, artifact: TaskHandler, exact: Report | None) -> Proven:
+        """Raises ParityError or AccuracyError; ``exact`` is what ``check_exact`` found."""
         report = parity.check(self._parity, artifact)
         if self._spec.accuracy is None:
-            return Proven(artifact, report, None, self._taken)
+            return Proven(artifact, report, None, self._taken, exact)
         allowed = self._spec.accuracy.drop
         found = accuracy.compare(
             self._reference, self._expected, artifact, self._evaluation, allowed
         )
         if not found.passed:
             raise AccuracyError(f"the artifact loses too much: {found}")
-        return Proven(artifact, report, found, self._taken)
+        return Proven(artifact, report, found, self._taken, exact)
+
+
+class _Exports:
+    """Exports one module into ``folder``; in few bits first in fp32 into ``other``, where it is
+    proven, and where exporters may start from it. What is in ``folder`` will be packed."""
+
+    def __init__(
+        self, gate: _Gate, module: Servable, example: Array, folder: Path, other: Path, tell: Tell
+    ) -> None:
+        self._gate, self._module, self._example = gate, module, example
+        self._folder, self._other, self._tell = folder, other, tell
+        self._exact: Path | None = None
+        self.before: Report | None = None
+
+    def artifact(self, bundle: Bundle, kept: Sequence[str]) -> TaskHandler:
+        """A handler with the artifact; raises ExportError, or ParityError of that in fp32."""
+        if bundle.precision != "fp32" and self._exact is None:
+            exact = replace(bundle, precision="fp32", closeness=self._gate.exact)
+            if (self._folder / SOURCE).is_dir():
+                shutil.copytree(self._folder / SOURCE, self._other / SOURCE)
+            self.before = self._gate.check_exact(self._made(exact, self._other))
+            self._exact = self._other / bundle.artifact
+        return self._made(bundle, self._folder, kept)
+
+    def _made(self, bundle: Bundle, folder: Path, kept: Sequence[str] = ()) -> TaskHandler:
+        words = f", {len(kept)} layers fp32" if kept else ""
+        self._tell(f"export {bundle.runtime} {bundle.precision}{words}")
+        few = bundle.precision != "fp32"
+        export(
+            bundle,
+            self._module,
+            self._example,
+            folder / bundle.artifact,
+            self._gate.calibration if few else (),
+            frozenset(kept),
+            self._exact if few else None,
+        )
+        artifact = plugins.load_task(bundle.task)()
+        artifact.bind(bundle, folder)
+        self._tell("parity")
+        return artifact
 
 
 def proven(
@@ -92,13 +152,27 @@ def proven(
 ) -> Proven:
     """Export ``module`` into ``folder``; raises ExportError, ParityError or AccuracyError.
 
-    int8 leaves as many of its worst layers in floating point as the spec says, or, with "auto",
-    twice as many at every attempt until the gate passes, up to half of all.
+    In few bits the same runtime's artifact in fp32 is proven first, by the limits of fp32: those of
+    few bits are so wide that a wrong export could hide within them.
     """
     tell("reference")
     gate = _Gate(spec, root, reference, images)
+    example = reference.preprocess(images[0])
+    with tempfile.TemporaryDirectory(prefix="exact-", dir=folder.parent) as other:
+        exports = _Exports(gate, module, example, folder, Path(other), tell)
+        return _passing(spec, gate, exports, reference.bundle, module)
+
+
+def _passing(
+    spec: ModelSpec, gate: _Gate, exports: _Exports, bundle: Bundle, module: Servable
+) -> Proven:
+    """The first attempt that passes the gate.
+
+    int8 leaves as many of its worst layers in floating point as the spec says, or, with "auto",
+    twice as many at every attempt until the gate passes, up to half of all.
+    """
     wanted = spec.calibration.keep_fp32 if spec.calibration and gate.calibration else 0
-    part = split.TRUNK if _halved(reference.bundle) else quantise.NETWORK
+    part = split.TRUNK if _halved(bundle) else quantise.NETWORK
     ranked: list[tuple[str, float]] = []
     count = 0 if wanted == "auto" else wanted
     while True:
@@ -110,16 +184,9 @@ def proven(
                 "could compute: say fewer, or auto"
             )
         kept = [name for name, _ in ranked[:count]]
-        tell(f"export {spec.runtime} {spec.precision}" + (f", {count} layers fp32" * bool(count)))
-        bundle = _recorded(reference.bundle, gate.recorded, kept)
-        example = reference.preprocess(images[0])
-        path = folder / bundle.artifact
-        export(bundle, module, example, path, gate.calibration, frozenset(kept))
-        artifact = plugins.load_task(spec.task)()
-        artifact.bind(bundle, folder)
-        tell("parity")
+        artifact = exports.artifact(_recorded(bundle, gate.recorded, kept), kept)
         try:
-            return gate.check(artifact)
+            return gate.check(artifact, exports.before)
         except (ParityError, AccuracyError) as error:
             if spec.precision != "int8":
                 raise
@@ -157,8 +224,12 @@ def export(
     path: Path,
     calibration: Sequence[Array] = (),
     float_layers: frozenset[str] = frozenset(),
+    exact: Path | None = None,
 ) -> None:
-    """Write the artifact of ``module`` to ``path``; ``example`` is one picture's pixels."""
+    """Write the artifact of ``module`` to ``path``; ``example`` is one picture's pixels.
+
+    In few bits ``exact`` is where the same runtime's artifact in fp32 lies.
+    """
     runtime = plugins.load_runtime(bundle.runtime)
     check_requirements(runtime, bundle.runtime, export=True)
     write = getattr(runtime, "export", None)
@@ -180,6 +251,7 @@ def export(
             loops=loops,
             calibration=calibration,
             float_layers=float_layers,
+            exact=exact,
             options=bundle.runtime_options,
         )
     )

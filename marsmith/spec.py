@@ -143,9 +143,9 @@ class ModelSpec(Strict):
             raise ValueError(_INT8)
         task = plugins.load_task(self.task)
         _check_keys("decode", self.decode, task.decode_settings)
-        said = self.parity.model_dump(exclude_none=True)
-        read = {"golden", "tolerance" if task.continuous else "answers", *task.compared_by}
-        _check_keys(f"parity of task {self.task}", said, read)
+        read = {"tolerance" if task.continuous else "answers", *task.compared_by}
+        _check_keys(f"parity of task {self.task}", self.parity.said(), {"golden", *read})
+        _check_keys(f"parity.fp32 of task {self.task}", self.parity.fp32.said(), read)
         return self
 
     @model_validator(mode="after")

@@ -102,8 +102,8 @@ class ArtifactSpec(Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
-class ParitySpec(Strict):
-    """How close the artifact must be; None takes the default of the precision.
+class ExactSpec(Strict):
+    """How close an artifact must be to eager; None takes the default of the precision.
 
     See ``handlers.closeness.Closeness``; ``tolerance`` is its ``outputs``. A task takes those that
     its answers are compared by.
@@ -111,16 +111,38 @@ class ParitySpec(Strict):
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
     answers: Annotated[float, Field(gt=0, lt=1)] | None = None
-    golden: Annotated[float, Field(gt=0, lt=0.5)] | None = None
     overlap: Annotated[float, Field(gt=0, lt=1)] | None = None
     changed: Annotated[float, Field(gt=0, lt=1)] | None = None
 
+    def said(self) -> dict[str, float]:
+        """The keys that have a value."""
+        return self.model_dump(exclude_none=True, exclude={"fp32"})
+
+
+class ParitySpec(ExactSpec):
+    """How close the artifact must be, whatever its precision, and two hosts' golden scores.
+
+    ``fp32`` is of fp32 alone: of an archive in fp32, and of the artifact in fp32 that one in few
+    bits is made of, to which nothing else that is said here applies.
+    """
+
+    golden: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    fp32: ExactSpec = ExactSpec()
+
     def closeness(self, precision: str) -> Closeness:
         """What was said, over the precision's defaults."""
-        said = self.model_dump(exclude_none=True)
-        if "tolerance" in said:
-            said["outputs"] = said.pop("tolerance")
-        return replace(DEFAULTS[precision], **said)
+        own = self.fp32.said() if precision == "fp32" else {}
+        return _closeness(precision, {**self.said(), **own})
+
+    def exact(self) -> Closeness:
+        """The same of the artifact in fp32 that one in few bits is made of."""
+        return _closeness("fp32", self.fp32.said())
+
+
+def _closeness(precision: str, said: dict[str, float]) -> Closeness:
+    if "tolerance" in said:
+        said["outputs"] = said.pop("tolerance")
+    return replace(DEFAULTS[precision], **said)
 
 
 class CalibrationSpec(Strict):

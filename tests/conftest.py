@@ -15,6 +15,9 @@ import pytest
 from hypothesis import settings
 
 import marsmith  # noqa: F401  # first of all: it says how the threads of torch wait
+
+# They keep what they run from reporting to its makers: so do the tests.
+from handlers.runtimes import onnx, openvino  # noqa: F401
 from marsmith.locks import alone
 
 PROJECT = Path(__file__).parents[1]

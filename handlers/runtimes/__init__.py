@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.errors import RuntimeUnavailable
+from handlers.errors import ExportError, RuntimeUnavailable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,6 +118,10 @@ class ExportRequest:
     ``example`` is one, from whose activations the ranges come, and ``float_layers`` the names of
     the submodules of ``module`` (``network.network.features.0.0``) that stay in floating point, as
     do the normalisation in front of the network and ``decode`` behind it.
+
+    ``exact`` is None in fp32; else it is where this runtime's own ``export`` of the same module in
+    fp32 lies, which parity has proven. An export that makes its artifact of that one may start from
+    it, and must leave it as it is.
     """
 
     module: nn.Module
@@ -128,7 +132,15 @@ class ExportRequest:
     loops: bool = False
     calibration: Sequence[Array] = ()
     float_layers: frozenset[str] = frozenset()
+    exact: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def basis(self) -> Path:
+        """``exact``, for an export that starts from it; raises ExportError where there is none."""
+        if self.exact is None:
+            raise ExportError(f"{self.precision} is made of an artifact in fp32, which is missing")
+        return self.exact
 
 
 def check_requirements(runtime: type[Runtime], name: str, export: bool = False) -> None:

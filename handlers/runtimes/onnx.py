@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from handlers.onnx_names import is_result
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
+# It reports to its maker, and keeps a number for this user in the home, from its import on.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _CUDA = "CUDAExecutionProvider"
 
 
@@ -78,23 +81,12 @@ class Onnx(Runtime):
 
     @staticmethod
     def export(request: ExportRequest) -> None:
-        if request.precision != "int8":
-            if request.precision == "fp16" and request.loops:
-                # What converts a graph does not reach into its branches.
-                raise ExportError(
-                    "the ONNX of a detector has branches, which cannot be converted to fp16: take "
-                    "runtime eager, torchscript or torch-compile for that"
-                )
+        if request.precision == "fp32":
             onnx_export.export(request, request.path)
-            if request.precision == "fp16":
-                _halve(request)
-            return
-        plain = request.path.with_suffix(".float.onnx")
-        onnx_export.export(request, plain)
-        try:
-            _quantise(request, plain)
-        finally:
-            plain.unlink()
+        elif request.precision == "int8":
+            _quantise(request)
+        else:
+            _halve(request)
 
 
 def _providers(device: str) -> list[tuple[str, dict[str, int]]]:
@@ -125,12 +117,18 @@ def _check_provider(found: str, wanted: str) -> None:
 def _halve(request: ExportRequest) -> None:
     """Compute in float16 what lies between the network's first layer and its last one.
 
-    A CPU without float16 kernels casts there and back.
+    A CPU without float16 kernels casts there and back. Raises ExportError.
     """
+    if request.loops:
+        # What converts a graph does not reach into its branches.
+        raise ExportError(
+            "the ONNX of a detector has branches, which cannot be converted to fp16: take "
+            "runtime eager, torchscript or torch-compile for that"
+        )
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = onnx.load(request.path)
+    model = onnx.load(request.basis)
     names = {node.name for node in model.graph.node}
     chosen = set(onnx_export.inner_nodes(model, frozenset(), loops=False))
     with quiet():
@@ -156,7 +154,7 @@ class _Pictures:
         return next(self._feeds, None)
 
 
-def _quantise(request: ExportRequest, plain: Path) -> None:
+def _quantise(request: ExportRequest) -> None:
     """QDQ nodes around what lies between the network's first layer and its last one.
 
     Unsigned activations and signed weights, per channel: what VNNI multiplies.
@@ -165,10 +163,10 @@ def _quantise(request: ExportRequest, plain: Path) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared = plain.with_suffix(".prepared.onnx")
+    prepared = request.path.with_suffix(".prepared.onnx")
     try:
         with quiet():
-            quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+            quant_pre_process(request.basis, prepared, skip_symbolic_shape=True)
             model = onnx.load(prepared)
             quantize_static(
                 model,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +17,14 @@ from handlers.onnx_names import is_result, module_of
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 
+# Through this package OpenVINO and NNCF report imports and conversions to their maker, and keep a
+# number for this user in the home. Where it is missing both have a stand-in that does nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 # Left alone, OpenVINO computes in bf16 on processors that have it, whatever the model is.
 _LAYERS = {"Convolution", "GroupConvolution", "MatMul"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# An operation's own name, such as Constant_229; those of our modules have a dot or a slash.
+_NUMBERED = re.compile(r'(?P<layer><layer id="\d+" name=")(?P<name>(?P<kind>[A-Z]\w*?)(_\d+)+)"')
 # Of the option ``streams``: whether a call has all threads, or each thread a call of its own.
 _ALL_THREADS, _EACH_THREAD = "one", "per-thread"
 
@@ -103,16 +110,43 @@ class OpenVino(Runtime):
     def export(request: ExportRequest) -> None:
         import openvino as ov
 
-        onnx = request.path.with_suffix(".onnx")
-        onnx_export.export(request, onnx)
-        try:
-            with _root_logger():
-                model = ov.convert_model(onnx)
+        if request.precision == "fp32":
+            model = _converted(request)
+        else:
+            # In bf16 it is the same file, computed otherwise.
+            model = ov.Core().read_model(request.basis)
             if request.precision == "int8":
                 model = _quantised(model, request)
-            ov.save_model(model, request.path, compress_to_fp16=False)
-        finally:
-            onnx.unlink()
+        ov.save_model(model, request.path, compress_to_fp16=False)
+        _number_anew(request.path)
+
+
+def _converted(request: ExportRequest) -> Any:
+    """The model in fp32, by way of ONNX."""
+    import openvino as ov
+
+    onnx = request.path.with_suffix(".onnx")
+    onnx_export.export(request, onnx)
+    try:
+        with _root_logger():
+            return ov.convert_model(onnx)
+    finally:
+        onnx.unlink()
+
+
+def _number_anew(path: Path) -> None:
+    """Number operations that have no name of ours by their places in the file.
+
+    OpenVINO numbers them through all models that a process has made.
+    """
+    numbers: dict[str, int] = {}
+
+    def named(found: re.Match[str]) -> str:
+        number = numbers.setdefault(found["name"], len(numbers))
+        return f'{found["layer"]}{found["kind"]}_{number}"'
+
+    text = path.read_text("utf-8")
+    path.write_text(_NUMBERED.sub(named, text), "utf-8")
 
 
 def _streams(options: Mapping[str, Any]) -> int:

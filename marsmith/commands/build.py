@@ -225,6 +225,8 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
         f"  {built.parity.words(reference)}\n  sha256 {built.sha256}",
         soft_wrap=True,
     )
+    if built.exact is not None:
+        console.print(f"  in fp32, before: {built.exact.words(reference)}", soft_wrap=True)
     if built.accuracy is not None:
         console.print(f"  {built.accuracy}", soft_wrap=True)
     for note in built.notes:

@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from handlers import onnx_export
 from handlers.bundle import Bundle
 from handlers.closeness import DEFAULTS
 from handlers.errors import AccuracyError, ParityError, SpecError
 from handlers.runtimes import ExportRequest
 from handlers.runtimes.eager import Eager
+from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable
 from handlers.task import TaskHandler
-from marsmith import build, quantise, spec
+from marsmith import build, parity, quantise, spec, spec_parts
 from marsmith.archive import unpack
 from marsmith.build import Built
 from marsmith.samples import files
@@ -64,11 +67,26 @@ def test_bf16_passes_and_is_recorded(built: Build) -> None:
     assert "calibration" not in bundle.provenance
     # Of fp32 it is rounding's, 1e-7.
     assert 1e-6 < report["largest_difference"] <= report["tolerance"] == DEFAULTS["bf16"].outputs
+    before = report["fp32"]
+    assert before["largest_difference"] <= before["tolerance"] == DEFAULTS["fp32"].outputs
+    assert before["largest_difference"] < report["largest_difference"]
     assert (report["accuracy"]["truth"], report["accuracy"]["pictures"]) == ("eager", 10)
 
 
-def test_int8_passes_and_is_recorded(built: Build, project: Path) -> None:
+def test_int8_passes_and_is_recorded(
+    built: Build, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[Path] = []
+    export = onnx_export.export
+
+    def counted(request: ExportRequest, path: Path) -> None:
+        exported.append(path)
+        export(request, path)
+
+    monkeypatch.setattr(onnx_export, "export", counted)
     found = built(precision="int8", runtime="openvino", calibration=CALIBRATION, accuracy=ACCURACY)
+    # It is made of the artifact in fp32 that was proven.
+    assert len(exported) == 1
     folder, bundle, report = contents(found.path)
     assert (bundle.runtime, bundle.precision) == ("openvino", "int8")
     drawn = random_half(project)
@@ -84,6 +102,14 @@ def test_int8_passes_and_is_recorded(built: Build, project: Path) -> None:
     assert (measured["metric"], measured["truth"], measured["pictures"]) == ("top-1", "eager", 5)
     assert measured["drop"] <= measured["allowed"] == 0.01
     assert report["tolerance"] == DEFAULTS["int8"].outputs
+    assert report["fp32"]["tolerance"] == DEFAULTS["fp32"].outputs
+    assert "accuracy" not in report["fp32"]
+    # What int8 was made of is not packed.
+    assert sorted(path.name for path in folder.glob("model*")) == [
+        "model-config.yaml",
+        "model.bin",
+        "model.xml",
+    ]
     kinds = re.findall(r'element_type="([ui]8)" shape', (folder / "model.xml").read_text())
     assert kinds.count("i8") >= LAYERS - 1
 
@@ -92,6 +118,73 @@ def random_half(project: Path) -> list[Path]:
     from marsmith.spec_parts import CalibrationSpec
 
     return quantise.calibration_files(CalibrationSpec(**CALIBRATION), project)
+
+
+# An export that is wrong in every precision ----------------------------------------------------
+
+
+class Brighter(nn.Module):
+    """A network whose pictures are a little brighter: with the mean of another preset, say."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inner(images + 0.3)
+        return found
+
+
+def mistaken(module: Servable) -> Servable:
+    wrong = copy.deepcopy(module)
+    wrong.network.network = Brighter(wrong.network.network)
+    return wrong
+
+
+def test_a_wrong_export_that_hides_within_the_limits_of_few_bits_is_refused(
+    built: Build, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, module = eager(project, tmp_path)
+    images = [Image.open(path) for path in files(project / DIGITS)]
+    wrong = build.reference(right.bundle, mistaken(module))
+    for each in (right, wrong):
+        each.bundle = replace(each.bundle, closeness=DEFAULTS["int8"])
+    assert parity.check(parity.Expected.of(right, images), wrong).largest_difference > 1e-3
+    export = TorchScript.export
+    asked: list[str] = []
+
+    def broken(request: ExportRequest) -> None:
+        asked.append(request.precision)
+        export(replace(request, module=mistaken(request.module)))
+
+    monkeypatch.setattr(TorchScript, "export", broken)
+    monkeypatch.setattr(TorchScript, "precisions", ("fp32", "bf16", "int8"))
+    words = "^in fp32, before int8 is made of it: sample 1, batch of 1, output 0: differs from "
+    with pytest.raises(ParityError, match=words):
+        built(**int8() | {"runtime": "torchscript"})
+    assert asked == ["fp32"]
+    assert not list((tmp_path / "store").iterdir())
+
+
+def test_only_what_is_said_of_fp32_loosens_the_limits_of_what_few_bits_are_made_of() -> None:
+    said = {"tolerance": 0.2, "fp32": {"tolerance": 3e-4}}
+    given = spec_parts.ParitySpec.model_validate(said)
+    assert [given.closeness(each).outputs for each in ("int8", "bf16")] == [0.2, 0.2]
+    assert given.closeness("fp32").outputs == given.exact().outputs == 3e-4
+    assert spec_parts.ParitySpec(tolerance=0.2).exact() == DEFAULTS["fp32"]
+    assert given.golden is None
+
+
+def test_limits_of_fp32_that_the_task_does_not_read_are_refused(project: Path) -> None:
+    changes = {"parity": {"fp32": {"overlap": 0.9}}}
+    with pytest.raises(SpecError, match=r"parity\.fp32 of task .* key 'overlap': accepted are tol"):
+        spec.load(project / "models/lenet5_digits.yaml", changes)
+
+
+def test_a_network_of_ones_own_is_proven_in_fp32_with_its_source(built: Build) -> None:
+    changes = {"precision": "bf16", "runtime": "eager"}
+    report = contents(built(**changes).path)[2]
+    assert 0 <= report["fp32"]["largest_difference"] < 1e-6
 
 
 # int8 that loses too much: one bit in the place of eight ---------------------------------------
@@ -108,6 +201,9 @@ class OneBit:
         monkeypatch.setattr(Eager, "export", self._coarse)
 
     def _coarse(self, request: ExportRequest) -> None:
+        if request.precision == "fp32":
+            self._export(request)
+            return
         self.kept.append(request.float_layers)
         module: Any = copy.deepcopy(request.module)
         for name in quantise.layers(module) if len(request.float_layers) < self.enough else ():

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from exports import export
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_inference_collection as sessions
 from torch import Tensor, nn
@@ -130,7 +131,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("int8") / "model.onnx"
     runtime: Any = load_runtime("onnx")
     batch, options = {0: ("batch", 1, 4)}, {"precision": "int8", "calibration": [pixels]}
-    runtime.export(ExportRequest(_Whole().eval(), pixels[:2], batch, path, **options))
+    export(runtime, ExportRequest(_Whole().eval(), pixels[:2], batch, path, **options))
     return onnx.load(path).graph
 
 
