@@ -10,9 +10,10 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.serving.contender import Address, Server, free_port
+from benchmarks.serving.contender import Address, Server
 from benchmarks.serving.subject import Subject
 from handlers.errors import BuildError
+from marsmith.addresses import free_ports
 
 APPS = Path(__file__).parent / "peers"
 
@@ -54,7 +55,7 @@ class Peer(Server):
         return {}
 
     def start(self) -> None:
-        port = free_port()
+        [port] = free_ports(1)
         self.address = Address(f"http://127.0.0.1:{port}")
         environ = {
             "BENCH_MODEL": str(self._model),
