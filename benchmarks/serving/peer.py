@@ -19,8 +19,10 @@ APPS = Path(__file__).parent / "peers"
 
 
 class Peer(Server):
-    """``NAME/torch``, or ``NAME/openvino:PRECISION`` with the file out of our archive.
+    """``NAME/torch``, or ``NAME/openvino:PRECISION`` with the file out of our archive of that name.
 
+    So ``openvino:int8+tensor`` is the one that was calibrated with the input's ``backend: tensor``;
+    its own preprocessing stays that of its documentation.
     Each has a worker for each core with one thread (OMP_NUM_THREADS=1): with more they would fight
     for the cores. None logs its requests.
     """
@@ -32,19 +34,23 @@ class Peer(Server):
         ours = [
             f"openvino:{precision}" for name, precision in subject.offered() if name == "openvino"
         ]
-        # The most exact one tells serving and runtime apart; others are there by their names.
-        return ["torch", *ours[:1]]
+        # The most exact and the most reduced tell serving and runtime apart; others are there by
+        # their names.
+        return list(dict.fromkeys(["torch", *ours[:1], *ours[-1:]]))
 
     def prepare(self) -> None:
-        runtime, _, precision = self.variant.partition(":")
-        if runtime == "torch":
+        runtime, _, archive = self.variant.partition(":")
+        precision, *changes = (archive or "fp32").split("+")
+        if runtime == "torch" and not archive:
             self._model = self.subject.describe(self.folder)
-        elif runtime == "openvino":
-            precision = precision or "fp32"
-            file = str(self.subject.openvino(self.folder, precision))
+        elif runtime == "openvino" and not any("=" in change for change in changes):
+            file = str(self.subject.openvino(self.folder, archive or "fp32"))
             self._model = self.subject.describe(self.folder, openvino=file, precision=precision)
         else:
-            raise BuildError(f"{self.variant!r}: accepted are torch and openvino:PRECISION")
+            raise BuildError(
+                f"{self.variant!r}: accepted are torch and openvino:PRECISION, with +tensor where "
+                "our archive's input has that backend; serving settings are our server's"
+            )
 
     @abstractmethod
     def command(self, port: int) -> Sequence[object]:
