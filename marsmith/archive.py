@@ -13,16 +13,18 @@ import zipfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import ModelExportUtils
 
 import handlers
 from handlers import torch_on_demand
-from handlers.bundle import Bundle
 from handlers.errors import ArchiveError
 from handlers.integrity import RECORD, sha256
+
+if TYPE_CHECKING:
+    from handlers.bundle import Bundle
 
 HANDLER = "handlers.entry"
 STAND_IN = "torch.py"

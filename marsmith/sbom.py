@@ -11,6 +11,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,20 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 
 def providing(modules: Iterable[str]) -> list[str]:
-    """The packages installed here that modules come from, sorted."""
-    providers = metadata.packages_distributions()
-    return sorted({name for module in modules for name in providers.get(module, ())})
+    """The packages installed here that modules come from, sorted.
+
+    As ``metadata.packages_distributions`` says, without reading what all the others are made of.
+    """
+    if not (wanted := {*modules}):
+        return []
+    names = "|".join(map(re.escape, wanted))
+    recorded = re.compile(rf"^(?:{names})(?:/.*)?\.py,", re.MULTILINE)
+    found = set()
+    for package in metadata.distributions():
+        declared = (package.read_text("top_level.txt") or "").split()
+        if wanted & {*declared} if declared else recorded.search(package.read_text("RECORD") or ""):
+            found.add(package.metadata["Name"])
+    return sorted(found)
 
 
 def needed(runtime: str) -> list[str]:
@@ -89,10 +101,14 @@ def _requires(name: str, extras: Iterable[str] = ()) -> Iterator[tuple[str, froz
         lines: Iterable[str] = metadata.requires(name) or ()
     except metadata.PackageNotFoundError:
         return
-    for requirement in map(Requirement, lines):
+    for requirement in map(_parsed, lines):
         marker = requirement.marker
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             yield _plain(requirement.name), frozenset(requirement.extras)
+
+
+# Each package is asked twice: what it brings, and on which of all it depends.
+_parsed = cache(Requirement)
 
 
 def _package(name: str) -> Component:

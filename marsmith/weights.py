@@ -12,7 +12,6 @@ from torch import Tensor
 from handlers import vision
 from handlers.errors import SpecError, WeightsError
 from handlers.integrity import sha256
-from marsmith.download import download
 from marsmith.spec import ModelSpec
 
 CACHE = Path("weights/download")
@@ -21,6 +20,8 @@ CACHE = Path("weights/download")
 def locate(spec: ModelSpec, root: Path) -> Path:
     """The local file of a spec's weights, downloaded where needed, its sha256 checked."""
     if spec.weights.file is None:
+        from marsmith.download import download
+
         url = torchvision_weights(spec).url
         name = url.rsplit("/", 1)[1]
         # torchvision's file names end in the first eight digits of their sha256.

@@ -26,7 +26,16 @@ from handlers.errors import MarsmithError
 
 RESULTS = PROJECT / "results"
 LOADS = ("closed", "poisson", "mlperf", "eight", "large", "small")
-_QUICK = Plan(rounds=1, seconds=2.0, warm=1.0, connections=(1, 8), loads=("closed",), patience=60.0)
+_QUICK = Plan(
+    rounds=1,
+    seconds=2.0,
+    warm=1.0,
+    warm_requests=0,
+    warm_each=1.0,
+    connections=(1, 8),
+    loads=("closed",),
+    patience=60.0,
+)
 _QUICK_PICTURES = 50
 _PIPE_WIDTH = 200
 
@@ -57,6 +66,9 @@ def _numbers(kind: Any) -> Any:
 @click.option("--rounds", type=click.IntRange(1), help="Default: 3.")
 @click.option("--seconds", type=click.FloatRange(0.5), help="Of each load. Default: 5.")
 @click.option("--warm", type=click.FloatRange(0.5), help="Seconds of load before. Default: 5.")
+@click.option("--warm-requests", type=click.IntRange(0), help="Answers before. Default: 15000.")
+@click.option("--warm-most", type=click.FloatRange(0.5), help="Seconds for those. Default: 60.")
+@click.option("--warm-each", type=click.FloatRange(0.5), help="Before each load. Default: 2.")
 @click.option("--connections", callback=_numbers(int), help="Closed loops. Default: 1,8,32.")
 @click.option("--load", "loads", multiple=True, type=click.Choice(LOADS), help="Repeatable.")
 @click.option("--shares", callback=_numbers(float), help="Of capacity, Poisson. Default: 0.6.")
@@ -116,6 +128,9 @@ def _plan(given: dict[str, Any]) -> Plan:
         "rounds",
         "seconds",
         "warm",
+        "warm_requests",
+        "warm_most",
+        "warm_each",
         "connections",
         "loads",
         "shares",

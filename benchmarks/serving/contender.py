@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -207,10 +206,3 @@ class Local(Contender):
     @abstractmethod
     def run(self, pictures: Sequence[bytes], seconds: float) -> tuple[int, float]:
         """How many pictures in about so many seconds, and pictures per second."""
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody uses right now."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])

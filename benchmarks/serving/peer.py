@@ -10,16 +10,19 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.serving.contender import Address, Server, free_port
+from benchmarks.serving.contender import Address, Server
 from benchmarks.serving.subject import Subject
 from handlers.errors import BuildError
+from marsmith.addresses import free_ports
 
 APPS = Path(__file__).parent / "peers"
 
 
 class Peer(Server):
-    """``NAME/torch``, or ``NAME/openvino:PRECISION`` with the file out of our archive.
+    """``NAME/torch``, or ``NAME/openvino:PRECISION`` with the file out of our archive of that name.
 
+    So ``openvino:int8+tensor`` is the one that was calibrated with the input's ``backend: tensor``;
+    its own preprocessing stays that of its documentation.
     Each has a worker for each core with one thread (OMP_NUM_THREADS=1): with more they would fight
     for the cores. None logs its requests.
     """
@@ -31,19 +34,23 @@ class Peer(Server):
         ours = [
             f"openvino:{precision}" for name, precision in subject.offered() if name == "openvino"
         ]
-        # The most exact one tells serving and runtime apart; others are there by their names.
-        return ["torch", *ours[:1]]
+        # The most exact and the most reduced tell serving and runtime apart; others are there by
+        # their names.
+        return list(dict.fromkeys(["torch", *ours[:1], *ours[-1:]]))
 
     def prepare(self) -> None:
-        runtime, _, precision = self.variant.partition(":")
-        if runtime == "torch":
+        runtime, _, archive = self.variant.partition(":")
+        precision, *changes = (archive or "fp32").split("+")
+        if runtime == "torch" and not archive:
             self._model = self.subject.describe(self.folder)
-        elif runtime == "openvino":
-            precision = precision or "fp32"
-            file = str(self.subject.openvino(self.folder, precision))
+        elif runtime == "openvino" and not any("=" in change for change in changes):
+            file = str(self.subject.openvino(self.folder, archive or "fp32"))
             self._model = self.subject.describe(self.folder, openvino=file, precision=precision)
         else:
-            raise BuildError(f"{self.variant!r}: accepted are torch and openvino:PRECISION")
+            raise BuildError(
+                f"{self.variant!r}: accepted are torch and openvino:PRECISION, with +tensor where "
+                "our archive's input has that backend; serving settings are our server's"
+            )
 
     @abstractmethod
     def command(self, port: int) -> Sequence[object]:
@@ -54,7 +61,7 @@ class Peer(Server):
         return {}
 
     def start(self) -> None:
-        port = free_port()
+        [port] = free_ports(1)
         self.address = Address(f"http://127.0.0.1:{port}")
         environ = {
             "BENCH_MODEL": str(self._model),

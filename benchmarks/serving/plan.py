@@ -12,13 +12,20 @@ class Plan:
     """What is measured. ``loads`` are of closed, poisson, mlperf, eight and the sizes large, small.
 
     ``seconds`` of each load, ``shares`` of a contender's own capacity that Poisson arrivals ask
-    for, ``rates`` that all contenders are asked for, ``patience`` in seconds until ready. ``warm``
-    seconds of load come first and do not count: caches, lazy compilation, Java's compiler.
+    for, ``rates`` that all contenders are asked for, ``patience`` in seconds until ready.
+
+    What comes first does not count: caches, lazy compilation, Java's compiler. That is at the
+    start ``warm`` seconds of a closed loop, and more until ``warm_requests`` are answered, of which
+    the slow are spared after ``warm_most`` seconds; then ``warm_each`` seconds of each closed and
+    each Poisson load before it counts.
     """
 
     rounds: int = 3
     seconds: float = 5.0
     warm: float = 5.0
+    warm_requests: int = 15_000
+    warm_most: float = 60.0
+    warm_each: float = 2.0
     connections: tuple[int, ...] = (1, 8, 32)
     loads: tuple[str, ...] = ("closed", "poisson")
     shares: tuple[float, ...] = (0.6,)

@@ -16,6 +16,7 @@ from benchmarks.serving.contender import Server
 from benchmarks.serving.pictures import Picture
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.processes import watching
+from benchmarks.serving.warming import warm
 from handlers.errors import MarsmithError
 
 _TOGETHER, _TOGETHER_CONNECTIONS = 8, 4
@@ -65,17 +66,24 @@ class Served:
 
     def _warm(self) -> None:
         """Ask all at once what is asked one by one otherwise: full batches compile and allocate."""
-        assert self.bodies is not None
-        if "closed" in self.plan.loads or loads.has_wrk():
-            loads.closed(self.bodies, max(self.plan.connections), self.plan.warm)
-        else:
-            # The other loads do without it.
-            end = time.monotonic() + self.plan.warm
-            for one in itertools.cycle(self.sized("real")):
-                if time.monotonic() > end:
-                    break
-                self.made.ask(one.data)
+        with_wrk = "closed" in self.plan.loads or loads.has_wrk()
+        answers, seconds = warm(self._asked_by_wrk if with_wrk else self._asked_in_turn, self.plan)
+        self.record("warm", requests=answers, seconds=seconds)
+        self.tell(f"  warmed up by {answers} requests in {seconds:.0f} s")
         self._settle()
+
+    def _asked_by_wrk(self, seconds: float) -> int:
+        assert self.bodies is not None
+        return int(loads.closed(self.bodies, max(self.plan.connections), seconds)["requests"])
+
+    def _asked_in_turn(self, seconds: float) -> int:
+        """Without wrk, which the other loads do not need."""
+        end = time.monotonic() + seconds
+        for count, one in enumerate(itertools.cycle(self.sized("real"))):
+            if time.monotonic() > end:
+                return count
+            self.made.ask(one.data)
+        raise AssertionError("a cycle has no end")
 
     def _closed(self, size: str, together: int, connections: int) -> None:
         bodies = self.bodies if (size, together) == ("real", 1) else self._bodies(size, together)
@@ -84,6 +92,7 @@ class Served:
             return
         # What is answered after the end does not count: a load must be long against an answer.
         longer = LONGER if size == "large" or together > 1 else 1
+        loads.closed(bodies, connections, longer * self.plan.warm_each)
         found = self._watched(
             "closed",
             lambda: loads.closed(bodies, connections, longer * self.plan.seconds),
@@ -97,6 +106,8 @@ class Served:
         seed = self.plan.seed + self.number
         bodies = self.bodies
         assert bodies is not None
+        loads.poisson(bodies, rate, self.plan.warm_each, seed)
+        self._settle()
         self._watched(
             "poisson",
             lambda: loads.poisson(bodies, rate, self.plan.seconds, seed),

@@ -1,7 +1,7 @@
 """One sitting: contenders in turn, round by round, each started anew and measured under its loads.
 
 Every figure goes into a list of measurements, dicts with the keys contender, round and kind:
-"ready", "accuracy", "closed", "poisson", "mlperf" or "failed".
+"ready", "warm", "accuracy", "closed", "poisson", "mlperf" or "failed".
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.serving.plan import Plan
 from benchmarks.serving.processes import watching
 from benchmarks.serving.served import LONGER, Served
 from benchmarks.serving.subject import Subject
+from benchmarks.serving.warming import warm
 from handlers.errors import MarsmithError
 
 Measurement = dict[str, Any]
@@ -93,7 +94,10 @@ class Session:
             data = [one.data for one in self.sized(size)]
             # As long as servers get.
             seconds = self.plan.seconds * (LONGER if size == "large" else 1)
-            made.run(data, self.plan.warm)
+            if size == "real":
+                answers, spent = warm(functools.partial(_answered, made, data), self.plan)
+                record("warm", requests=answers, seconds=spent)
+            made.run(data, self.plan.warm_each)
             with watching(made.mark, made.role) as watch:
                 pictures, rate = made.run(data, seconds)
                 usage = watch.close(0.0)
@@ -102,3 +106,7 @@ class Session:
             figures |= {"seconds": pictures / rate, "connections": 0, "per_request": 1}
             record("closed", size=size, **figures, usage=asdict(usage))
             self.tell(f"  {size}: {rate:.1f} pictures/s")
+
+
+def _answered(made: Local, pictures: Sequence[bytes], seconds: float) -> int:
+    return made.run(pictures, seconds)[0]

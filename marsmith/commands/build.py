@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from handlers.errors import SpecError
+from marsmith.importing import for_good
 from marsmith.model_options import (
     AUTO,
     MODELS,
@@ -206,7 +207,8 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
 
 
 def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
-    from marsmith.build import build
+    with for_good():
+        from marsmith.build import build
 
     console = Console(highlight=False, stderr=as_json)
     title = f"{spec.name} {spec.version}"

@@ -31,6 +31,7 @@ def sitting(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a sitting that has ended and left nothing running."""
     folder = tmp_path_factory.mktemp("sitting")
     options = ["--rates", "8", "--rounds", "1", "--seconds", "1", "--warm", "1", "--count", "10"]
+    options += ["--warm-requests", "0", "--warm-each", "0.5"]
     for load in ("poisson", "mlperf", *["closed"] * WRK):
         options += ["--load", load]
     command = [sys.executable, "-m", "benchmarks.serving", *NAMES, *options]

@@ -155,7 +155,7 @@ def client(
         patch.setenv("MARSMITH_CALLER", str(user))
         patch.chdir(PROJECT)
         # TorchServe itself loads them a moment later.
-        patch.setattr(build.smoke, "prepared", lambda: nullcontext(lambda path: None))
+        patch.setattr(build.smoke, "prepared", lambda *_: nullcontext(lambda path: None))
         output = _marsmith(
             *("--name", "cats", "--arch", "torchvision:resnet18", "--num-classes", "2"),
             *("--weights", "cats.pth", "--labels", "labels.txt"),

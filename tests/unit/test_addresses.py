@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from handlers.errors import ServerError
-from marsmith.addresses import Addresses, Tokens, bearer, free_addresses, read_properties
+from marsmith import addresses
+from marsmith.addresses import (
+    Addresses,
+    Tokens,
+    bearer,
+    free_addresses,
+    free_ports,
+    read_properties,
+)
 
 PROJECT = Path(__file__).parents[2]
 
@@ -23,8 +32,8 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
 
 
 def test_the_projects_own_addresses_are_loopback() -> None:
-    addresses = Addresses.of(read_properties(PROJECT / "config.properties"))
-    assert addresses == Addresses(
+    ours = Addresses.of(read_properties(PROJECT / "config.properties"))
+    assert ours == Addresses(
         "http://127.0.0.1:8080",
         "http://127.0.0.1:8081",
         "http://127.0.0.1:8082",
@@ -32,16 +41,48 @@ def test_the_projects_own_addresses_are_loopback() -> None:
         "127.0.0.1:7071",
     )
     # What TorchServe takes without a configuration is the same
-    assert Addresses.of({}) == addresses
+    assert Addresses.of({}) == ours
 
 
 def test_free_addresses_are_five_different_ones() -> None:
-    addresses = Addresses.of(free_addresses())
-    assert not addresses.grpc_tls
-    places = [value for value in vars(addresses).values() if isinstance(value, str)]
+    found = Addresses.of(free_addresses())
+    assert not found.grpc_tls
+    places = [value for value in vars(found).values() if isinstance(value, str)]
     ports = {place.rpartition(":")[2] for place in places}
     assert len(ports) == 5
     assert "8080" not in ports
+
+
+@pytest.fixture
+def outgoing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for the kernel's file with the ports of outgoing connections."""
+    monkeypatch.setattr(addresses, "_OUTGOING", tmp_path / "ip_local_port_range")
+    return tmp_path / "ip_local_port_range"
+
+
+def test_free_ports_lie_below_those_of_outgoing_connections(outgoing: Path) -> None:
+    outgoing.write_text("20000\t60999\n")
+    found = free_ports(40)
+    assert len(set(found)) == 40
+    assert all(10_000 <= port < 20_000 for port in found)
+
+
+def test_a_port_in_use_is_passed_over(outgoing: Path) -> None:
+    with socket.socket() as taken:
+        [port] = free_ports(1)
+        taken.bind(("127.0.0.1", port))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(addresses, "_LOWEST", port)
+            outgoing.write_text(f"{port + 1} 60999")
+            # There is no other below, so that the kernel chooses.
+            assert free_ports(1) != [port]
+
+
+@pytest.mark.parametrize("content", [None, "1024 65535"])
+def test_without_room_below_them_the_kernel_chooses(outgoing: Path, content: str | None) -> None:
+    if content:
+        outgoing.write_text(content)
+    assert len(set(free_ports(5))) == 5
 
 
 def test_tokens(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,15 @@ from PIL import Image
 from benchmarks.serving import multipart, rows, session
 from benchmarks.serving.choice import chosen, families
 from benchmarks.serving.contender import Local
+from benchmarks.serving.contenders.fastapi import FastApi
 from benchmarks.serving.mlperf import read_accuracy, read_summary
 from benchmarks.serving.pictures import Picture, labelled, resized
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.processes import MARK, end_marked, marked, watching
 from benchmarks.serving.subject import Subject
+from benchmarks.serving.warming import warm
 from handlers.bundle import Bundle
-from handlers.errors import SpecError
+from handlers.errors import BuildError, SpecError
 from handlers.inputs import ImageInput
 from handlers.tasks.image_classification import ImageClassification
 
@@ -87,6 +91,43 @@ def test_contenders_are_chosen_by_part_file_name_and_pattern(subject: Subject) -
     assert chosen(["ours/openvino:fp32+tensor"], subject) == ["ours/openvino:fp32+tensor"]
     with pytest.raises(SpecError, match="parts are ceilings, ours, peers, stock"):
         chosen(["yours"], subject)
+
+
+def test_peers_run_the_file_of_our_archive_of_the_same_name(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def openvino(self: Subject, folder: Path, precision: str) -> Path:
+        asked.append(precision)
+        return folder / f"{precision}.xml"
+
+    monkeypatch.setattr(Subject, "openvino", openvino)
+    for variant, file, precision in (
+        ("openvino:int8", "int8.xml", "int8"),
+        ("openvino:int8+tensor", "int8+tensor.xml", "int8"),
+        ("openvino", "fp32.xml", "fp32"),
+    ):
+        with closing(FastApi(variant, subject, 1)) as made:
+            made.prepare()
+            told = json.loads((made.folder / "model.json").read_text())
+            assert (Path(told["openvino"]).name, told["precision"]) == (file, precision)
+    assert asked == ["int8", "int8+tensor", "fp32"]
+    for variant in ("openvino:int8+tensor+workers=2", "torch:int8", "onnx:fp32"):
+        refused = pytest.raises(BuildError, match="serving settings are our server's")
+        with closing(FastApi(variant, subject, 1)) as made, refused:
+            made.prepare()
+
+
+def test_peers_take_part_with_the_most_exact_and_the_most_reduced(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = [("eager", "fp32"), *(("openvino", each) for each in ("fp32", "bf16", "int8"))]
+    monkeypatch.setattr(Subject, "offered", lambda self: offered)
+    names = ["fastapi/torch", "fastapi/openvino:fp32", "fastapi/openvino:int8"]
+    assert chosen(["fastapi"], subject) == names
+    monkeypatch.setattr(Subject, "offered", lambda self: offered[:2])
+    assert chosen(["fastapi"], subject) == names[:2]
 
 
 def test_a_variant_may_have_settings_of_its_own(subject: Subject) -> None:
@@ -151,6 +192,22 @@ def test_each_round_is_asked_for_right_answers(
     plan = Plan(rounds=2, loads=("closed",))
     session.Session(subject, ["forgetful/one"], plan, tmp_path, found.append, print).run()
     assert [one["score"] for one in rows.select(found, kind="accuracy")] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("rate", "requests", "seconds"),
+    # Of a fast one so many answers; of one that is slow, or stuck, so many seconds.
+    [(500, 15_000, 30), (10_000, 50_000, 5), (100, 6000, 60), (0, 0, 60)],
+)
+def test_warming_up_ends_by_answers_or_for_the_slow_by_time(
+    rate: int, requests: int, seconds: float
+) -> None:
+    plan = Plan(warm=5, warm_requests=15_000, warm_most=60)
+    assert warm(lambda span: round(rate * span), plan) == (requests, seconds)
+
+
+def test_warming_up_may_be_by_seconds_alone() -> None:
+    assert warm(lambda span: round(span), Plan(warm=2, warm_requests=0)) == (2, 2)
 
 
 def test_a_form_is_multipart() -> None:

@@ -29,6 +29,16 @@ def test_help_lists_every_command_without_importing_it() -> None:
         assert f"\n  {name} " in done.stdout
 
 
+@pytest.mark.parametrize("name", ["serve", "status", "stop", "scale", "logs", "ready"])
+def test_what_watches_a_server_starts_without_torch(name: str) -> None:
+    """That takes a second, and ``serve`` would keep its memory as long as it runs."""
+    code = f"import sys, marsmith.commands.{name}; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     result = CliRunner().invoke(cli.group, [name, "--help"])

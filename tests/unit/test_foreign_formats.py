@@ -133,7 +133,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "two.txt").write_text("__background__\nlight\n")
     monkeypatch.setenv("MARSMITH_CALLER", str(tmp_path))
     monkeypatch.chdir(PROJECT)
-    monkeypatch.setattr(build.smoke, "prepared", lambda: nullcontext(lambda path: None))
+    monkeypatch.setattr(build.smoke, "prepared", lambda *_: nullcontext(lambda path: None))
     return tmp_path
 
 

@@ -59,7 +59,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(state, folder / "net.pth")
     monkeypatch.setenv("MARSMITH_CALLER", str(folder))
     monkeypatch.chdir(PROJECT)
-    monkeypatch.setattr(build.smoke, "prepared", lambda: nullcontext(lambda path: None))
+    monkeypatch.setattr(build.smoke, "prepared", lambda *_: nullcontext(lambda path: None))
     return folder
 
 

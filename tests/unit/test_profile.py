@@ -33,7 +33,7 @@ def _no_download(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
         raise AssertionError("weights were downloaded")
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
-    monkeypatch.setattr("marsmith.weights.download", refuse)
+    monkeypatch.setattr("marsmith.download.download", refuse)
     monkeypatch.chdir(project)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,15 @@ def test_only_a_given_epoch_puts_a_time_into_it(
 def test_a_runtimes_own_packages_are_in_it() -> None:
     assert "onnxruntime" in sbom.needed("onnx")
     assert "onnxruntime" not in sbom.needed("eager")
+
+
+def test_modules_are_of_the_packages_that_python_names() -> None:
+    providers = packages_distributions()
+    modules = ["torch", "yaml", "PIL", "google", "openvino", "simplejpeg", "pytest", "six", "none"]
+    for module in modules:
+        assert sbom.providing([module]) == sorted({*providers.get(module, ())}), module
+    assert sbom.providing(["yaml", "PIL"]) == ["PyYAML", "pillow"]
+    assert sbom.providing([]) == []
 
 
 def test_extras_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def store(
     fields = theirs(folder, accuracy={"folder": str(labelled)})
     with pytest.MonkeyPatch.context() as patch:
         # These tests themselves load it.
-        patch.setattr(build.smoke, "prepared", lambda: nullcontext(lambda path: None))
+        patch.setattr(build.smoke, "prepared", lambda *_: nullcontext(lambda path: None))
         build.build(spec.parse(fields, "theirs"), project, folder, tell=print)
     return folder
 

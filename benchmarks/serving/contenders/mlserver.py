@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.serving.contender import Request, free_port
+from benchmarks.serving.contender import Request
 from benchmarks.serving.peer import Peer
+from marsmith.addresses import free_ports
 
 
 class MlServer(Peer):
@@ -25,7 +26,8 @@ class MlServer(Peer):
     def command(self, port: int) -> Sequence[object]:
         served = self.folder / "served"
         served.mkdir(exist_ok=True)
-        ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
+        grpc, metrics = free_ports(2)
+        ports = {"http_port": port, "grpc_port": grpc, "metrics_port": metrics}
         settings = {"host": "127.0.0.1", **ports, "parallel_workers": self.subject.cores}
         # Or it logs every request.
         settings["debug"] = False
