@@ -148,8 +148,10 @@ def _torchvision_network(name: str, arguments: dict[str, Any], entry: str | None
         else:
             network = _unloaded(builder, torchvision_entry(name, entry), arguments)
         return network
-    except (ValueError, TypeError) as error:
-        raise PluginError(f"torchvision:{name} with arguments {arguments}: {error}") from error
+    # Arguments of a wrong kind fail where the builder first uses them, in any way.
+    except Exception as error:
+        line = one_line(error)
+        raise PluginError(f"torchvision:{name} with arguments {arguments}: {line}") from error
 
 
 def _unloaded(builder: Callable[..., Any], weights: Any, arguments: dict[str, Any]) -> Any:

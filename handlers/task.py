@@ -92,6 +92,11 @@ class TaskHandler(BaseHandler):
     # Whether the exported module loops over the pictures of a batch, so that tracing fixes their
     # number at one.
     loops: ClassVar[bool] = False
+    # The most labels that an answer can tell apart; None: any number.
+    most_labels: ClassVar[int | None] = None
+    # Whether the centre crop of a picture can be answered for: False where answers speak of every
+    # pixel.
+    crops: ClassVar[bool] = True
     # What the outputs of artifacts that others exported may mean; none: the task takes no such.
     meanings: ClassVar[tuple[Meaning, ...]] = ()
 
@@ -189,8 +194,9 @@ class TaskHandler(BaseHandler):
         return {}
 
     @staticmethod
-    def classes(outputs: Arrays) -> int | None:
-        """How many labels the model's outputs (with batch axis) speak of; None: cannot be told."""
+    def classes(network: nn.Module, outputs: Any) -> int | None:
+        """How many labels a bare network needs, by itself or by its adapted ``outputs``, which
+        ``decode`` takes; None: cannot be told."""
         return None
 
     # What all tasks share --------------------------------------------------------------------

@@ -146,6 +146,11 @@ class ModelSpec(Strict):
         said = self.parity.model_dump(exclude_none=True)
         read = {"golden", "tolerance" if task.continuous else "answers", *task.compared_by}
         _check_keys(f"parity of task {self.task}", said, read)
+        if self.input is not None and self.input.crop is not None and not task.crops:
+            raise ValueError(
+                f"input.crop: task {self.task} answers for every pixel of a picture, and a crop "
+                "leaves some out: say resize, as one number or as [height, width], alone"
+            )
         return self
 
     @model_validator(mode="after")
@@ -165,6 +170,13 @@ class ModelSpec(Strict):
             raise ValueError(
                 "outputs, input.layout, input.dtype and input.scale are of an artifact that others "
                 "exported; here mean and std are for pixels from 0 to 1"
+            )
+        count = self.arguments.get("num_classes", 1)
+        # The arguments of a network of one's own may mean anything.
+        if self.architecture.startswith("torchvision:") and (type(count) is not int or count < 1):
+            raise ValueError(
+                f"arguments.num_classes (--num-classes): {count!r:.60} is not how many classes "
+                "there are: write a whole number from 1"
             )
         return self
 

@@ -93,8 +93,8 @@ class ImageClassification(TaskHandler):
         return {"top_k": len(self.bundle.labels)}
 
     @staticmethod
-    def classes(outputs: Arrays) -> int:
-        return int(outputs[0].shape[1])
+    def classes(network: nn.Module, outputs: Tensor) -> int:
+        return int(outputs.shape[1])
 
 
 def _by_label(answer: Any) -> dict[tuple[str, int], float]:

@@ -207,11 +207,33 @@ class ObjectDetection(TaskHandler):
         return _boxes(sure).astype(np.float32), np.array(ids, np.int64)
 
     @staticmethod
+    def classes(network: nn.Module, outputs: Any) -> int | None:
+        """Those of torchvision's heads, wherever in the network, which count the background."""
+        found = {count for each in network.modules() if (count := _counted(each)) is not None}
+        return found.pop() if len(found) == 1 else None
+
+    @staticmethod
     def summary(answer: Any) -> str:
         return ", ".join(f"{each['label']} {each['score']:.2f}" for each in answer[:3]) or "nothing"
 
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _counted(head: nn.Module) -> int | None:
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+    from torchvision.models.detection.fcos import FCOSClassificationHead
+    from torchvision.models.detection.retinanet import RetinaNetClassificationHead
+    from torchvision.models.detection.ssd import SSDClassificationHead
+    from torchvision.models.detection.ssdlite import SSDLiteClassificationHead
+
+    if isinstance(head, FastRCNNPredictor):
+        return int(head.cls_score.out_features)
+    if isinstance(head, (SSDClassificationHead, SSDLiteClassificationHead)):
+        return int(head.num_columns)
+    if isinstance(head, (FCOSClassificationHead, RetinaNetClassificationHead)):
+        return int(head.num_classes)
+    return None
 
 
 def _boxes(answer: Any) -> NDArray[np.float64]:

@@ -63,6 +63,9 @@ class SemanticSegmentation(TaskHandler):
     )
     continuous = False
     compared_by = ("changed",)
+    # Class ids are bytes, in the artifact as in the mask.
+    most_labels = 256
+    crops = False
 
     @staticmethod
     def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:
@@ -165,6 +168,10 @@ class SemanticSegmentation(TaskHandler):
 
     def as_truth(self, answer: Any) -> Mask:
         return self.mask(answer)
+
+    @staticmethod
+    def classes(network: nn.Module, outputs: Tensor) -> int:
+        return int(outputs.shape[1])
 
     @staticmethod
     def summary(answer: Any) -> str:

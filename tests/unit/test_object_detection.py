@@ -80,3 +80,21 @@ def test_the_settings_of_decode_are_the_detectors_own(name: str) -> None:
 def test_a_detector_of_another_kind_that_has_no_such_setting_is_refused() -> None:
     with pytest.raises(PluginError, match="Identity has no score_thresh as torchvision's have"):
         ObjectDetection.adapt(nn.Identity(), dict(ObjectDetection.decode_settings))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "fcos_resnet50_fpn",
+        "retinanet_resnet50_fpn",
+        "ssd300_vgg16",
+        "ssdlite320_mobilenet_v3_large",
+    ],
+)
+def test_the_classes_of_torchvisions_detectors_are_counted(name: str) -> None:
+    network = _detector(name)
+    wrapped = nn.ModuleDict({"inside": network})
+    assert ObjectDetection.classes(network, None) == 4
+    assert ObjectDetection.classes(wrapped, None) == 4
+    assert ObjectDetection.classes(nn.Linear(3, 4), None) is None
