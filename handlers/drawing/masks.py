@@ -10,7 +10,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from handlers.drawing.panel import Entry, add_legend, enlarge
-from handlers.drawing.style import color, percent
+from handlers.drawing.style import INK, color, percent
+
+_SEAM = 110  # opacity of the seam around outlines, 0 to 255
 
 Mask = npt.NDArray[np.uint8]
 
@@ -19,14 +21,15 @@ def draw_mask(
     picture: Image.Image,
     ids: Mask,
     names: Mapping[int, str],
-    opacity: float = 0.5,
+    opacity: float = 0.6,
     background: int | None = 0,
 ) -> Image.Image:
     """``picture`` tinted with the ``color`` of each pixel's class, over a legend of their shares.
 
     ``ids`` (H, W), uint8, covers the whole picture; another size is scaled to it. ``background``
-    stays clear (None: every class is tinted). ``opacity`` is that of the tint, 0 to 1; outlines
-    at class borders are opaque.
+    stays clear (None: every class is tinted). ``opacity`` is that of the tint, 0 to 1, over the
+    picture in grey, so that a tint has the hue of its class; outlines at class borders are opaque,
+    with a dark seam beside them.
     """
     canvas = enlarge(picture)
     classes = Image.fromarray(ids).resize(canvas.size, Image.Resampling.NEAREST)
@@ -35,9 +38,14 @@ def draw_mask(
     if background is not None:
         opaque[background] = outlined[background] = 0
     alpha = classes.point(opaque)
+    # The picture's own colours would turn a tint to that of another class.
+    canvas.paste(canvas.convert("L").convert("RGB"), mask=classes.point(outlined))
     reach = max(1, round(0.003 * math.sqrt(canvas.width * canvas.height)))
     borders = Image.fromarray(_borders(np.asarray(classes), reach))
     alpha.paste(classes.point(outlined), mask=borders)
+    # A soft seam parts an outline from a background like it.
+    around = Image.fromarray(_borders(np.asarray(classes), reach + max(1, reach // 2)))
+    canvas.paste(INK, mask=around.convert("L").point(lambda on: _SEAM * (on > 0)))
     tint = classes.copy()
     tint.putpalette([channel for i in range(256) for channel in color(i)])
     canvas.paste(tint.convert("RGB"), mask=alpha)

@@ -27,6 +27,8 @@ Mask = NDArray[np.uint8]
 MASKS = ("png", "rle", "none")
 # A class with less of a picture is a speck, whose score a few pixels move.
 _SPECK = 0.01
+# A first class of such a name is what shows no class, and is left as it is where others are tinted.
+_BACKGROUND = ("background", "bg", "none", "unlabeled", "unlabelled", "void")
 
 
 class Out(Adapter):
@@ -106,7 +108,10 @@ class SemanticSegmentation(TaskHandler):
         return answer
 
     def draw(self, answer: Any, picture: Image.Image) -> Image.Image:
-        return drawing.draw_mask(picture, self.mask(answer), dict(enumerate(self.bundle.labels)))
+        labels = self.bundle.labels
+        clear = 0 if labels[0].strip("_ ").lower() in _BACKGROUND else None
+        mask = self.mask(answer)
+        return drawing.draw_mask(picture, mask, dict(enumerate(labels)), background=clear)
 
     def drawing_options(self) -> dict[str, Any]:
         return {"mask": "png"}
