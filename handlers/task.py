@@ -92,6 +92,10 @@ class TaskHandler(BaseHandler):
     # Whether the exported module loops over the pictures of a batch, so that tracing fixes their
     # number at one.
     loops: ClassVar[bool] = False
+    # torchvision's module whose networks this task takes by their names, and what a model file of
+    # one of them says beside its name and its weights.
+    torchvision: ClassVar[str] = ""
+    torchvision_keys: ClassVar[Mapping[str, Any]] = {}
     # The most labels that an answer can tell apart; None: any number.
     most_labels: ClassVar[int | None] = None
     # Whether the centre crop of a picture can be answered for: False where answers speak of every

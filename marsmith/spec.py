@@ -275,6 +275,12 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
         ) from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
+    return merged(fields, overrides, str(path))
+
+
+def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str) -> ModelSpec:
+    """The spec of a model file's ``fields`` with ``overrides``; see ``load``."""
+    fields = dict(fields)
     said, options = overrides or {}, fields.get("runtime_options")
     runtime = fields.get("runtime", ModelSpec.model_fields["runtime"].default)
     if said.get("runtime", runtime) != runtime and isinstance(options, dict):
@@ -290,7 +296,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
     if same and isinstance(ours, dict) and isinstance(theirs, dict) and "torchvision" in ours:
         # Another file does not change what made the network, its preset and its labels.
         given["weights"] = {"torchvision": ours["torchvision"], **theirs}
-    return parse(given, str(path))
+    return parse(given, where)
 
 
 def defaults(root: Path) -> list[ModelSpec]:

@@ -33,6 +33,13 @@ class ImageClassification(TaskHandler):
         Meaning(("logits",), through(Softmax(), "N, classes")),
         Meaning(("probabilities",), probabilities),
     )
+    torchvision = "torchvision.models"
+    torchvision_keys = {
+        "runtime": "openvino",
+        "runtime_options": {"torchscript": {"method": "trace"}},
+        "samples": "samples/shapes",
+        "serving": {"batch_size": 8},
+    }
 
     @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:

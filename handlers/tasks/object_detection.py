@@ -78,6 +78,15 @@ class ObjectDetection(TaskHandler):
     continuous = False
     compared_by = ("overlap",)
     loops = True
+    torchvision = "torchvision.models.detection"
+    torchvision_keys = {
+        "runtime": "openvino",
+        "runtime_options": {"torchscript": {"method": "script"}},
+        # As many boxes as torchvision's own answer with.
+        "decode": {"max_detections": None},
+        "samples": "samples/scenes",
+        "serving": {"batch_size": 4},
+    }
 
     @staticmethod
     def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:

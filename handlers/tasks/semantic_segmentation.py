@@ -65,6 +65,13 @@ class SemanticSegmentation(TaskHandler):
     )
     continuous = False
     compared_by = ("changed",)
+    torchvision = "torchvision.models.segmentation"
+    torchvision_keys = {
+        "runtime": "openvino",
+        "runtime_options": {"torchscript": {"method": "trace"}},
+        "samples": "samples/scenes",
+        "serving": {"batch_size": 4},
+    }
     # Class ids are bytes, in the artifact as in the mask.
     most_labels = 256
     crops = False
