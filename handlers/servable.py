@@ -96,7 +96,8 @@ class Servable(nn.Module):
         freeze_batch_norms(self.bare(), state)
         try:
             self.bare().load_state_dict(state, strict=True)
-        except (RuntimeError, AttributeError, TypeError) as error:
+        # ValueError: MNASNet's own of a file that does not tell its version.
+        except (RuntimeError, AttributeError, TypeError, ValueError) as error:
             detail = one_line(error, 600)
             raise WeightsError(
                 f"the weights do not fit {self.recipe['architecture']} with arguments "
