@@ -126,6 +126,11 @@ class TaskHandler(BaseHandler):
         return network
 
     @staticmethod
+    def settled(network: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
+        """``decode`` settings as the adapted network has them, for the archive to tell."""
+        return settings
+
+    @staticmethod
     @abstractmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
         """The head: the network's output for N pictures -> a tuple of tensors with axis 0 = N."""
@@ -133,6 +138,10 @@ class TaskHandler(BaseHandler):
     def options(self) -> list[Option]:
         """Options of a request, with defaults from the archive."""
         return []
+
+    def fixed(self) -> dict[str, str]:
+        """What clients may take for options and the archive fixes: names, with the reason."""
+        return {}
 
     def preprocess(self, picture: Picture | Image.Image) -> Array:
         """Pixels (H, W, C), uint8, of an RGB picture."""
@@ -351,7 +360,7 @@ class TaskHandler(BaseHandler):
         if headers.get("explain") == "True":
             raise BadRequest("explanations are not offered: ask /predictions/MODEL")
         limits = self.bundle.limits
-        request = requests.read(row, headers, self.options(), limits.max_pictures)
+        request = requests.read(row, headers, self.options(), limits.max_pictures, self.fixed())
         images = pictures.read_all(request.pictures, limits.max_pixels, self.bundle.input.wanted)
         forced = {} if request.media_type == JSON else self.drawing_options()
         return _Asked(request, [Item(image, request.options | forced) for image in images])

@@ -186,7 +186,9 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
         module.load_weights(state)
     else:
         module = Servable.build(recipe, folder / SOURCE, catalogue.network(recipe, state))
-    return module, bundle_of(spec, root, notes, weights=file)
+    bundle = bundle_of(spec, root, notes, weights=file)
+    settled = plugins.load_task(spec.task).settled(module.bare(), bundle.decode)
+    return module, replace(bundle, decode=settled)
 
 
 def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:

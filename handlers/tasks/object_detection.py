@@ -23,6 +23,14 @@ from handlers.runtimes import Arrays
 from handlers.servable import Adapter
 from handlers.task import Difference, TaskHandler
 
+# Settings of decode, and what torchvision's detectors call them.
+_THEIRS = {
+    "score_floor": "score_thresh",
+    "nms_iou": "nms_thresh",
+    "max_detections": "detections_per_img",
+}
+# What else clients call the IoU of NMS.
+_NMS = ("iou", "nms", "iou_threshold", "iou_thresh", "nms_threshold", "nms_thresh")
 # A box whose score is nearer than this to the threshold may come and go.
 _BORDERLINE = 0.05
 # A box with such a score counts where an answer stands for the truth.
@@ -97,13 +105,8 @@ class ObjectDetection(TaskHandler):
 
         # Two-stage detectors keep their thresholds with the second stage.
         head = getattr(network, "roi_heads", network)
-        wanted = {
-            "score_thresh": settings["score_floor"],
-            "nms_thresh": settings["nms_iou"],
-            "detections_per_img": settings["max_detections"],
-        }
-        for name, value in wanted.items():
-            if value is not None:
+        for key, name in _THEIRS.items():
+            if (value := settings[key]) is not None:
                 if not hasattr(head, name):
                     raise PluginError(
                         f"{type(network).__name__} has no {name} as torchvision's have"
@@ -115,6 +118,11 @@ class ObjectDetection(TaskHandler):
         return Detector(network)
 
     @staticmethod
+    def settled(network: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
+        head = getattr(network, "roi_heads", network)
+        return {key: getattr(head, name, settings[key]) for key, name in _THEIRS.items()}
+
+    @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
         return Compact()
 
@@ -123,6 +131,21 @@ class ObjectDetection(TaskHandler):
         default = max(floor, self.bundle.defaults.get("min_score", 0.5))
         words = "least score of an answered box; the lowest possible is fixed in the archive"
         return [Option("min_score", float, default, words, minimum=floor, maximum=1.0)]
+
+    def fixed(self) -> dict[str, str]:
+        has = self.bundle.decode
+        # An artifact of others was made by others' settings.
+        nms, most = (
+            "the artifact's own" if self.bundle.foreign or has[key] is None else has[key]
+            for key in ("nms_iou", "max_detections")
+        )
+        when = "is fixed when the archive is built, here"
+        reasons = {
+            "nms_iou": f"the IoU of NMS {when} {nms}",
+            "max_detections": f"the number of boxes {when} {most}",
+            "score_floor": f"the least possible score {when} {has['score_floor']}",
+        }
+        return reasons | dict.fromkeys(_NMS, reasons["nms_iou"])
 
     def postprocess(self, outputs: Arrays, picture: Picture, options: dict[str, Any]) -> Any:
         boxes, scores, classes = outputs
