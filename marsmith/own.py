@@ -18,6 +18,7 @@ SHAPE = ("resize", "crop", "letterbox")
 INPUT = (
     "color",
     *SHAPE,
+    "letterbox_position",
     "interpolation",
     "antialias",
     "backend",

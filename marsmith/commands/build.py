@@ -79,6 +79,7 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.option("--antialias/--no-antialias", default=None, help="Smooth when shrinking, or as cv2.")
 @click.option("--backend", help="Whose resize: pil, exact, or tensor, three times as fast.")
 @click.option("--letterbox", type=int, help="Keep the shape in --resize; grey level around it.")
+@click.option("--letterbox-position", help="Where the picture lies in it: center or top-left.")
 @click.option("--layout", help="nchw, nhwc, or without batch axis chw, hwc; of an artifact.")
 @click.option("--dtype", help="float32, float16 or uint8, of an artifact.")
 @click.option("--scale", type=float, help="By which an artifact wants pixels divided, such as 255.")

@@ -95,6 +95,17 @@ def test_a_network_of_ones_own_is_one_command(
     assert {each["label"] for each in reply.json()} == {"cat", "dog"}
 
 
+def test_what_opencv_users_say_reaches_the_archive(user: Path) -> None:
+    words = ("--letterbox", "114", "--letterbox-position", "top-left")
+    words += ("--no-antialias", "--interpolation", "nearest")
+    result = run("--arch", "my_model.py:Net", *NETWORK, *words)
+    assert result.exit_code == 0, repr(result.exception)
+    given = archive.read_json(user / "store/own-1.0.mar", "marsmith.json")["input"]
+    said = {"letterbox": 114, "letterbox_position": "top-left", "interpolation": "nearest"}
+    assert said.items() <= given.items()
+    assert given["antialias"] is False
+
+
 def test_the_saved_model_file_builds_the_same_bytes(user: Path) -> None:
     result = run("--arch", "mynet:Net", *NETWORK, "--save-yaml", "own.yaml")
     assert result.exit_code == 0, repr(result.exception)
