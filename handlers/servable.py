@@ -140,7 +140,10 @@ def torchvision_entry(name: str, entry: str) -> Any:
 
 def _torchvision_network(name: str, arguments: dict[str, Any], entry: str | None) -> nn.Module:
     try:
-        builder = vision.torchvision().models.get_model_builder(name)
+        try:
+            builder = vision.torchvision().models.get_model_builder(name)
+        except ValueError as error:
+            raise PluginError(f"torchvision: {error}{vision.nearest(name)}") from error
         if "weights_backbone" in inspect.signature(builder).parameters:
             # Its default would download a backbone only to have it overwritten.
             arguments = {"weights_backbone": None, **arguments}
@@ -149,6 +152,8 @@ def _torchvision_network(name: str, arguments: dict[str, Any], entry: str | None
         else:
             network = _unloaded(builder, torchvision_entry(name, entry), arguments)
         return network
+    except PluginError:
+        raise
     # Arguments of a wrong kind fail where the builder first uses them, in any way.
     except Exception as error:
         line = one_line(error)

@@ -98,6 +98,8 @@ class TaskHandler(BaseHandler):
     torchvision_keys: ClassVar[Mapping[str, Any]] = {}
     # The most labels that an answer can tell apart; None: any number.
     most_labels: ClassVar[int | None] = None
+    # Whether an answer tells classes by their labels alone, so that no two may have the same.
+    distinct_labels: ClassVar[bool] = False
     # Whether the centre crop of a picture can be answered for: False where answers speak of every
     # pixel.
     crops: ClassVar[bool] = True

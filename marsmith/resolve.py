@@ -78,7 +78,14 @@ def labels(spec: ModelSpec, root: Path) -> list[str]:
             "order of the classes (torchvision's segmenters and detectors count the background as "
             "the first)"
         )
-    most = plugins.load_task(spec.task).most_labels
+    task = plugins.load_task(spec.task)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if task.distinct_labels and twice:
+        raise WeightsError(
+            f"labels: {', '.join(twice[:5])} more than once: task {spec.task} tells classes by "
+            "their labels, give each another one"
+        )
+    most = task.most_labels
     if most is not None and len(names) > most:
         raise WeightsError(
             f"{len(names)} labels: task {spec.task} can tell {most} classes apart, and no more"

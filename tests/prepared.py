@@ -122,7 +122,8 @@ def _outputs(model: nn.Module, batches: Iterable[Any], layers: Iterable[nn.Modul
 
 def _scale(layer: Any, factor: float, shift: Tensor | float) -> None:
     layer.weight *= factor
-    layer.bias.copy_(layer.bias * factor + shift)
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias * factor + shift)
 
 
 def _spread(

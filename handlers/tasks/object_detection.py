@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from handlers import drawing, truths
-from handlers.errors import PluginError
+from handlers.errors import InferenceError, PluginError
 from handlers.foreign import Meaning, detections
 from handlers.inputs import ImageInput
 from handlers.options import Option
@@ -155,13 +155,22 @@ class ObjectDetection(TaskHandler):
         found &= (scores > 0) & (scores >= options["min_score"])
         return [
             {
-                "label": self.bundle.labels[int(classes[i])],
+                "label": self._label(int(classes[i])),
                 "score": round(float(scores[i]), 6),
                 "box": dict(zip(_SIDES, (round(float(v), 2) for v in boxes[i]), strict=True)),
             }
             for i in np.argsort(-scores, kind="stable")
             if found[i]
         ]
+
+    def _label(self, index: int) -> str:
+        labels = self.bundle.labels
+        if not 0 <= index < len(labels):
+            raise InferenceError(
+                f"this model found class {index} and its archive has {len(labels)} labels, counted "
+                "from 0: build it with a label for each class"
+            )
+        return labels[index]
 
     def draw(self, answer: Any, picture: Image.Image) -> Image.Image:
         labels = [each["label"] for each in answer]

@@ -74,6 +74,7 @@ class SemanticSegmentation(TaskHandler):
     }
     # Class ids are bytes, in the artifact as in the mask.
     most_labels = 256
+    distinct_labels = True
     crops = False
 
     @staticmethod

@@ -268,7 +268,11 @@ def test_an_archive_that_needs_something_of_the_build_process_fails_smoke(
         ({"defaults": {"top_k": 0}}, SpecError, "defaults.top_k: .* a whole number from 1"),
         ({"defaults": {"top_k": "x"}}, SpecError, "defaults.top_k"),
         ({"labels": []}, SpecError, "labels: there are none"),
-        ({"architecture": "torchvision:resnet17"}, MarsmithError, "Unknown model resnet17"),
+        (
+            {"architecture": "torchvision:resnet17"},
+            MarsmithError,
+            "Unknown model resnet17; did you mean resnet1",
+        ),
         ({"architecture": "training/networks/lenet5.py:Net"}, MarsmithError, "defines no Net"),
         ({"arguments": {"classes": 3}}, MarsmithError, "classes"),
         ({"input": {"resize": [32, 32]}}, MarsmithError, "3 channels"),

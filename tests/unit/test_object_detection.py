@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from handlers.bundle import Bundle
-from handlers.errors import BadRequest, PluginError
+from handlers.errors import BadRequest, InferenceError, PluginError
 from handlers.inputs import ImageInput
 from handlers.options import parse_options
 from handlers.pictures import Picture
@@ -142,3 +142,14 @@ def test_an_archive_tells_what_its_network_has(
         load(project / "models/ssdlite_shapes.yaml", changes), project, tmp_path
     )
     assert bundle.decode == {"score_floor": 0.05, "nms_iou": has, "max_detections": 300}
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_a_class_without_a_label_is_no_other_class(index: int) -> None:
+    task = _task(ImageInput())
+    boxes, scores = np.array([[0, 0, 9, 9]], np.float32), np.array([0.9], np.float32)
+    outputs = (boxes, scores, np.array([index]))
+    picture = Picture.of(Image.new("RGB", (20, 20)))
+    with pytest.raises(InferenceError, match=f"found class {index} and its archive has 4 labels"):
+        task.postprocess(outputs, picture, {"min_score": 0.5})
+    assert task.postprocess(outputs, picture, {"min_score": 0.95}) == []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from handlers.errors import BuildError, ExportError, MarsmithError, ParityError, SpecError
 from handlers.integrity import sha256
-from marsmith import archive, build, cli, own, sources, spec
+from marsmith import archive, build, cli, own, resolve, sources, spec
 
 PROJECT = Path(__file__).parents[2]
 
@@ -183,7 +183,11 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
         (("--artifact", "net.pth", *NETWORK), "goes with --arch alone"),
         (("mobilenet_v2", "--labels", "labels.txt"), "--labels makes a model without a file"),
         (("--arch", "other:Net", *NETWORK), "other is no package folder"),
-        (("--arch", "torchvision:resnet17", *NETWORK), "torchvision has no resnet17"),
+        (("--arch", "torchvision:resnet17", *NETWORK), "no resnet17 .*did you mean resnet1"),
+        (
+            ("--arch", "torchvision:resnet18", *NETWORK, "--task", "object-detection"),
+            "--task object-detection: torchvision's resnet18 is a network for image-classific",
+        ),
         (("--arch", "my_model.py:Net", *NETWORK, "--num-classes", "3"), "num_classes"),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "classes=3"), "are of 2 classes"),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "width=7"), "another architecture"),
@@ -260,6 +264,16 @@ def test_a_segmenter_has_as_many_labels_as_classes_and_no_more_than_bytes(
     result = segmenter(user, classes, labels)
     assert isinstance(result.exception, BuildError), result.output
     assert words in str(result.exception)
+
+
+def test_two_classes_of_one_label_are_refused_where_labels_tell_masks_apart(user: Path) -> None:
+    """As run lengths, whose keys are labels, one of them would be lost."""
+    result = segmenter(user, 3, 3)
+    assert result.exit_code == 0, repr(result.exception)
+    task = {"task": "semantic-segmentation", "labels": ["road", "car", "road"]}
+    made = {"name": "m", "architecture": "my_model.py:Net", "weights": {"file": "net.pth"}, **task}
+    with pytest.raises(BuildError, match="road more than once"):
+        resolve.labels(spec.parse(made, "m"), user)
 
 
 def test_a_segmenter_of_as_many_classes_as_there_are_bytes_is_built(user: Path) -> None:
