@@ -41,10 +41,10 @@ def draw_mask(
     # The picture's own colours would turn a tint to that of another class.
     canvas.paste(canvas.convert("L").convert("RGB"), mask=classes.point(outlined))
     reach = max(1, round(0.003 * math.sqrt(canvas.width * canvas.height)))
-    borders = Image.fromarray(_borders(np.asarray(classes), reach))
-    alpha.paste(classes.point(outlined), mask=borders)
+    borders = _grown(_edges(np.asarray(classes)), reach - 1)
+    alpha.paste(classes.point(outlined), mask=Image.fromarray(borders))
     # A soft seam parts an outline from a background like it.
-    around = Image.fromarray(_borders(np.asarray(classes), reach + max(1, reach // 2)))
+    around = Image.fromarray(_grown(borders, max(1, reach // 2)))
     canvas.paste(INK, mask=around.convert("L").point(lambda on: _SEAM * (on > 0)))
     tint = classes.copy()
     tint.putpalette([channel for i in range(256) for channel in color(i)])
@@ -60,16 +60,22 @@ def draw_mask(
     return add_legend(canvas, entries)
 
 
-def _borders(ids: Mask, reach: int) -> npt.NDArray[np.bool_]:
-    """True at pixels less than ``reach`` away from one that touches another class."""
+def _edges(ids: Mask) -> npt.NDArray[np.bool_]:
+    """True at pixels that touch another class."""
     edges = np.zeros(ids.shape, dtype=np.bool_)
     for near, values in ((edges, ids), (edges.T, ids.T)):
         changes = values[1:] != values[:-1]
         near[1:] |= changes
         near[:-1] |= changes
-    for near in (edges, edges.T):
+    return edges
+
+
+def _grown(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
+    """True at pixels at most ``reach`` away from one of ``mask``, across and down."""
+    grown = mask.copy()
+    for near in (grown, grown.T):
         before = near.copy()
-        for step in range(1, reach):
+        for step in range(1, reach + 1):
             near[step:] |= before[:-step]
             near[:-step] |= before[step:]
-    return edges
+    return grown
