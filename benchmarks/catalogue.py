@@ -26,6 +26,7 @@ sys.path.insert(0, str(PROJECT / "tests"))
 from prepared import prepare  # noqa: E402
 from truth import agreement  # noqa: E402
 
+from marsmith import named  # noqa: E402
 from marsmith.addresses import free_addresses  # noqa: E402
 from marsmith.environment import CONFIG_NAME, temp_folder  # noqa: E402
 from marsmith.server import TorchServe  # noqa: E402
@@ -38,7 +39,11 @@ _HEAD = """# The catalogue
 
 Models with torchvision's own weights: `./build_mar.sh NAME` downloads the weights once, checks
 their sha256 and builds the archive. Without network it says which file to put where. Labels, size
-of the input and preprocessing come with the weights.
+of the input and preprocessing come with the weights. NAME is any classification, segmentation or
+detection network of torchvision (`--list` has all); those below have a file in `models/`. For the
+others each task says runtime, samples and whether TorchScript traces or scripts
+(`torchvision_keys` of its file in `handlers/tasks/`), and their best weights are taken. Mask and
+Keypoint R-CNN answer with their boxes.
 
 `python -m benchmarks.catalogue` made this table without a download. The weights are random, seeded,
 and prepared so that pictures, pixels and boxes differ; their files have the names and keys of
@@ -70,10 +75,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args(words)
     specs = [load(path) for path in sorted((PROJECT / "models").glob("*.yaml"))]
-    known = {spec.name: spec for spec in specs if spec.weights.torchvision is not None}
+    files = {spec.name: spec for spec in specs if spec.weights.torchvision is not None}
+    known = dict(files)
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in {*given.names, *(key.split()[0] for key in results)} - known.keys():
+        known[name] = named.load(name, PROJECT)
     good = True
-    for name in [] if given.page else given.names or known:
+    for name in [] if given.page else given.names or files:
         for runtime in given.runtime or [known[name].runtime]:
             found = _check(known[name], runtime)
             good = good and not found.get("problem")
@@ -83,14 +91,14 @@ def main(words: list[str]) -> int:
             results[f"{name} {runtime}"] = found
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1))
-    PAGE.write_text(_page(known, results), encoding="utf-8")
+    PAGE.write_text(_page(known, files, results), encoding="utf-8")
     return int(not good)
 
 
-def _page(known: dict[str, ModelSpec], results: dict[str, Any]) -> str:
+def _page(known: dict[str, ModelSpec], files: dict[str, ModelSpec], results: dict[str, Any]) -> str:
     pairs = [(*key.split(), found) for key, found in sorted(results.items())]
     rows = [_row(known[name], runtime, found) for name, runtime, found in pairs]
-    missing = known.keys() - {name for name, runtime, _ in pairs if runtime == known[name].runtime}
+    missing = files.keys() - {name for name, runtime, _ in pairs if runtime == known[name].runtime}
     left = ", ".join(f"`{name}`" for name in sorted(missing))
     rows += [f"\nNot run yet on the runtime of its model file: {left}."] if left else []
     return _HEAD + "\n".join(rows) + "\n"

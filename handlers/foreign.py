@@ -167,11 +167,7 @@ def through(decode: Callable[[], nn.Module], axes: str) -> Callable[[Arrays, Giv
         (array,) = arrays
         if array.ndim != len(axes.split(",")) or array.shape[0] != given.count:
             raise ValueError(f"the output is {array.shape}, logits are ({axes})")
-        if not 1 < array.shape[1] == given.labels:
-            raise ValueError(
-                f"the output has {array.shape[1]} classes and there are {given.labels} labels: "
-                "give one label for each of at least two classes, in their order"
-            )
+        _check_classes(array, given)
         import torch
 
         with torch.inference_mode():
@@ -187,7 +183,16 @@ def probabilities(arrays: Arrays, given: Given) -> Arrays:
         raise ValueError(f"the output is {scores.shape}, probabilities are (N, classes)")
     if scores.min() < -1e-3 or np.abs(scores.astype(np.float64).sum(axis=1) - 1).max() > 1e-2:
         raise ValueError("the output is not from 0 to 1 with a sum of 1: say logits")
+    _check_classes(scores, given)
     return (scores.astype(np.float32),)
+
+
+def _check_classes(array: Array, given: Given) -> None:
+    if not 1 < array.shape[1] == given.labels:
+        raise ValueError(
+            f"the output has {array.shape[1]} classes and there are {given.labels} labels: "
+            "give one label for each of at least two classes, in their order"
+        )
 
 
 def class_ids(arrays: Arrays, given: Given) -> Arrays:

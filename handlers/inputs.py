@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ WHOLE = 4
 
 COLORS = ("rgb", "bgr", "gray")
 TENSOR_MODES = ("bilinear", "bicubic")
+# Those that there are without antialias.
+PLAIN_MODES = ("nearest", "bilinear", "bicubic")
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -49,7 +52,8 @@ class ImageInput:
     ``resize`` is the length of the shorter side or exact [height, width]; ``crop`` a centre crop of
     that side length or [height, width]; None leaves the picture as it is. ``letterbox`` is the grey
     level (0..255) around a picture that keeps its shape within ``resize``; None stretches it.
-    ``antialias`` False resizes as ``cv2.resize`` with INTER_LINEAR does. ``backend`` is whose
+    ``letterbox_position`` says where the picture lies in it. ``antialias`` False resizes as
+    ``cv2.resize`` with INTER_NEAREST, INTER_LINEAR or INTER_CUBIC does. ``backend`` is whose
     resize it is: ``pil``, torchvision's transforms of PIL pictures, or ``tensor``, those of uint8
     tensors, which take a third of the time; of photographs one value in three hundred differs, by
     one level. ``mean`` and ``std`` are per channel, in the order of ``color``, for scaled pixels
@@ -64,6 +68,7 @@ class ImageInput:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     antialias: bool = True
     letterbox: int | None = None
+    letterbox_position: str = "center"
     backend: str = "pil"
 
     @property
@@ -120,6 +125,8 @@ class ImageInput:
         assert canvas is not None, "letterbox without resize"
         (left, right), (top, bottom) = (_span(resized[axis], canvas[axis]) for axis in (0, 1))
         at = ((canvas[0] - right + left) // 2, (canvas[1] - bottom + top) // 2)
+        if self.letterbox is not None and self.letterbox_position == "top-left":
+            at = (0, 0)
         return Placement(resized, (left, top, right, bottom), at, canvas)
 
     def boxes_in_picture(
@@ -127,7 +134,7 @@ class ImageInput:
     ) -> NDArray[np.floating]:
         """Boxes (K, 4) xyxy in pixels of the input as pixels of the picture of ``size``."""
         place = self.place(size)
-        if place.size == size and place.window == (0, 0, *size) and place.at == (0, 0):
+        if place.size == place.canvas == size:
             return boxes
         offset = np.array([place.at[axis] - place.window[axis] for axis in (0, 1)] * 2)
         scale = np.array([size[axis] / place.size[axis] for axis in (0, 1)] * 2)
@@ -174,7 +181,7 @@ class ImageInput:
         if size == (width, height):
             return pixels[top:bottom, left:right]
         if not self.antialias:
-            return _interpolated(pixels, size, window)
+            return _interpolated(pixels, size, window, self.interpolation)
         whole = size[0] * size[1] <= WHOLE * (right - left) * (bottom - top)
         if whole and self.backend == "tensor" and self.interpolation in TENSOR_MODES:
             return _smoothed(pixels, size, self.interpolation)[top:bottom, left:right]
@@ -216,33 +223,70 @@ def _smoothed(pixels: Pixels, size: tuple[int, int], mode: str) -> Pixels:
 
 
 def _interpolated(
-    pixels: Pixels, size: tuple[int, int], window: tuple[int, int, int, int]
+    pixels: Pixels, size: tuple[int, int], window: tuple[int, int, int, int], mode: str
 ) -> Pixels:
-    """The part ``window`` of ``pixels`` resized to ``size``, each from its four neighbours.
+    """The part ``window`` of ``pixels`` resized to ``size``, each from its nearest neighbours.
 
-    OpenCV's INTER_LINEAR and torch's bilinear without antialias: pixel centres at half pixels,
-    borders repeated, nothing smoothed. Pillow has it too (``transform``), but never rounds up.
+    As OpenCV does it: borders repeated, nothing smoothed. Pillow has such, too (``transform``), but
+    never rounds up.
     """
-    (left, right, across), (top, bottom, down) = (
-        _neighbours(pixels.shape[1 - axis], size[axis], window[axis], window[axis + 2])
+    across, down = (
+        _taps(mode, pixels.shape[1 - axis], size[axis], window[axis], window[axis + 2])
         for axis in (0, 1)
     )
-    across = across.reshape(1, -1, *[1] * (pixels.ndim - 2))
-    upper, lower = pixels[top], pixels[bottom]
-    rows = [row[:, left] * (1 - across) + row[:, right] * across for row in (upper, lower)]
-    down = down.reshape(-1, *[1] * (pixels.ndim - 1))
-    mixed = rows[0] * (1 - down) + rows[1] * down
-    return (mixed + 0.5).astype(np.uint8)
+    if mode == "nearest":
+        taken: Pixels = pixels[down[0][0]][:, across[0][0]]
+        return taken
+    tail = [1] * (pixels.ndim - 2)
+    columns = [(column, weight.reshape(1, -1, *tail)) for column, weight in across]
+    lines = (
+        _summed(rows[:, column] * weight for column, weight in columns)
+        * share.reshape(-1, 1, *tail)
+        for rows, share in ((pixels[row], share) for row, share in down)
+    )
+    mixed = _summed(lines)
+    mixed += np.float32(0.5)
+    return mixed.clip(0, 255, out=mixed).astype(np.uint8)
 
 
-def _neighbours(
-    length: int, size: int, start: int, stop: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Along one axis: the source pixels before and after each target pixel, and the share of the
-    second."""
-    at = ((np.arange(start, stop) + 0.5) * (length / size) - 0.5).clip(0, length - 1)
+def _summed(arrays: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
+    total = next(arrays)
+    for each in arrays:
+        total += each
+    return total
+
+
+def _taps(
+    mode: str, length: int, size: int, start: int, stop: int
+) -> list[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Along one axis, the source pixels of each target pixel with their shares.
+
+    Pixel centres are at half pixels, but INTER_NEAREST's at whole ones. The weights of INTER_CUBIC
+    are Keys' (1981) with a = -0.75, which torch's bicubic without antialias has as well.
+    """
+    target = np.arange(start, stop)
+    if mode == "nearest":
+        # OpenCV's own order of divisions, which decides where they are not exact.
+        nearest = np.floor(target * (1 / (size / length))).astype(np.intp)
+        return [(np.minimum(nearest, length - 1), np.ones(len(target), np.float32))]
+    at = (target + 0.5) * (length / size) - 0.5
+    if mode == "bilinear":
+        at = at.clip(0, length - 1)
     first = np.floor(at).astype(np.intp)
-    return first, np.minimum(first + 1, length - 1), (at - first).astype(np.float32)
+    share = (at - first).astype(np.float32)
+    weights = [1 - share, share] if mode == "bilinear" else _cubic(share)
+    before = len(weights) // 2 - 1
+    return [
+        ((first + step - before).clip(0, length - 1), weight) for step, weight in enumerate(weights)
+    ]
+
+
+def _cubic(share: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Shares of the four pixels around a place that is ``share`` behind the second."""
+    a, far = np.float32(-0.75), share + 1
+    first = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
+    second, third = (((a + 2) * near - (a + 3)) * near * near + 1 for near in (share, 1 - share))
+    return [first, second, third, 1 - first - second - third]
 
 
 def _pair(size: Size) -> tuple[int, int] | None:

@@ -71,17 +71,22 @@ class Option:
         )
 
 
-def parse_options(given: Mapping[str, object], accepted: Sequence[Option]) -> dict[str, Any]:
+def parse_options(
+    given: Mapping[str, object], accepted: Sequence[Option], fixed: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """All options with their values: those given, parsed, and the defaults of the others.
 
-    Raises BadRequest for an unknown name, listing the accepted ones, or a value out of range.
+    ``fixed`` are names that clients may take for options, with the reason why none is. Raises
+    BadRequest for an unknown name, listing the accepted ones, or a value out of range.
     """
     by_name = {option.name: option for option in accepted}
     for name in given:
         if name not in by_name:
             listing = "; ".join(f"{option.name}: {option.accepted()}" for option in accepted)
+            reason = (fixed or {}).get(name)
+            came = f"unknown option {shown(name)}"
             raise BadRequest(
-                f"unknown option {shown(name)}: accepted are {listing}",
+                f"{came if reason is None else f'option {name}: {reason}'}: accepted are {listing}",
                 accepted={option.name: option.describe() for option in accepted},
             )
     return {

@@ -42,8 +42,12 @@ def read(
     headers: Mapping[str, Any],
     accepted: Sequence[Option],
     max_pictures: int,
+    fixed: Mapping[str, str] | None = None,
 ) -> Request:
-    """Read a row and its headers; raises a RequestError that says what is accepted."""
+    """Read a row and its headers; raises a RequestError that says what is accepted.
+
+    ``fixed`` as for ``parse_options``.
+    """
     # TorchServe mixes the headers of multipart fields, which are dicts, into those of the request.
     texts = {key.lower(): value for key, value in headers.items() if isinstance(value, str)}
     given = _Given(accepted)
@@ -61,7 +65,7 @@ def read(
     media_type = negotiate(given.accept or texts.get("accept"))
     if media_type.startswith("image/") and many:
         raise BadRequest(f"{media_type} is an answer for one picture: send it without 'instances'")
-    return Request(pictures, parse_options(given.options, accepted), media_type, many)
+    return Request(pictures, parse_options(given.options, accepted, fixed), media_type, many)
 
 
 class _Given:

@@ -96,7 +96,8 @@ class Servable(nn.Module):
         freeze_batch_norms(self.bare(), state)
         try:
             self.bare().load_state_dict(state, strict=True)
-        except (RuntimeError, AttributeError, TypeError) as error:
+        # ValueError: MNASNet's own of a file that does not tell its version.
+        except (RuntimeError, AttributeError, TypeError, ValueError) as error:
             detail = one_line(error, 600)
             raise WeightsError(
                 f"the weights do not fit {self.recipe['architecture']} with arguments "
@@ -139,7 +140,10 @@ def torchvision_entry(name: str, entry: str) -> Any:
 
 def _torchvision_network(name: str, arguments: dict[str, Any], entry: str | None) -> nn.Module:
     try:
-        builder = vision.torchvision().models.get_model_builder(name)
+        try:
+            builder = vision.torchvision().models.get_model_builder(name)
+        except ValueError as error:
+            raise PluginError(f"torchvision: {error}{vision.nearest(name)}") from error
         if "weights_backbone" in inspect.signature(builder).parameters:
             # Its default would download a backbone only to have it overwritten.
             arguments = {"weights_backbone": None, **arguments}
@@ -148,8 +152,12 @@ def _torchvision_network(name: str, arguments: dict[str, Any], entry: str | None
         else:
             network = _unloaded(builder, torchvision_entry(name, entry), arguments)
         return network
-    except (ValueError, TypeError) as error:
-        raise PluginError(f"torchvision:{name} with arguments {arguments}: {error}") from error
+    except PluginError:
+        raise
+    # Arguments of a wrong kind fail where the builder first uses them, in any way.
+    except Exception as error:
+        line = one_line(error)
+        raise PluginError(f"torchvision:{name} with arguments {arguments}: {line}") from error
 
 
 def _unloaded(builder: Callable[..., Any], weights: Any, arguments: dict[str, Any]) -> Any:

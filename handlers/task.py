@@ -93,6 +93,17 @@ class TaskHandler(BaseHandler):
     # Whether the exported module loops over the pictures of a batch, so that tracing fixes their
     # number at one.
     loops: ClassVar[bool] = False
+    # torchvision's module whose networks this task takes by their names, and what a model file of
+    # one of them says beside its name and its weights.
+    torchvision: ClassVar[str] = ""
+    torchvision_keys: ClassVar[Mapping[str, Any]] = {}
+    # The most labels that an answer can tell apart; None: any number.
+    most_labels: ClassVar[int | None] = None
+    # Whether an answer tells classes by their labels alone, so that no two may have the same.
+    distinct_labels: ClassVar[bool] = False
+    # Whether the centre crop of a picture can be answered for: False where answers speak of every
+    # pixel.
+    crops: ClassVar[bool] = True
     # What the outputs of artifacts that others exported may mean; none: the task takes no such.
     meanings: ClassVar[tuple[Meaning, ...]] = ()
 
@@ -118,6 +129,11 @@ class TaskHandler(BaseHandler):
         return network
 
     @staticmethod
+    def settled(network: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
+        """``decode`` settings as the adapted network has them, for the archive to tell."""
+        return settings
+
+    @staticmethod
     @abstractmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
         """The head: the network's output for N pictures -> a tuple of tensors with axis 0 = N."""
@@ -125,6 +141,10 @@ class TaskHandler(BaseHandler):
     def options(self) -> list[Option]:
         """Options of a request, with defaults from the archive."""
         return []
+
+    def fixed(self) -> dict[str, str]:
+        """What clients may take for options and the archive fixes: names, with the reason."""
+        return {}
 
     def preprocess(self, picture: Picture | Image.Image) -> Array:
         """Pixels (H, W, C), uint8, of an RGB picture."""
@@ -190,8 +210,9 @@ class TaskHandler(BaseHandler):
         return {}
 
     @staticmethod
-    def classes(outputs: Arrays) -> int | None:
-        """How many labels the model's outputs (with batch axis) speak of; None: cannot be told."""
+    def classes(network: nn.Module, outputs: Any) -> int | None:
+        """How many labels a bare network needs, by itself or by its adapted ``outputs``, which
+        ``decode`` takes; None: cannot be told."""
         return None
 
     # What all tasks share --------------------------------------------------------------------
@@ -355,7 +376,7 @@ class TaskHandler(BaseHandler):
         if headers.get("explain") == "True":
             raise BadRequest("explanations are not offered: ask /predictions/MODEL")
         limits = self.bundle.limits
-        request = requests.read(row, headers, self.options(), limits.max_pictures)
+        request = requests.read(row, headers, self.options(), limits.max_pictures, self.fixed())
         images = pictures.read_all(request.pictures, limits.max_pixels, self.bundle.input.wanted)
         forced = {} if request.media_type == JSON else self.drawing_options()
         return _Asked(request, [Item(image, request.options | forced) for image in images])

@@ -6,6 +6,7 @@ than a second and 145 MB, whether it compiles anything or not.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -26,6 +27,12 @@ def torchvision() -> Any:
     finally:
         for name in stands_in:
             del sys.modules[name]
+
+
+def nearest(name: str) -> str:
+    """For a message, after a name that torchvision has not: those most like it."""
+    near = difflib.get_close_matches(name, torchvision().models.list_models(), 5)
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def _is_compile_supported(device_type: str) -> bool:

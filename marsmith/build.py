@@ -140,7 +140,6 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
         bundle = bundle_of(spec, root, [], artifact=foreign.take(spec, root, folder))
         artifact = foreign.bind(bundle, folder, images[0])
         _check_defaults(artifact)
-        _check_labels(artifact, images[0])
         tell("parity")
         report = foreign.check(artifact, images)
         proof = exporting.Proven(artifact, report, foreign.measured(spec, root, artifact))
@@ -168,7 +167,7 @@ def _exported(
     module, bundle = prepare(spec, root, folder)
     eager = reference(bundle, module)
     _check_defaults(eager)
-    _check_labels(eager, images[0])
+    _check_labels(eager, module, images[0])
     return exporting.proven(spec, root, folder, module, eager, images, tell)
 
 
@@ -190,7 +189,9 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
         module.load_weights(state)
     else:
         module = Servable.build(recipe, folder / SOURCE, catalogue.network(recipe, state))
-    return module, bundle_of(spec, root, notes, weights=file)
+    bundle = bundle_of(spec, root, notes, weights=file)
+    settled = plugins.load_task(spec.task).settled(module.bare(), bundle.decode)
+    return module, replace(bundle, decode=settled)
 
 
 def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:
@@ -245,22 +246,25 @@ def _check_defaults(reference: TaskHandler) -> None:
             raise SpecError(f"defaults.{name}: {error}") from error
 
 
-def _check_labels(reference: TaskHandler, image: Image.Image) -> None:
+def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) -> None:
     """As many labels as the network has classes, and an input that it takes."""
     pixels = reference.preprocess(image)
     try:
-        outputs = reference.model(np.stack([pixels]))
+        with torch.inference_mode():
+            outputs = module.network(torch.from_numpy(np.stack([pixels])))
+            module.decode(outputs)
     # A network that does not take its input may fail in any way.
     except Exception as error:
         line = one_line(error)
         raise SpecError(
             f"input: the network fails on pixels of shape {pixels.shape}: {line}"
         ) from error
-    classes = reference.classes(outputs)
+    classes = reference.classes(module.bare(), outputs)
     if classes is not None and classes != len(reference.bundle.labels):
         raise WeightsError(
-            f"{len(reference.bundle.labels)} labels for a network with {classes} outputs: list "
-            f"exactly {classes} labels in the order of its classes"
+            f"{len(reference.bundle.labels)} labels for a network with {classes} classes: list "
+            f"exactly {classes} labels in the order of its classes (torchvision's segmenters and "
+            "detectors count the background as the first)"
         )
 
 

@@ -7,6 +7,7 @@ made is what every artifact is compared with.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 from unittest.mock import patch
@@ -26,8 +27,8 @@ def network(recipe: Mapping[str, Any], state: dict[str, Tensor]) -> nn.Module:
     name = recipe["architecture"].partition(":")[2]
     entry = torchvision_entry(name, recipe["entry"])
     try:
-        # A copy, as densenet's builder renames its keys.
-        with patch.object(entry, "get_state_dict", lambda **_: dict(state)):
+        # A copy, as densenet's builder renames its keys, with the versions that modules look at.
+        with patch.object(entry, "get_state_dict", lambda **_: copy.copy(state)):
             made: nn.Module = vision.torchvision().models.get_model(
                 name, weights=entry, **recipe["arguments"]
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -14,21 +16,34 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 Shapes = dict[str, tuple[int, ...]]
 
 
-def unwrapped(
-    state: Mapping[str, Tensor], network: nn.Module
-) -> tuple[dict[str, Tensor], list[str]]:
+def unwrapped(state: dict[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     """The state_dict without a training tool's prefixes, and notes that say what was taken off.
 
     A prefix is taken off where every name has it and the network's own names do not.
     """
-    state, own, notes = dict(state), network.state_dict().keys(), []
-    while state and not own & state.keys():
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)
+    # A copy keeps the versions of the modules, by which some of them read a file.
+    kept = copy.copy(state)
+    own, notes = network.state_dict().keys(), []
+    while kept and not own & kept.keys():
+        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in kept)), None)
         if prefix is None:
             break
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-        notes.append(f'the prefix "{prefix}" was taken off all {len(state)} names of the weights')
-    return state, notes
+        kept = _without(prefix, kept)
+        notes.append(f'the prefix "{prefix}" was taken off all {len(kept)} names of the weights')
+    return kept, notes
+
+
+def _without(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    taken = OrderedDict((key.removeprefix(prefix), value) for key, value in state.items())
+    versions = getattr(state, "_metadata", {})
+    # A module is named there without the dot that ends its prefix.
+    module = prefix.removesuffix(".")
+    taken._metadata = {  # type: ignore[attr-defined]
+        key.removeprefix(module).removeprefix("."): value
+        for key, value in versions.items()
+        if f"{key}.".startswith(prefix)
+    }
+    return taken
 
 
 def check(

@@ -50,13 +50,10 @@ def caller() -> Path:
     return Path(os.environ.get(CALLER, ""))
 
 
-def model_path(name: str, here: Path) -> Path:
-    """The model file of a name or a path; raises SpecError."""
+def model_file(name: str, here: Path) -> Path | None:
+    """The model file of a name or a path; None where there is none."""
     path = here / name if name.endswith((".yaml", ".yml")) else MODELS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in MODELS.glob("*.yaml")))
-        raise SpecError(f"no model {name}: there is no {path}; known are {known}")
-    return path
+    return path if path.is_file() else None
 
 
 def overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:

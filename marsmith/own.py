@@ -11,6 +11,7 @@ import yaml
 from handlers import plugins, vision
 from handlers.errors import SpecError
 from handlers.integrity import sha256
+from marsmith import named
 from marsmith.resolve import preset_input
 from marsmith.spec import ModelSpec, runtimes_for
 
@@ -18,6 +19,7 @@ SHAPE = ("resize", "crop", "letterbox")
 INPUT = (
     "color",
     *SHAPE,
+    "letterbox_position",
     "interpolation",
     "antialias",
     "backend",
@@ -143,7 +145,12 @@ def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     try:
         entry = vision.torchvision().models.get_model_weights(name).DEFAULT
     except ValueError as error:
-        raise SpecError(f"--arch: torchvision has no {name} ({error})") from error
+        near = vision.nearest(name)
+        raise SpecError(f"--arch: torchvision has no {name} ({error}){near}") from error
+    kinds, task = named.torchvision_names(), given["task"]
+    # A task of one's own may take them all.
+    if name in kinds and kinds[name] != task and task in kinds.values():
+        raise SpecError(f"--task {task}: torchvision's {name} is a network for {kinds[name]}")
     preset = preset_input(entry).model_dump(mode="json", exclude_unset=True)
     preset = {key: value for key, value in preset.items() if value is not None}
     # A crop belongs to the resize before it.

@@ -75,7 +75,20 @@ def labels(spec: ModelSpec, root: Path) -> list[str]:
     if spec.architecture.startswith("torchvision:") and classes != len(names):
         raise WeightsError(
             f"{len(names)} labels for num_classes {classes}: list exactly {classes} labels in the "
-            "order of the classes (torchvision's detectors count the background as the first)"
+            "order of the classes (torchvision's segmenters and detectors count the background as "
+            "the first)"
+        )
+    task = plugins.load_task(spec.task)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if task.distinct_labels and twice:
+        raise WeightsError(
+            f"labels: {', '.join(twice[:5])} more than once: task {spec.task} tells classes by "
+            "their labels, give each another one"
+        )
+    most = task.most_labels
+    if most is not None and len(names) > most:
+        raise WeightsError(
+            f"{len(names)} labels: task {spec.task} can tell {most} classes apart, and no more"
         )
     return names
 
@@ -111,6 +124,8 @@ def _from_json(text: str, where: str) -> list[Any]:
 
 
 def _checked(names: list[Any], where: str) -> list[str]:
+    if not names:
+        raise SpecError(f"{where}: there are none: give one for each class")
     if not all(isinstance(name, str) and name for name in names):
         raise SpecError(f"{where}: labels must be texts, one per class")
     return names

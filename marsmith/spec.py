@@ -146,6 +146,11 @@ class ModelSpec(Strict):
         read = {"tolerance" if task.continuous else "answers", *task.compared_by}
         _check_keys(f"parity of task {self.task}", self.parity.said(), {"golden", *read})
         _check_keys(f"parity.fp32 of task {self.task}", self.parity.fp32.said(), read)
+        if self.input is not None and self.input.crop is not None and not task.crops:
+            raise ValueError(
+                f"input.crop: task {self.task} answers for every pixel of a picture, and a crop "
+                "leaves some out: say resize, as one number or as [height, width], alone"
+            )
         return self
 
     @model_validator(mode="after")
@@ -165,6 +170,13 @@ class ModelSpec(Strict):
             raise ValueError(
                 "outputs, input.layout, input.dtype and input.scale are of an artifact that others "
                 "exported; here mean and std are for pixels from 0 to 1"
+            )
+        count = self.arguments.get("num_classes", 1)
+        # The arguments of a network of one's own may mean anything.
+        if self.architecture.startswith("torchvision:") and (type(count) is not int or count < 1):
+            raise ValueError(
+                f"arguments.num_classes (--num-classes): {count!r:.60} is not how many classes "
+                "there are: write a whole number from 1"
             )
         return self
 
@@ -263,6 +275,12 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
         ) from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
+    return merged(fields, overrides, str(path))
+
+
+def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str) -> ModelSpec:
+    """The spec of a model file's ``fields`` with ``overrides``; see ``load``."""
+    fields = dict(fields)
     said, options = overrides or {}, fields.get("runtime_options")
     runtime = fields.get("runtime", ModelSpec.model_fields["runtime"].default)
     if said.get("runtime", runtime) != runtime and isinstance(options, dict):
@@ -278,7 +296,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
     if same and isinstance(ours, dict) and isinstance(theirs, dict) and "torchvision" in ours:
         # Another file does not change what made the network, its preset and its labels.
         given["weights"] = {"torchvision": ours["torchvision"], **theirs}
-    return parse(given, str(path))
+    return parse(given, where)
 
 
 def defaults(root: Path) -> list[ModelSpec]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from handlers.bundle import Limits
 from handlers.closeness import DEFAULTS, Closeness
-from handlers.inputs import INTERPOLATIONS, TENSOR_MODES
+from handlers.inputs import INTERPOLATIONS, PLAIN_MODES, TENSOR_MODES
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Size = Side | tuple[Side, Side] | None
@@ -38,6 +38,7 @@ class InputSpec(Strict):
     std: Annotated[list[float], Field(strict=False)] = [0.229, 0.224, 0.225]
     antialias: bool = True
     letterbox: Annotated[int, Field(ge=0, le=255)] | None = None
+    letterbox_position: Literal["center", "top-left"] = "center"
     backend: Literal["pil", "tensor"] = "pil"
     layout: Literal["nchw", "nhwc", "chw", "hwc"] = "nchw"
     dtype: Literal["float32", "float16", "uint8"] = "float32"
@@ -66,8 +67,9 @@ class InputSpec(Strict):
                 raise ValueError(f"{name} has {len(values)} values, {have}")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
-        if not self.antialias and self.interpolation != "bilinear":
-            raise ValueError("antialias: false is there for interpolation bilinear alone")
+        if not self.antialias and self.interpolation not in PLAIN_MODES:
+            known = ", ".join(PLAIN_MODES)
+            raise ValueError(f"antialias: false is there for interpolation {known} alone")
         if self.backend == "tensor" and not (self.antialias and self.interpolation in TENSOR_MODES):
             raise ValueError(
                 f"backend: tensor is there for interpolation {' or '.join(TENSOR_MODES)} "
@@ -75,6 +77,10 @@ class InputSpec(Strict):
             )
         if self.letterbox is not None and not (isinstance(self.resize, tuple) and not self.crop):
             raise ValueError("letterbox needs resize: [height, width] and no crop")
+        if self.letterbox is None and self.letterbox_position != "center":
+            raise ValueError(
+                "letterbox_position needs letterbox, the grey level around the picture"
+            )
         return self
 
 

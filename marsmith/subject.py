@@ -19,8 +19,8 @@ from handlers.errors import SpecError, WeightsError
 from handlers.inputs import ImageInput, Pixels
 from handlers.integrity import sha256
 from handlers.servable import SOURCE, Servable
-from marsmith import archive, build, resolve, samples, weights
-from marsmith.model_options import MODELS, caller, model_path
+from marsmith import archive, build, named, resolve, samples, weights
+from marsmith.model_options import MODELS, caller
 from marsmith.spec import ModelSpec, load, parse
 from marsmith.spec_parts import WeightsSpec
 
@@ -88,9 +88,10 @@ def of_archive(path: Path, folder: Path) -> Subject:
 
 @contextmanager
 def find(name: str) -> Iterator[Subject]:
-    """The model NAME of models/, of a YAML file, or of an archive, unpacked for the while."""
+    """The model NAME of models/ or torchvision, of a YAML file, or of an archive, unpacked for the
+    while."""
     if not name.endswith(ARCHIVE):
-        spec = load(model_path(name, caller()))
+        spec = named.load(name, caller())
         picture = samples.files(Path(spec.samples))[0]
         yield Subject(spec, resolve.image_input(spec), picture)
         return

@@ -8,6 +8,7 @@ the last layers are scaled until pictures, pixels and boxes differ and scores sp
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +36,7 @@ def torchvision_model(spec: ModelSpec, state: dict[str, Tensor]) -> nn.Module:
     """``torchvision.models.get_model`` with the spec's weights, for whose file ``state`` stands."""
     name = spec.architecture.partition(":")[2]
     entry = torchvision.models.get_model_weights(name)[str(spec.weights.torchvision)]
-    with patch.object(entry, "get_state_dict", lambda **_: dict(state)):
+    with patch.object(entry, "get_state_dict", lambda **_: copy.copy(state)):
         model: nn.Module = torchvision.models.get_model(name, weights=entry)
     return model.eval()
 
@@ -121,7 +122,8 @@ def _outputs(model: nn.Module, batches: Iterable[Any], layers: Iterable[nn.Modul
 
 def _scale(layer: Any, factor: float, shift: Tensor | float) -> None:
     layer.weight *= factor
-    layer.bias.copy_(layer.bias * factor + shift)
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias * factor + shift)
 
 
 def _spread(

@@ -10,7 +10,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from handlers.drawing.panel import Entry, add_legend, enlarge
-from handlers.drawing.style import color, percent
+from handlers.drawing.style import INK, color, percent
+
+_SEAM = 110  # opacity of the seam around outlines, 0 to 255
 
 Mask = npt.NDArray[np.uint8]
 
@@ -19,14 +21,15 @@ def draw_mask(
     picture: Image.Image,
     ids: Mask,
     names: Mapping[int, str],
-    opacity: float = 0.5,
+    opacity: float = 0.6,
     background: int | None = 0,
 ) -> Image.Image:
     """``picture`` tinted with the ``color`` of each pixel's class, over a legend of their shares.
 
     ``ids`` (H, W), uint8, covers the whole picture; another size is scaled to it. ``background``
-    stays clear (None: every class is tinted). ``opacity`` is that of the tint, 0 to 1; outlines
-    at class borders are opaque.
+    stays clear (None: every class is tinted). ``opacity`` is that of the tint, 0 to 1, over the
+    picture in grey, so that a tint has the hue of its class; outlines at class borders are opaque,
+    with a dark seam beside them.
     """
     canvas = enlarge(picture)
     classes = Image.fromarray(ids).resize(canvas.size, Image.Resampling.NEAREST)
@@ -35,9 +38,14 @@ def draw_mask(
     if background is not None:
         opaque[background] = outlined[background] = 0
     alpha = classes.point(opaque)
+    # The picture's own colours would turn a tint to that of another class.
+    canvas.paste(canvas.convert("L").convert("RGB"), mask=classes.point(outlined))
     reach = max(1, round(0.003 * math.sqrt(canvas.width * canvas.height)))
-    borders = Image.fromarray(_borders(np.asarray(classes), reach))
-    alpha.paste(classes.point(outlined), mask=borders)
+    borders = _grown(_edges(np.asarray(classes)), reach - 1)
+    alpha.paste(classes.point(outlined), mask=Image.fromarray(borders))
+    # A soft seam parts an outline from a background like it.
+    around = Image.fromarray(_grown(borders, max(1, reach // 2)))
+    canvas.paste(INK, mask=around.convert("L").point(lambda on: _SEAM * (on > 0)))
     tint = classes.copy()
     tint.putpalette([channel for i in range(256) for channel in color(i)])
     canvas.paste(tint.convert("RGB"), mask=alpha)
@@ -52,16 +60,22 @@ def draw_mask(
     return add_legend(canvas, entries)
 
 
-def _borders(ids: Mask, reach: int) -> npt.NDArray[np.bool_]:
-    """True at pixels less than ``reach`` away from one that touches another class."""
+def _edges(ids: Mask) -> npt.NDArray[np.bool_]:
+    """True at pixels that touch another class."""
     edges = np.zeros(ids.shape, dtype=np.bool_)
     for near, values in ((edges, ids), (edges.T, ids.T)):
         changes = values[1:] != values[:-1]
         near[1:] |= changes
         near[:-1] |= changes
-    for near in (edges, edges.T):
+    return edges
+
+
+def _grown(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
+    """True at pixels at most ``reach`` away from one of ``mask``, across and down."""
+    grown = mask.copy()
+    for near in (grown, grown.T):
         before = near.copy()
-        for step in range(1, reach):
+        for step in range(1, reach + 1):
             near[step:] |= before[:-step]
             near[:-step] |= before[step:]
-    return edges
+    return grown

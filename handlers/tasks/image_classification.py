@@ -17,7 +17,7 @@ from handlers.runtimes import Arrays
 from handlers.task import Difference, TaskHandler
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def softmax() -> nn.Module:
@@ -40,6 +40,13 @@ class ImageClassification(TaskHandler):
         Meaning(("logits",), through(softmax, "N, classes"), needs_torch=True),
         Meaning(("probabilities",), probabilities),
     )
+    torchvision = "torchvision.models"
+    torchvision_keys = {
+        "runtime": "openvino",
+        "runtime_options": {"torchscript": {"method": "trace"}},
+        "samples": "samples/shapes",
+        "serving": {"batch_size": 8},
+    }
 
     @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
@@ -100,8 +107,8 @@ class ImageClassification(TaskHandler):
         return {"top_k": len(self.bundle.labels)}
 
     @staticmethod
-    def classes(outputs: Arrays) -> int:
-        return int(outputs[0].shape[1])
+    def classes(network: nn.Module, outputs: Tensor) -> int:
+        return int(outputs.shape[1])
 
 
 def _by_label(answer: Any) -> dict[tuple[str, int], float]:

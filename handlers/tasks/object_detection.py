@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handlers import drawing, truths
-from handlers.errors import PluginError
+from handlers.errors import InferenceError, PluginError
 from handlers.foreign import Meaning, detections
 from handlers.inputs import ImageInput
 from handlers.options import Option
@@ -23,6 +23,14 @@ from handlers.task import Difference, TaskHandler
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+# Settings of decode, and what torchvision's detectors call them.
+_THEIRS = {
+    "score_floor": "score_thresh",
+    "nms_iou": "nms_thresh",
+    "max_detections": "detections_per_img",
+}
+# What else clients call the IoU of NMS.
+_NMS = ("iou", "nms", "iou_threshold", "iou_thresh", "nms_threshold", "nms_thresh")
 # A box whose score is nearer than this to the threshold may come and go.
 _BORDERLINE = 0.05
 # A box with such a score counts where an answer stands for the truth.
@@ -93,6 +101,15 @@ class ObjectDetection(TaskHandler):
     continuous = False
     compared_by = ("overlap",)
     loops = True
+    torchvision = "torchvision.models.detection"
+    torchvision_keys = {
+        "runtime": "openvino",
+        "runtime_options": {"torchscript": {"method": "script"}},
+        # As many boxes as torchvision's own answer with.
+        "decode": {"max_detections": None},
+        "samples": "samples/scenes",
+        "serving": {"batch_size": 4},
+    }
 
     @staticmethod
     def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:
@@ -103,13 +120,8 @@ class ObjectDetection(TaskHandler):
 
         # Two-stage detectors keep their thresholds with the second stage.
         head = getattr(network, "roi_heads", network)
-        wanted = {
-            "score_thresh": settings["score_floor"],
-            "nms_thresh": settings["nms_iou"],
-            "detections_per_img": settings["max_detections"],
-        }
-        for name, value in wanted.items():
-            if value is not None:
+        for key, name in _THEIRS.items():
+            if (value := settings[key]) is not None:
                 if not hasattr(head, name):
                     raise PluginError(
                         f"{type(network).__name__} has no {name} as torchvision's have"
@@ -121,6 +133,11 @@ class ObjectDetection(TaskHandler):
         return detector(network)
 
     @staticmethod
+    def settled(network: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
+        head = getattr(network, "roi_heads", network)
+        return {key: getattr(head, name, settings[key]) for key, name in _THEIRS.items()}
+
+    @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
         return compact()
 
@@ -130,6 +147,21 @@ class ObjectDetection(TaskHandler):
         words = "least score of an answered box; the lowest possible is fixed in the archive"
         return [Option("min_score", float, default, words, minimum=floor, maximum=1.0)]
 
+    def fixed(self) -> dict[str, str]:
+        has = self.bundle.decode
+        # An artifact of others was made by others' settings.
+        nms, most = (
+            "the artifact's own" if self.bundle.foreign or has[key] is None else has[key]
+            for key in ("nms_iou", "max_detections")
+        )
+        when = "is fixed when the archive is built, here"
+        reasons = {
+            "nms_iou": f"the IoU of NMS {when} {nms}",
+            "max_detections": f"the number of boxes {when} {most}",
+            "score_floor": f"the least possible score {when} {has['score_floor']}",
+        }
+        return reasons | dict.fromkeys(_NMS, reasons["nms_iou"])
+
     def postprocess(self, outputs: Arrays, picture: Picture, options: dict[str, Any]) -> Any:
         boxes, scores, classes = outputs
         boxes = self.bundle.input.boxes_in_picture(boxes, picture.size)
@@ -138,13 +170,22 @@ class ObjectDetection(TaskHandler):
         found &= (scores > 0) & (scores >= options["min_score"])
         return [
             {
-                "label": self.bundle.labels[int(classes[i])],
+                "label": self._label(int(classes[i])),
                 "score": round(float(scores[i]), 6),
                 "box": dict(zip(_SIDES, (round(float(v), 2) for v in boxes[i]), strict=True)),
             }
             for i in np.argsort(-scores, kind="stable")
             if found[i]
         ]
+
+    def _label(self, index: int) -> str:
+        labels = self.bundle.labels
+        if not 0 <= index < len(labels):
+            raise InferenceError(
+                f"this model found class {index} and its archive has {len(labels)} labels, counted "
+                "from 0: build it with a label for each class"
+            )
+        return labels[index]
 
     def draw(self, answer: Any, picture: Image.Image) -> Image.Image:
         labels = [each["label"] for each in answer]
@@ -224,11 +265,33 @@ class ObjectDetection(TaskHandler):
         return _boxes(sure).astype(np.float32), np.array(ids, np.int64)
 
     @staticmethod
+    def classes(network: nn.Module, outputs: Any) -> int | None:
+        """Those of torchvision's heads, wherever in the network, which count the background."""
+        found = {count for each in network.modules() if (count := _counted(each)) is not None}
+        return found.pop() if len(found) == 1 else None
+
+    @staticmethod
     def summary(answer: Any) -> str:
         return ", ".join(f"{each['label']} {each['score']:.2f}" for each in answer[:3]) or "nothing"
 
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _counted(head: nn.Module) -> int | None:
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+    from torchvision.models.detection.fcos import FCOSClassificationHead
+    from torchvision.models.detection.retinanet import RetinaNetClassificationHead
+    from torchvision.models.detection.ssd import SSDClassificationHead
+    from torchvision.models.detection.ssdlite import SSDLiteClassificationHead
+
+    if isinstance(head, FastRCNNPredictor):
+        return int(head.cls_score.out_features)
+    if isinstance(head, (SSDClassificationHead, SSDLiteClassificationHead)):
+        return int(head.num_columns)
+    if isinstance(head, (FCOSClassificationHead, RetinaNetClassificationHead)):
+        return int(head.num_classes)
+    return None
 
 
 def _boxes(answer: Any) -> NDArray[np.float64]:

@@ -27,6 +27,8 @@ Mask = NDArray[np.uint8]
 MASKS = ("png", "rle", "none")
 # A class with less of a picture is a speck, whose score a few pixels move.
 _SPECK = 0.01
+# A first class of such a name is what shows no class, and is left as it is where others are tinted.
+_BACKGROUND = ("background", "bg", "none", "unlabeled", "unlabelled", "void")
 
 
 def out(network: nn.Module) -> nn.Module:
@@ -76,6 +78,17 @@ class SemanticSegmentation(TaskHandler):
     )
     continuous = False
     compared_by = ("changed",)
+    torchvision = "torchvision.models.segmentation"
+    torchvision_keys = {
+        "runtime": "openvino",
+        "runtime_options": {"torchscript": {"method": "trace"}},
+        "samples": "samples/scenes",
+        "serving": {"batch_size": 4},
+    }
+    # Class ids are bytes, in the artifact as in the mask.
+    most_labels = 256
+    distinct_labels = True
+    crops = False
 
     @staticmethod
     def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:
@@ -116,7 +129,10 @@ class SemanticSegmentation(TaskHandler):
         return answer
 
     def draw(self, answer: Any, picture: Image.Image) -> Image.Image:
-        return drawing.draw_mask(picture, self.mask(answer), dict(enumerate(self.bundle.labels)))
+        labels = self.bundle.labels
+        clear = 0 if labels[0].strip("_ ").lower() in _BACKGROUND else None
+        mask = self.mask(answer)
+        return drawing.draw_mask(picture, mask, dict(enumerate(labels)), background=clear)
 
     def drawing_options(self) -> dict[str, Any]:
         return {"mask": "png"}
@@ -181,6 +197,10 @@ class SemanticSegmentation(TaskHandler):
 
     def as_truth(self, answer: Any) -> Mask:
         return self.mask(answer)
+
+    @staticmethod
+    def classes(network: nn.Module, outputs: Tensor) -> int:
+        return int(outputs.shape[1])
 
     @staticmethod
     def summary(answer: Any) -> str:

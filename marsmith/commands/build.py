@@ -22,7 +22,6 @@ from marsmith.model_options import (
     caller,
     checked,
     model_options,
-    model_path,
     overrides,
 )
 
@@ -81,6 +80,7 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.option("--antialias/--no-antialias", default=None, help="Smooth when shrinking, or as cv2.")
 @click.option("--backend", help="Whose resize: pil, exact, or tensor, three times as fast.")
 @click.option("--letterbox", type=int, help="Keep the shape in --resize; grey level around it.")
+@click.option("--letterbox-position", help="Where the picture lies in it: center or top-left.")
 @click.option("--layout", help="nchw, nhwc, or without batch axis chw, hwc; of an artifact.")
 @click.option("--dtype", help="float32, float16 or uint8, of an artifact.")
 @click.option("--scale", type=float, help="By which an artifact wants pixels divided, such as 255.")
@@ -97,8 +97,9 @@ def command(
 ) -> None:
     """Build archives of the named models (default: those whose weights are in this project).
 
-    NAMES are files of models/ without .yaml, or paths of YAML files. A model of your own needs no
-    file: give --name, --task, --labels and --arch with --weights, or --artifact.
+    NAMES are files of models/ without .yaml, networks of torchvision, or paths of YAML files. A
+    model of your own needs no file: give --name, --task, --labels and --arch with --weights, or
+    --artifact.
     """
     if listing:
         _list()
@@ -116,42 +117,40 @@ def command(
             raise SpecError("--profile is for models with a file: save one with --save-yaml first")
         _own(given, here, force, as_json)
         return
-    paths = [model_path(name, here) for name in names]
-    paths = paths or [model_path(spec.name, here) for spec in defaults(Path.cwd())]
+    wanted = list(names or [spec.name for spec in defaults(Path.cwd())])
+    specs = {name: _spec(name, given, here) for name in wanted}
     if missing:
         store = _store(given, here)
-        paths = [path for path in paths if not _is_built(_spec(path, given, here), store)]
-    if not paths:
+        specs = {name: spec for name, spec in specs.items() if not _is_built(spec, store)}
+    if not specs:
         return
-    if len(paths) > 1:
+    if len(specs) > 1:
         # TorchScript numbers its types per process: a process each keeps archives reproducible.
         arguments = [word for word in sys.argv[1:] if word not in names]
-        for path in paths:
-            done = subprocess.run(
-                [sys.executable, "-m", "marsmith", *arguments, str(path.absolute())]
-            )
+        for name in specs:
+            done = subprocess.run([sys.executable, "-m", "marsmith", *arguments, name])
             if done.returncode:
                 sys.exit(done.returncode)
         return
-    spec = _spec(paths[0], given, here)
+    (spec,) = specs.values()
     _build(_chosen(checked(spec, given), given), _store(given, here), force, as_json)
 
 
-def _spec(path: Path, given: dict[str, Any], here: Path) -> ModelSpec:
-    """A model file with the keys of ``--profile`` and, over them, those of other options."""
+def _spec(name: str, given: dict[str, Any], here: Path) -> ModelSpec:
+    """A model's spec with the keys of ``--profile`` and, over them, those of other options."""
     from marsmith import host_profile
-    from marsmith.spec import load
+    from marsmith.named import load
 
     if not given["profile"]:
-        return load(path, overrides(given, here))
+        return load(name, here, overrides(given, here))
     if given["runtime"] == AUTO:
         raise SpecError("--runtime auto and --profile both choose the runtime: give one of them")
-    found = host_profile.overrides(here / given["profile"], load(path).name)
+    found = host_profile.overrides(here / given["profile"], load(name, here).name)
     said = overrides(given, here)
     if said.get("runtime", found.get("runtime")) != found.get("runtime"):
         # The profile's are of the runtime that it names.
         found.pop("runtime_options", None)
-    return load(path, {**found, **said})
+    return load(name, here, {**found, **said})
 
 
 def _is_built(spec: ModelSpec, store: Path) -> bool:
@@ -240,8 +239,13 @@ def _store(given: dict[str, Any], here: Path) -> Path:
 
 
 def _list() -> None:
+    from marsmith import named
     from marsmith.spec import load
 
-    for path in sorted(MODELS.glob("*.yaml")):
-        spec = load(path)
-        print(f"{path.stem:40} {spec.task:22} {spec.description}")
+    files = {path.stem: load(path) for path in sorted(MODELS.glob("*.yaml"))}
+    for name, spec in files.items():
+        print(f"{name:40} {spec.task:22} {spec.description}")
+    others = {name: task for name, task in named.torchvision_names().items() if name not in files}
+    print("\nAnd by their names, with torchvision's weights, preprocessing and labels:")
+    for task in sorted({*others.values()}):
+        print(f"  {task}: {', '.join(name for name in others if others[name] == task)}")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from marsmith.model_options import caller, model_options, model_path, overrides
+from marsmith.model_options import caller, model_options, overrides
 
 
 @click.command()
@@ -37,11 +37,10 @@ def command(
     that does not work says why, and Ctrl-C shows what was found so far. int8 needs --calibrate and
     --evaluate, or the model file's own.
     """
-    from marsmith import comparison, terminal, trials
-    from marsmith.spec import load
+    from marsmith import comparison, named, terminal, trials
 
     here = caller()
-    spec = load(model_path(model, here), overrides(given, here))
+    spec = named.load(model, here, overrides(given, here))
     chosen = trials.pairs(spec, precisions, runtimes)
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from handlers.errors import SpecError
-from marsmith.model_options import caller, model_options, model_path, overrides
+from marsmith.model_options import caller, model_file, model_options, overrides
 from marsmith.terminal import console
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def command(
         session, search, file = (
             _of_archive(stack, here / model, settings, runtimes, precisions, write, given)
             if model.endswith(ARCHIVE)
-            else _of_model(model_path(model, here), here, settings, runtimes, precisions, given)
+            else _of_model(model, here, settings, runtimes, precisions, write, given)
         )
         with progress:
             interrupted = _run(search)
@@ -127,19 +127,21 @@ def command(
 
 
 def _of_model(
-    file: Path,
+    name: str,
     here: Path,
     settings: Settings,
     runtimes: tuple[str, ...],
     precisions: tuple[str, ...],
+    write: bool,
     given: dict[str, Any],
 ) -> tuple[Session, Callable[[], None], Path | None]:
-    """The session of a model file, its search, and the file."""
-    from marsmith import trials
-    from marsmith.spec import load
+    """The session of a model, its search, and its file, which torchvision's own need not have."""
+    from marsmith import named, trials
     from marsmith.tuning.session import Session
 
-    spec = load(file, overrides(given, here))
+    spec, file = named.load(name, here, overrides(given, here)), model_file(name, here)
+    if write and file is None:
+        raise SpecError(f"--write: {name} is torchvision's and has no file here: --profile FILE")
     if spec.calibration is not None and spec.accuracy is None:
         raise SpecError("--calibrate is for int8, which needs --evaluate DIR, too")
     pairs = trials.pairs(spec, precisions, runtimes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -12,20 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from asking import asking
 from homes import serving
 from PIL import Image
-from tiny import marsmith
+from tiny import PROJECT, marsmith
 
-from handlers import golden
+from handlers import golden, pictures, plugins
 from handlers.bundle import Bundle
-from marsmith.archive import pack, unpack
+from marsmith import samples
+from marsmith.archive import pack, read_json, unpack
 from marsmith.client import Client, Multipart, Reply
 from marsmith.drain import Queue
 from marsmith.grpc_client import GrpcClient
 from marsmith.retire import scale_down
 from marsmith.server import TorchServe
+from marsmith.spec import defaults, load
 from marsmith.status import check_golden, read_status
 
 MODEL = "lenet5_digits"
@@ -108,6 +112,41 @@ def test_an_unknown_option_is_answered_with_the_accepted_ones(
     reply = client.predict(MODEL, digits["1"], headers={"X-Marsmith-Top": "3"})
     assert reply.status == 400
     assert set(reply.json()["accepted"]) == {"top_k"}
+
+
+def test_another_iou_of_nms_is_refused_with_that_of_the_archive(
+    client: Client, project: Path
+) -> None:
+    scene = (project / "samples/scenes/scene1.jpg").read_bytes()
+    for option in ("Nms-Iou", "Iou", "Iou-Threshold"):
+        reply = client.predict("ssdlite_shapes", scene, headers={f"X-Marsmith-{option}": "0.3"})
+        assert reply.status == 400
+        assert "IoU of NMS is fixed when the archive is built, here 0.55" in reply.json()["message"]
+        assert set(reply.json()["accepted"]) == {"min_score"}
+
+
+@pytest.mark.parametrize("name", [each.name for each in defaults(PROJECT)])
+def test_a_drawn_answer_is_the_json_answer_drawn(
+    archives: Path, client: Client, project: Path, name: str
+) -> None:
+    """Pixel by pixel, on a picture of the model's kind."""
+    (archive,) = archives.glob(f"{name}-*.mar")
+    bundle = Bundle.parse(json.dumps(read_json(archive, "marsmith.json")))
+    task = plugins.load_task(bundle.task)()
+    task.bundle = bundle
+    sample = samples.files(project / load(project / f"models/{name}.yaml").samples)[0]
+    options = {f"X-Marsmith-{key}": value for key, value in task.drawing_options().items()}
+    answer = client.predict(name, sample.read_bytes(), headers=options).json()
+    picture = pictures.decode(sample.read_bytes(), bundle.limits.max_pixels)
+    expected = np.asarray(task.draw(answer, picture), np.int16)
+    for accept, most in (("image/png", 0), ("image/jpeg", 60)):
+        reply = client.predict(name, sample.read_bytes(), accept=accept)
+        drawn = np.asarray(Image.open(io.BytesIO(reply.body)).convert("RGB"), np.int16)
+        assert drawn.shape == expected.shape
+        away = np.abs(drawn - expected)
+        assert away.max() <= most
+        assert away.mean() < 2
+    assert (expected.shape[1::-1] != picture.size) or (expected != np.asarray(picture)).any()
 
 
 @pytest.mark.parametrize(("media_type", "form"), [("image/png", "PNG"), ("image/jpeg", "JPEG")])

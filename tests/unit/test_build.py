@@ -255,7 +255,7 @@ def test_an_archive_that_needs_something_of_the_build_process_fails_smoke(
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
-        ({"labels": list("abcdefghi")}, WeightsError, "9 labels for a network with 10 outputs"),
+        ({"labels": list("abcdefghi")}, WeightsError, "9 labels for a network with 10 classes"),
         ({"weights": {"file": "weights/none.pth"}}, WeightsError, "no weights at weights/none.pth"),
         (
             {"weights": {"file": "samples/README.md"}},
@@ -267,7 +267,12 @@ def test_an_archive_that_needs_something_of_the_build_process_fails_smoke(
         ({"defaults": {"topk": 3}}, SpecError, "unknown key 'topk': accepted are top_k"),
         ({"defaults": {"top_k": 0}}, SpecError, "defaults.top_k: .* a whole number from 1"),
         ({"defaults": {"top_k": "x"}}, SpecError, "defaults.top_k"),
-        ({"architecture": "torchvision:resnet17"}, MarsmithError, "Unknown model resnet17"),
+        ({"labels": []}, SpecError, "labels: there are none"),
+        (
+            {"architecture": "torchvision:resnet17"},
+            MarsmithError,
+            "Unknown model resnet17; did you mean resnet1",
+        ),
         ({"architecture": "training/networks/lenet5.py:Net"}, MarsmithError, "defines no Net"),
         ({"arguments": {"classes": 3}}, MarsmithError, "classes"),
         ({"input": {"resize": [32, 32]}}, MarsmithError, "3 channels"),

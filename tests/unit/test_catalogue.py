@@ -37,6 +37,7 @@ CATALOGUE = [
 SPECIAL = {
     "densenet121": "image-classification",
     "googlenet": "image-classification",
+    "mnasnet0_5": "image-classification",
     "vit_b_16": "image-classification",
     "lraspp_mobilenet_v3_large": "semantic-segmentation",
     "fasterrcnn_resnet50_fpn": "object-detection",

@@ -6,6 +6,7 @@ import itertools
 from io import BytesIO
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -232,8 +233,10 @@ def test_mask_tints_outlines_and_leaves_the_background() -> None:
     half = [round((90 + channel) / 2) for channel in color(7)]
     assert np.abs(np.array(drawn.getpixel((300, 200))) - half).max() <= 1
     assert drawn.getpixel((200, 150)) == drawn.getpixel((399, 299)) == color(7)
-    for at in ((199, 150), (400, 150), (300, 99), (0, 0)):
+    for at in ((190, 150), (410, 150), (300, 90), (0, 0)):
         assert drawn.getpixel(at) == (90, 90, 90)
+    for at in ((199, 150), (400, 150), (300, 99)):
+        assert max(drawn.getpixel(at)) < 90
     legend = drawn.crop((0, 480, *drawn.size))
     assert count(legend, color(7)) > 20
     assert count(legend, color(0)) == 0
@@ -243,6 +246,25 @@ def test_mask_tints_outlines_and_leaves_the_background() -> None:
 def test_mask_opacity(opacity: float, expected: tuple[int, int, int]) -> None:
     ids = np.full((480, 640), 3, np.uint8)
     assert draw_mask(grey(640, 480), ids, {}, opacity).getpixel((9, 9)) == expected
+
+
+def hues(pixels: Any) -> Any:
+    """Degrees, of RGB (N, 3)."""
+    one = np.asarray(pixels, np.uint8).reshape(-1, 1, 3)
+    return cv2.cvtColor(one.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[:, 0, 0]
+
+
+def test_a_tint_has_the_hue_of_its_class_whatever_is_below() -> None:
+    """Also on a picture of strong colours, among as many classes as Pascal VOC has."""
+    ramp = np.tile(np.linspace(0, 255, 420).astype(np.uint8), (420, 1))
+    colorful = [np.dstack([ramp, ramp.T, 255 - ramp]), np.dstack([ramp[::-1].T, ramp, ramp.T])]
+    ids = (np.mgrid[:420, :420].sum(0) // 40 % 21).astype(np.uint8)
+    wanted = hues([color(index) for index in range(21)])
+    for pixels in colorful:
+        drawn = np.asarray(draw_mask(Image.fromarray(pixels), ids, {}, background=None))
+        away = np.abs(hues(drawn[:420].reshape(-1, 3))[:, None] - wanted)
+        nearest = np.minimum(away, 360 - away).argmin(1)
+        assert (nearest == ids.ravel()).mean() > 0.99
 
 
 def test_mask_without_background_tints_everything() -> None:

@@ -65,3 +65,16 @@ def test_a_lightning_checkpoint_with_more_in_it_gets_a_hint() -> None:
     state = {f"net.{key}": value for key, value in resnet(2).state_dict().items()}
     words = refusal({**state, "loss.weight": torch.ones(2)}, resnet(2))
     assert 'names begin with "net.": keep those alone' in words
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.net."])
+def test_what_modules_say_of_their_version_stays_with_the_weights(prefix: str) -> None:
+    """MNASNet reads a file by it, and takes none without."""
+    theirs = torchvision.models.mnasnet0_5(num_classes=3)
+    holder: nn.Module = theirs
+    for name in reversed(prefix.split(".")[:-1]):
+        holder = nn.ModuleDict({name: holder})
+    ours = torchvision.models.mnasnet0_5(num_classes=3)
+    state, _ = fitting.unwrapped(holder.state_dict(), ours)
+    ours.load_state_dict(state)
+    assert torch.equal(ours.layers[0].weight, theirs.layers[0].weight)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from handlers import plugins
@@ -16,6 +19,11 @@ from handlers.foreign import Contract, Foreign, flatten, meaning_of
 from handlers.inputs import ImageInput
 from marsmith import spec
 
+CV2 = {
+    "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+}
 RNG = np.random.default_rng(0)
 
 
@@ -28,16 +36,42 @@ def noise(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("size", [(640, 480), (64, 48), (37, 200), (31, 31), (1, 9), (224, 224)])
 @pytest.mark.parametrize("target", [[224, 224], [96, 160]])
+@pytest.mark.parametrize(("mode", "most"), [("nearest", 0), ("bilinear", 1), ("bicubic", 1)])
 def test_without_antialias_pixels_are_those_of_cv2(
-    size: tuple[int, int], target: list[int]
+    size: tuple[int, int], target: list[int], mode: str, most: int
 ) -> None:
+    """To the level that its fixed-point arithmetic rounds away."""
     picture = noise(*size)
-    made = ImageInput("bgr", target, antialias=False).prepare(picture)
-    bgr = np.asarray(picture)[:, :, ::-1]
-    wanted = cv2.resize(bgr, (target[1], target[0]), interpolation=cv2.INTER_LINEAR)
+    made = ImageInput("bgr", target, interpolation=mode, antialias=False).prepare(picture)
+    wanted = cv2.resize(np.asarray(picture)[:, :, ::-1], target[::-1], interpolation=CV2[mode])
     assert made.shape == wanted.shape
-    assert np.abs(made.astype(int) - wanted).max() <= 1
+    assert np.abs(made.astype(int) - wanted).max() <= most
     assert (made != wanted).mean() < 0.2
+    grey = ImageInput("gray", target, interpolation=mode, antialias=False).prepare(picture)
+    wanted = cv2.resize(np.asarray(picture.convert("L")), target[::-1], interpolation=CV2[mode])
+    assert np.abs(grey[:, :, 0].astype(int) - wanted).max() <= most
+
+
+SIDES = st.integers(1, 90)
+
+
+@given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(["nearest", "bilinear", "bicubic"]))
+def test_every_size_is_resized_as_cv2_does(
+    width: int, height: int, wide: int, high: int, mode: str
+) -> None:
+    picture = noise(width, height)
+    made = ImageInput(resize=[high, wide], interpolation=mode, antialias=False).prepare(picture)
+    wanted = cv2.resize(np.asarray(picture), (wide, high), interpolation=CV2[mode])
+    assert np.abs(made.astype(int) - wanted).max() <= (0 if mode == "nearest" else 1)
+
+
+def test_bicubic_without_antialias_is_torchs() -> None:
+    picture = noise(90, 70)
+    made = ImageInput(resize=[33, 150], interpolation="bicubic", antialias=False).prepare(picture)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float()
+    wanted = torch.nn.functional.interpolate(pixels, (33, 150), mode="bicubic")
+    wanted = wanted[0].permute(1, 2, 0).clamp(0, 255)
+    assert np.abs(made - wanted.numpy()).max() <= 0.51
 
 
 def test_without_antialias_a_crop_is_the_middle_of_the_whole() -> None:
@@ -49,28 +83,35 @@ def test_without_antialias_a_crop_is_the_middle_of_the_whole() -> None:
     assert grey.shape == (50, 60, 1)
 
 
-def cv2_letterbox(bgr: Any, height: int, width: int, level: int) -> Any:
+def cv2_letterbox(bgr: Any, height: int, width: int, level: int, centered: bool) -> Any:
     ratio = min(height / bgr.shape[0], width / bgr.shape[1])
     inner = round(bgr.shape[1] * ratio), round(bgr.shape[0] * ratio)
     dw, dh = (width - inner[0]) / 2, (height - inner[1]) / 2
     made = cv2.resize(bgr, inner, interpolation=cv2.INTER_LINEAR)
     around = round(dh - 0.1), round(dh + 0.1), round(dw - 0.1), round(dw + 0.1)
+    if not centered:
+        around = 0, height - inner[1], 0, width - inner[0]
     return cv2.copyMakeBorder(made, *around, cv2.BORDER_CONSTANT, value=(level,) * 3)
 
 
 LETTERBOX = ImageInput("bgr", [96, 128], antialias=False, letterbox=114)
+CORNER = replace(LETTERBOX, letterbox_position="top-left")
 
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (17, 11), (500, 40), (128, 96)])
-def test_a_letterbox_is_that_of_the_usual_detectors(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("letterbox", [LETTERBOX, CORNER], ids=["center", "top-left"])
+def test_a_letterbox_is_that_of_the_usual_detectors(
+    size: tuple[int, int], letterbox: ImageInput
+) -> None:
     picture = noise(*size)
-    wanted = cv2_letterbox(np.asarray(picture)[:, :, ::-1], 96, 128, 114)
-    made = LETTERBOX.prepare(picture)
+    centered = letterbox is LETTERBOX
+    wanted = cv2_letterbox(np.asarray(picture)[:, :, ::-1], 96, 128, 114, centered)
+    made = letterbox.prepare(picture)
     assert made.shape == wanted.shape
     assert np.abs(made.astype(int) - wanted).max() <= 1
 
 
-@pytest.mark.parametrize("given", [LETTERBOX, ImageInput(resize=80, crop=64), ImageInput()])
+@pytest.mark.parametrize("given", [LETTERBOX, CORNER, ImageInput(resize=80, crop=64), ImageInput()])
 def test_boxes_come_back_to_where_they_are_in_the_picture(given: ImageInput) -> None:
     canvas = np.zeros((200, 300, 3), np.uint8)
     canvas[80:120, 130:190] = 255
@@ -92,6 +133,40 @@ def test_a_plane_loses_what_is_around_the_letterbox() -> None:
     grey = ImageInput("gray", [96, 128], letterbox=7).prepare(Image.new("RGB", (10, 10), "white"))
     assert (grey[0, 0, 0], grey[50, 64, 0]) == (7, 255)
     assert ImageInput(resize=[96, 128]).plane_in_picture(plane, (100, 150)) is plane
+    corner = np.zeros((48, 64), np.uint8)
+    corner[:, :32] = 1
+    assert CORNER.plane_in_picture(corner, (100, 150)).tolist() == np.ones((48, 32)).tolist()
+
+
+@given(
+    st.sampled_from([LETTERBOX, CORNER, ImageInput(resize=[96, 128]), ImageInput(resize=64)]),
+    st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+def test_a_box_of_the_picture_comes_back_from_the_input(
+    made: ImageInput, size: tuple[int, int], shares: list[float]
+) -> None:
+    place = made.place(size)
+    low, high = (np.array(sorted(shares[axis::2])) * size[axis] for axis in (0, 1))
+    box = np.array([[low[0], high[0], low[1], high[1]]])
+    scale = np.array([place.size[axis] / size[axis] for axis in (0, 1)] * 2)
+    moved = box * scale + np.array(place.at * 2) - np.array(place.window[:2] * 2)
+    assert np.abs(made.boxes_in_picture(moved, size) - box).max() < 1e-6 * max(size)
+    inside = moved - np.array(place.at * 2)
+    assert (inside >= -1e-9).all()
+    assert (moved <= np.array(place.canvas * 2) + 1e-9).all()
+    plane = np.zeros(place.canvas[::-1], np.uint8)
+    left, top = place.at
+    plane[top : top + place.size[1], left : left + place.size[0]] = 1
+    assert made.plane_in_picture(plane, size).all()
+    assert made.plane_in_picture(plane, size).size > 0
+
+
+def test_boxes_in_the_bars_of_a_corner_letterbox_end_at_the_picture() -> None:
+    """Also where the picture has the very width of the input, and is not resized."""
+    boxes = np.array([[10.0, 20, 128, 96], [0, 50, 9, 90]])
+    found = CORNER.boxes_in_picture(boxes, (128, 48))
+    assert found.tolist() == [[10, 20, 128, 48], [0, 48, 9, 48]]
 
 
 # Outputs of the artifacts of others ----------------------------------------------------------
@@ -231,7 +306,7 @@ ARTIFACT: dict[str, Any] = {
         ({"input": {"scale": 0.00392156862745098}}, "input.scale: .* 1"),
         ({"input": {"layout": "cnhw"}}, "input.layout"),
         ({"input": {"letterbox": 114, "resize": 640}}, "letterbox needs resize: .height, width."),
-        ({"input": {"antialias": False, "interpolation": "bicubic"}}, "for interpolation bilinear"),
+        ({"input": {"antialias": False, "interpolation": "lanczos"}}, "nearest, bilinear, bicubic"),
         ({"input": {"backend": "tensor", "interpolation": "lanczos"}}, "bilinear or bicubic with"),
         (
             {"input": {"backend": "tensor", "antialias": False}},

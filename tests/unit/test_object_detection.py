@@ -9,11 +9,14 @@ from PIL import Image
 from torch import nn
 
 from handlers.bundle import Bundle
-from handlers.errors import PluginError
+from handlers.errors import BadRequest, InferenceError, PluginError
 from handlers.inputs import ImageInput
+from handlers.options import parse_options
 from handlers.pictures import Picture
 from handlers.servable import Servable
 from handlers.tasks.object_detection import ObjectDetection
+from marsmith import build
+from marsmith.spec import load
 
 
 def _task(given: ImageInput) -> ObjectDetection:
@@ -80,3 +83,73 @@ def test_the_settings_of_decode_are_the_detectors_own(name: str) -> None:
 def test_a_detector_of_another_kind_that_has_no_such_setting_is_refused() -> None:
     with pytest.raises(PluginError, match="Identity has no score_thresh as torchvision's have"):
         ObjectDetection.adapt(nn.Identity(), dict(ObjectDetection.decode_settings))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "fcos_resnet50_fpn",
+        "retinanet_resnet50_fpn",
+        "ssd300_vgg16",
+        "ssdlite320_mobilenet_v3_large",
+    ],
+)
+def test_the_classes_of_torchvisions_detectors_are_counted(name: str) -> None:
+    network = _detector(name)
+    wrapped = nn.ModuleDict({"inside": network})
+    assert ObjectDetection.classes(network, None) == 4
+    assert ObjectDetection.classes(wrapped, None) == 4
+    assert ObjectDetection.classes(nn.Linear(3, 4), None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "decode", "words"),
+    [
+        (
+            "nms_iou",
+            {"nms_iou": 0.55},
+            "the IoU of NMS is fixed when the archive is built, here 0.55",
+        ),
+        ("iou", {"nms_iou": 0.55}, "option iou: the IoU of NMS is fixed"),
+        (
+            "iou_threshold",
+            {"nms_iou": None},
+            "is built, here the artifact's own: accepted are min_",
+        ),
+        ("max_detections", {"max_detections": 300}, "the number of boxes is fixed .*, here 300"),
+        ("score_floor", {"score_floor": 0.1}, "least possible score is fixed .*, here 0.1"),
+    ],
+)
+def test_what_an_archive_fixes_is_told_to_who_asks_for_another(
+    name: str, decode: dict[str, Any], words: str
+) -> None:
+    task = _task(ImageInput())
+    task.bundle.decode.update({**ObjectDetection.decode_settings, **decode})
+    with pytest.raises(BadRequest, match=words) as refused:
+        parse_options({name: 0.3}, task.options(), task.fixed())
+    assert "accepted are min_score: a number from" in str(refused.value)
+    with pytest.raises(BadRequest, match="unknown option 'other'"):
+        parse_options({"other": 0.3}, task.options(), task.fixed())
+
+
+@pytest.mark.parametrize(("said", "has"), [(None, 0.55), (0.3, 0.3)])
+def test_an_archive_tells_what_its_network_has(
+    project: Path, tmp_path: Path, said: float | None, has: float
+) -> None:
+    changes = {"decode": {"nms_iou": said, "max_detections": None}}
+    _, bundle = build.prepare(
+        load(project / "models/ssdlite_shapes.yaml", changes), project, tmp_path
+    )
+    assert bundle.decode == {"score_floor": 0.05, "nms_iou": has, "max_detections": 300}
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_a_class_without_a_label_is_no_other_class(index: int) -> None:
+    task = _task(ImageInput())
+    boxes, scores = np.array([[0, 0, 9, 9]], np.float32), np.array([0.9], np.float32)
+    outputs = (boxes, scores, np.array([index]))
+    picture = Picture.of(Image.new("RGB", (20, 20)))
+    with pytest.raises(InferenceError, match=f"found class {index} and its archive has 4 labels"):
+        task.postprocess(outputs, picture, {"min_score": 0.5})
+    assert task.postprocess(outputs, picture, {"min_score": 0.95}) == []

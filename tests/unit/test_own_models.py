@@ -14,9 +14,9 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from handlers.errors import BuildError, ExportError, MarsmithError, ParityError
+from handlers.errors import BuildError, ExportError, MarsmithError, ParityError, SpecError
 from handlers.integrity import sha256
-from marsmith import archive, build, cli, own, sources, spec
+from marsmith import archive, build, cli, own, resolve, sources, spec
 
 PROJECT = Path(__file__).parents[2]
 
@@ -93,6 +93,17 @@ def test_a_network_of_ones_own_is_one_command(
     picture = (PROJECT / "samples/shapes/star.jpg").read_bytes()
     (reply,) = worker.ask(({"data": bytearray(picture)}, {}))
     assert {each["label"] for each in reply.json()} == {"cat", "dog"}
+
+
+def test_what_opencv_users_say_reaches_the_archive(user: Path) -> None:
+    words = ("--letterbox", "114", "--letterbox-position", "top-left")
+    words += ("--no-antialias", "--interpolation", "nearest")
+    result = run("--arch", "my_model.py:Net", *NETWORK, *words)
+    assert result.exit_code == 0, repr(result.exception)
+    given = archive.read_json(user / "store/own-1.0.mar", "marsmith.json")["input"]
+    said = {"letterbox": 114, "letterbox_position": "top-left", "interpolation": "nearest"}
+    assert said.items() <= given.items()
+    assert given["antialias"] is False
 
 
 def test_the_saved_model_file_builds_the_same_bytes(user: Path) -> None:
@@ -172,7 +183,11 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
         (("--artifact", "net.pth", *NETWORK), "goes with --arch alone"),
         (("mobilenet_v2", "--labels", "labels.txt"), "--labels makes a model without a file"),
         (("--arch", "other:Net", *NETWORK), "other is no package folder"),
-        (("--arch", "torchvision:resnet17", *NETWORK), "torchvision has no resnet17"),
+        (("--arch", "torchvision:resnet17", *NETWORK), "no resnet17 .*did you mean resnet1"),
+        (
+            ("--arch", "torchvision:resnet18", *NETWORK, "--task", "object-detection"),
+            "--task object-detection: torchvision's resnet18 is a network for image-classific",
+        ),
         (("--arch", "my_model.py:Net", *NETWORK, "--num-classes", "3"), "num_classes"),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "classes=3"), "are of 2 classes"),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "width=7"), "another architecture"),
@@ -189,16 +204,131 @@ def test_a_mistake_on_the_command_line_is_named(
         raise result.exception
 
 
-@pytest.mark.parametrize(("count", "words"), [(1000, "1000 labels for a network with 2 outputs")])
-def test_too_many_labels_are_counted(user: Path, count: int, words: str) -> None:
-    (user / "labels.txt").write_text("".join(f"class {index}\n" for index in range(count)))
-    with pytest.raises(BuildError, match=words):
+def labelled(folder: Path, count: int) -> None:
+    (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(count)))
+
+
+def test_too_many_labels_are_counted(user: Path) -> None:
+    labelled(user, 1000)
+    with pytest.raises(BuildError, match="1000 labels for a network with 2 classes"):
         raise run("--arch", "my_model.py:Net", *NETWORK).exception or AssertionError
     arguments = {"arch": "torchvision:resnet18", "num_classes": 2, "name": "m"}
     arguments |= {"weights": "net.pth", "labels": "labels.txt", "task": "image-classification"}
     keys, _ = own.fields(arguments, user, PROJECT)
     with pytest.raises(BuildError, match="1000 labels for num_classes 2"):
         build.bundle_of(spec.parse(keys, "m"), PROJECT, [], weights=user / "net.pth")
+
+
+SEGMENTER = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.conv = nn.Conv2d(3, classes, 1)
+
+    def forward(self, x):
+        return {"out": self.conv(x)}
+"""
+DETECTOR = """
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+def Net():
+    return ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=11)
+"""
+
+
+def segmenter(folder: Path, classes: int, labels: int) -> Result:
+    (folder / "my_model.py").write_text(SEGMENTER)
+    state = {"conv.weight": 9 * torch.randn(classes, 3, 1, 1), "conv.bias": torch.zeros(classes)}
+    torch.save(state, folder / "net.pth")
+    labelled(folder, labels)
+    words = ("--weights", "net.pth", "--arg", f"classes={classes}", "--resize", "32,32")
+    words += ("--task", "semantic-segmentation", "--runtime", "eager")
+    return run("--name", "own", "--arch", "my_model.py:Net", "--labels", "labels.txt", *words)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "words"),
+    [
+        (3, 1000, "1000 labels: task semantic-segmentation can tell 256 classes apart"),
+        (3, 4, "4 labels for a network with 3 classes: list exactly 3 labels"),
+        (3, 2, "2 labels for a network with 3 classes"),
+        (257, 257, "257 labels: task semantic-segmentation can tell 256 classes apart"),
+        (257, 256, "256 labels for a network with 257 classes"),
+    ],
+)
+def test_a_segmenter_has_as_many_labels_as_classes_and_no_more_than_bytes(
+    user: Path, classes: int, labels: int, words: str
+) -> None:
+    result = segmenter(user, classes, labels)
+    assert isinstance(result.exception, BuildError), result.output
+    assert words in str(result.exception)
+
+
+def test_two_classes_of_one_label_are_refused_where_labels_tell_masks_apart(user: Path) -> None:
+    """As run lengths, whose keys are labels, one of them would be lost."""
+    result = segmenter(user, 3, 3)
+    assert result.exit_code == 0, repr(result.exception)
+    task = {"task": "semantic-segmentation", "labels": ["road", "car", "road"]}
+    made = {"name": "m", "architecture": "my_model.py:Net", "weights": {"file": "net.pth"}, **task}
+    with pytest.raises(BuildError, match="road more than once"):
+        resolve.labels(spec.parse(made, "m"), user)
+
+
+def test_a_segmenter_of_as_many_classes_as_there_are_bytes_is_built(user: Path) -> None:
+    result = segmenter(user, 256, 256)
+    assert result.exit_code == 0, repr(result.exception)
+
+
+@pytest.mark.parametrize("labels", [10, 12, 1000])
+def test_a_detector_has_as_many_labels_as_classes(user: Path, labels: int) -> None:
+    (user / "my_model.py").write_text(DETECTOR)
+    labelled(user, labels)
+    weights = PROJECT / "weights/ssdlite_shapes.pth"
+    words = ("--task", "object-detection", "--runtime", "eager", "--weights", weights)
+    words += ("--samples", PROJECT / "samples/scenes", "--labels", "labels.txt", "--resize", "320")
+    result = run("--name", "own", "--arch", "my_model.py:Net", *words)
+    assert isinstance(result.exception, BuildError), result.output
+    assert f"{labels} labels for a network with 11 classes" in str(result.exception)
+
+
+@pytest.mark.parametrize("outputs", ["logits", "probabilities"])
+@pytest.mark.parametrize("labels", [1, 3])
+def test_an_artifact_of_others_has_as_many_labels_as_classes(
+    user: Path, outputs: str, labels: int
+) -> None:
+    layers = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2), nn.Softmax(1)]
+    traced(nn.Sequential(*layers), user / "m.pt", 2)
+    labelled(user, labels)
+    result = run(*EXPORTED, "--outputs", outputs)
+    assert isinstance(result.exception, BuildError), result.output
+    assert f"2 classes and there are {labels} labels" in str(result.exception)
+
+
+def test_a_number_of_classes_that_is_none_is_refused(user: Path) -> None:
+    words = ("--weights", "net.pth", *OWN)
+    result = run("--arch", "torchvision:resnet18", *words, "--num-classes", "two")
+    assert result.exit_code == 2
+    assert "'two' is not a valid integer" in result.output
+    result = run("--arch", "torchvision:resnet18", *words, "--arg", "num_classes=two")
+    assert isinstance(result.exception, SpecError)
+    assert "'two' is not how many classes there are: write a whole number from 1" in str(
+        result.exception
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("vit_b_16", "image_size=7"), ("resnet18", "norm_layer=x")],
+)
+def test_arguments_that_a_builder_of_torchvision_cannot_use_are_named(
+    user: Path, name: str, argument: str
+) -> None:
+    words = ("--weights", "net.pth", "--num-classes", "2", "--arg", argument, *OWN)
+    result = run("--arch", f"torchvision:{name}", *words)
+    assert isinstance(result.exception, MarsmithError), repr(result.exception)
+    assert argument.partition("=")[0] in str(result.exception)
 
 
 def test_a_whole_pickled_model_says_how_to_save_its_weights(user: Path) -> None:

@@ -31,7 +31,8 @@ CONFIDENCE = np.array(
 def task() -> SemanticSegmentation:
     made = SemanticSegmentation()
     given = ImageInput()
-    made.bundle = Bundle("m", "1.0", "semantic-segmentation", "eager", "m.pth", LABELS, given)
+    labels = list(LABELS)
+    made.bundle = Bundle("m", "1.0", "semantic-segmentation", "eager", "m.pth", labels, given)
     return made
 
 
@@ -79,3 +80,18 @@ def test_run_lengths_are_those_of_coco(task: SemanticSegmentation, scale: int) -
 
 def test_no_mask_is_sent_where_none_is_asked_for(task: SemanticSegmentation) -> None:
     assert answer(task, "none").keys() == {"size", "classes"}
+
+
+@pytest.mark.parametrize(
+    ("first", "clear"),
+    [("background", True), ("__background__", True), ("Void", True), ("road", False)],
+)
+def test_a_first_class_is_drawn_unless_it_is_the_background(
+    task: SemanticSegmentation, first: str, clear: bool
+) -> None:
+    task.bundle.labels[0:1] = [first]
+    picture = Image.new("RGB", (500, 300), (90, 90, 90))
+    ids = np.zeros((300, 500), np.uint8)
+    found = task.postprocess((ids, ids), Picture.of(picture), {"mask": "png"})
+    drawn = task.draw(found, picture)
+    assert (drawn.getpixel((250, 150)) == (90, 90, 90)) == clear

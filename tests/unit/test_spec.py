@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from handlers.errors import BuildError, SpecError
-from marsmith import spec
+from marsmith import resolve, spec
 from marsmith.spec import ModelSpec, load, parse
 from marsmith.spec_parts import ServingSpec
 
@@ -123,6 +125,21 @@ def test_an_unknown_name_lists_the_accepted_ones(changes: dict[str, Any], words:
         ({"input": {"crop": 9000}}, "input.crop"),
         ({"input": {"crop": True}}, "input.crop"),
         ({"input": {"color": "hsv"}}, "input.color"),
+        ({"task": "semantic-segmentation", "input": {"crop": 64}}, "a crop leaves some out: say"),
+        ({"arguments": {"num_classes": "two"}}, "num_classes (--num-classes): 'two' is not how"),
+        ({"arguments": {"num_classes": True}}, "num_classes (--num-classes): True is not how"),
+        ({"arguments": {"num_classes": 2.0}}, "num_classes (--num-classes): 2.0 is not how"),
+        ({"arguments": {"num_classes": 0}}, "num_classes (--num-classes): 0 is not how"),
+        ({"input": {"resize": 9, "letterbox": 0}}, "letterbox needs resize: [height, width]"),
+        ({"input": {"letterbox_position": "top-left"}}, "letterbox_position needs letterbox"),
+        (
+            {"input": {"resize": [9, 9], "letterbox": 0, "letterbox_position": "left"}},
+            "input.letterbox_position: Input should be 'center' or 'top-left'",
+        ),
+        (
+            {"input": {"interpolation": "lanczos", "antialias": False}},
+            "antialias: false is there for interpolation nearest, bilinear, bicubic alone",
+        ),
         ({"input": {"interpolation": "area"}}, "interpolation 'area': accepted are nearest"),
         ({"input": {"mean": [0.5]}}, "mean has 1 values, rgb has 3"),
         ({"input": {"color": "gray", "mean": [0.5]}}, "std has 3 values, gray has 1"),
@@ -269,6 +286,43 @@ def test_no_mapping_raises_anything_else(fields: dict[Any, Any]) -> None:
         except SpecError as refused:
             message = str(refused)
         assert "\n" not in message
+
+
+INPUT = {
+    "color": st.sampled_from(["rgb", "bgr", "gray"]),
+    "resize": st.integers(0, 70) | st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    "crop": st.integers(1, 70) | st.lists(st.integers(1, 70), min_size=2, max_size=2),
+    "interpolation": st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+    "antialias": st.booleans(),
+    "letterbox": st.integers(-1, 256),
+    "letterbox_position": st.sampled_from(["center", "top-left", "left"]),
+    "backend": st.sampled_from(["pil", "tensor"]),
+    "mean": st.just([0.5]),
+    "std": st.just([0.5]),
+}
+
+
+@given(
+    st.fixed_dictionaries({}, optional=INPUT),
+    st.tuples(st.integers(1, 80), st.integers(1, 80)),
+    st.sampled_from(["image-classification", "object-detection", "semantic-segmentation"]),
+)
+def test_an_input_is_refused_or_takes_every_picture(
+    fields: dict[str, Any], size: tuple[int, int], task: str
+) -> None:
+    try:
+        made = resolve.image_input(parse(MODEL | {"task": task, "input": fields}, "m"))
+    except SpecError:
+        return
+    pixels = made.prepare(Image.new("RGB", size, "white"))
+    place = made.place(size)
+    assert pixels.shape == (*place.canvas[::-1], made.channels)
+    assert pixels.dtype == np.uint8
+    everywhere = np.array([[-1e9, -1e9, 1e9, 1e9]])
+    boxes = made.boxes_in_picture(everywhere, size)
+    if not place.size == place.canvas == size:
+        assert boxes.tolist() == [[0, 0, *size]]
+    assert made.plane_in_picture(pixels[:, :, 0], size).size > 0
 
 
 @given(st.text(alphabet="ab01:-[]{}!&*#'\"\n ,?|>%@.", max_size=30))

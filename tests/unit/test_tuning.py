@@ -240,7 +240,7 @@ def test_options_under_a_name_stay_and_a_chosen_one_is_written(tmp_path: Path) -
     path.write_text(MODEL)
     assert spec.load(path, host_profile.overrides(profile, "m")).options == options
     given = {**dict.fromkeys(OPTIONS), "profile": profile, "runtime": "onnx"}
-    assert build._spec(path, given, Path()).options == {}
+    assert build._spec(str(path), given, Path()).options == {}
 
 
 def test_a_queue_that_was_too_short_for_the_batch_is_written_as_measured(tmp_path: Path) -> None:
@@ -255,11 +255,11 @@ def test_auto_takes_a_precision_that_the_runtime_of_the_file_has_not(tmp_path: P
     other = MODEL.replace("runtime_options:", "runtime: openvino\nruntime_options:")
     path.write_text(other.replace("  method: trace", "  streams: one"))
     given = {**dict.fromkeys(OPTIONS), "runtime": "auto", "precision": "fp16"}
-    found = build._spec(path, given, Path())
+    found = build._spec(str(path), given, Path())
     assert found.precision == "fp16"
     assert ("openvino", "fp16") not in trials.pairs(found, ["fp16"])
     with pytest.raises(SpecError, match="precision: Input should be"):
-        build._spec(path, {**given, "precision": "fp8"}, Path())
+        build._spec(str(path), {**given, "precision": "fp8"}, Path())
 
 
 def test_every_model_of_the_project_can_be_written(project: Path, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Models by name: a file of ``models/``, or a network of torchvision, which needs no file.
+
+Which of torchvision's networks a task takes, and what a model file of one says, is the task's to
+tell (``TaskHandler.torchvision``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from typing import Any
+
+from handlers import plugins, vision
+from handlers.errors import SpecError
+from marsmith import spec
+from marsmith.model_options import MODELS, model_file
+from marsmith.spec import ModelSpec
+
+# Names that a mistyped one is compared with, and how like they must be.
+_NEAR, _LIKENESS = 5, 0.6
+
+
+def load(name: str, here: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
+    """The spec of a model's name or of the path of a YAML file, relative to ``here``.
+
+    ``overrides`` replace its keys. Raises SpecError, which names the nearest where there is none.
+    """
+    path = model_file(name, here)
+    if path is not None:
+        return spec.load(path, overrides)
+    found = torchvision_names()
+    if name not in found:
+        raise SpecError(_unknown(name, here, found))
+    return spec.merged(_fields(name, found[name]), overrides, f"torchvision's {name}")
+
+
+def torchvision_names() -> dict[str, str]:
+    """torchvision's networks that a task takes, sorted: by name the task."""
+    models = vision.torchvision().models
+    found: dict[str, str] = {}
+    for task in plugins.names("tasks"):
+        if module := plugins.load_task(task).torchvision:
+            found |= dict.fromkeys(models.list_models(module=importlib.import_module(module)), task)
+    return dict(sorted(found.items()))
+
+
+def _fields(name: str, task: str) -> dict[str, Any]:
+    """What a model file says of one of torchvision's networks with its best weights."""
+    entry = vision.torchvision().models.get_model_weights(name).DEFAULT
+    classes = len(entry.meta["categories"])
+    return {
+        "name": name,
+        "description": f"torchvision's {name}, {classes} classes, its weights {entry.name}",
+        "task": task,
+        "architecture": f"torchvision:{name}",
+        "weights": {"torchvision": entry.name},
+        # Where torchvision names none, it is torchvision's own.
+        "licence": entry.meta.get("license", "BSD-3-Clause"),
+        **plugins.load_task(task).torchvision_keys,
+    }
+
+
+def _unknown(name: str, here: Path, found: dict[str, str]) -> str:
+    if name.endswith((".yaml", ".yml")):
+        return f"no model {name}: there is no {here / name}"
+    if name in vision.torchvision().models.list_models():
+        tasks = ", ".join(sorted({*found.values()}))
+        return f"no model {name}: torchvision has it, but it is for none of the tasks {tasks}"
+    files = sorted(path.stem for path in MODELS.glob("*.yaml"))
+    near = difflib.get_close_matches(name, sorted({*files, *found}), _NEAR, _LIKENESS)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(files)},"
+    return (
+        f"no model {name}: there is no {MODELS / name}.yaml, and torchvision has no such network; "
+        f"{hint} ./build_mar.sh --list has all"
+    )

@@ -1,0 +1,156 @@
+"""Models by name: files of the project, and every network of torchvision of the three tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torchvision
+from click.testing import CliRunner, Result
+
+from handlers import plugins
+from handlers.errors import MarsmithError, SpecError, WeightsError
+from marsmith import cli, named, resolve, weights
+from marsmith.tuning.session import Session
+
+MODELS = torchvision.models
+KINDS = {
+    "image-classification": MODELS,
+    "object-detection": MODELS.detection,
+    "semantic-segmentation": MODELS.segmentation,
+}
+THEIRS = {name: task for task, module in KINDS.items() for name in MODELS.list_models(module)}
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(cli.group, words)
+
+
+@pytest.fixture(autouse=True)
+def _here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("MARSMITH_CALLER", raising=False)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every try to open a connection is an error that no code expects."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("something was to be downloaded")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+
+def test_all_networks_of_the_three_tasks_are_known() -> None:
+    assert named.torchvision_names() == dict(sorted(THEIRS.items()))
+    assert len(THEIRS) > 90
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", sorted(THEIRS))
+def test_a_network_of_torchvision_is_a_spec_by_its_name(project: Path, name: str) -> None:
+    spec = named.load(name, Path())
+    entry = MODELS.get_model_weights(name).DEFAULT
+    assert (spec.name, spec.task) == (name, THEIRS[name])
+    assert spec.architecture == f"torchvision:{name}"
+    assert spec.weights.torchvision is not None
+    assert weights.torchvision_weights(spec) is entry
+    assert resolve.labels(spec, project) == entry.meta["categories"]
+    preset, given = entry.transforms(), resolve.image_input(spec)
+    for ours, theirs in (("resize", "resize_size"), ("crop", "crop_size")):
+        wanted = getattr(preset, theirs, None)
+        assert getattr(given, ours) == (wanted[0] if wanted else None)
+    if interpolation := getattr(preset, "interpolation", None):
+        assert given.interpolation == interpolation.value
+        assert (list(given.mean), list(given.std)) == (preset.mean, preset.std)
+    # In the spec, and not tried in silence.
+    loops = plugins.load_task(spec.task).loops
+    assert spec.on("torchscript").options == {"method": "script" if loops else "trace"}
+    assert (project / spec.samples).is_dir()
+    assert spec.licence == entry.meta.get("license", "BSD-3-Clause")
+
+
+def test_a_model_file_comes_before_torchvisions_name() -> None:
+    assert named.load("mobilenet_v3_small", Path()).serving.batch_size == 16
+    changed = named.load("resnet34", Path(), {"version": "2.0", "runtime": "torchscript"})
+    assert (changed.version, changed.options) == ("2.0", {"method": "trace"})
+    theirs = named.load("resnet34", Path(), {"weights": {"file": "w.pth"}}).weights
+    assert (theirs.file, theirs.torchvision) == ("w.pth", "IMAGENET1K_V1")
+
+
+def test_a_detector_answers_with_as_many_boxes_as_torchvisions_own() -> None:
+    spec = named.load("ssd300_vgg16", Path())
+    settings = resolve.decode_settings(spec)
+    network = MODELS.get_model("ssd300_vgg16", weights=None, weights_backbone=None)
+    plugins.load_task(spec.task).adapt(network, settings)
+    assert network.detections_per_img == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnt34", r"did you mean resnet34, .*\./build_mar\.sh --list has all"),
+        ("lraspp_shape", "did you mean lraspp_shapes"),
+        ("fasterrcnn_resnet50", "did you mean fasterrcnn_resnet50_fpn"),
+        ("qqqq", r"known are cifar_net_shapes, .*\./build_mar\.sh --list"),
+        ("raft_large", "torchvision has it, but it is for none of the tasks image-class"),
+        ("no/m.yaml", r"there is no no/m\.yaml"),
+        ("../etc", "no model ../etc"),
+    ],
+)
+@pytest.mark.parametrize("command", ["build", "formats", "profile", "tune", "graph"])
+def test_a_name_that_is_none_gets_the_nearest(command: str, name: str, words: str) -> None:
+    result = run(command, name)
+    assert isinstance(result.exception, SpecError), repr(result.exception)
+    assert "\n" not in str(result.exception)
+    with pytest.raises(SpecError, match=words):
+        raise result.exception
+
+
+def test_all_names_are_listed_beside_the_files() -> None:
+    listed = run("build", "--list").output
+    files = {path.stem for path in Path("models").glob("*.yaml")}
+    *_, block = listed.partition("And by their names")
+    words = set(block.replace(",", " ").split())
+    assert set(THEIRS) - files <= words
+    assert not files & words
+    assert all(f"{name} " in listed.partition("And by")[0] for name in files)
+
+
+def test_a_network_by_name_is_counted_without_its_weights() -> None:
+    result = run("profile", "squeezenet1_1", "--json", "--no-load")
+    assert result.exit_code == 0, repr(result.exception)
+    found = json.loads(result.output)
+    assert found["architecture"] == "torchvision:squeezenet1_1"
+    network = MODELS.get_model("squeezenet1_1", weights=None)
+    assert found["parameters"] == sum(each.numel() for each in network.parameters())
+
+
+def test_without_network_a_build_by_name_says_which_file_to_put_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entry = MODELS.get_model_weights("shufflenet_v2_x0_5").DEFAULT
+    name = entry.url.rsplit("/", 1)[1]
+    monkeypatch.setattr(entry.value, "url", f"http://127.0.0.1:9/{name}")
+    result = run("build", "shufflenet_v2_x0_5", "--store", str(tmp_path))
+    assert isinstance(result.exception, WeightsError)
+    assert "\n" not in str(result.exception)
+    assert f"put it at {Path.cwd() / 'weights/download' / name}" in str(result.exception)
+
+
+def test_several_names_are_all_known_before_the_first_is_built(tmp_path: Path) -> None:
+    result = run("build", "lenet5_digits", "resnt34", "--store", str(tmp_path))
+    assert isinstance(result.exception, SpecError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_choice_of_tune_is_not_written_into_a_file_that_there_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Session, "run", lambda *_: pytest.fail("searched in vain"))
+    result = run("tune", "resnet34", "--write")
+    assert isinstance(result.exception, MarsmithError)
+    assert "--write: resnet34 is torchvision's and has no file here" in str(result.exception)
