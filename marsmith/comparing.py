@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from handlers.bundle import Bundle
 from handlers.errors import ServerError
-from handlers.task import TaskHandler
 from marsmith.client import Client, Reply
 from marsmith.processes import Running
 from marsmith.watch import FIRST_SERVER_ERROR
+
+if TYPE_CHECKING:
+    from handlers.bundle import Bundle
+    from handlers.task import TaskHandler
 
 _AT_ONCE = 4
 _NAMED = 3

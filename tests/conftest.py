@@ -44,11 +44,19 @@ def _log_levels() -> None:
     logging.getLogger().setLevel(logging.WARNING)
 
 
+@pytest.fixture(scope="session")
+def together(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    # One of several processes has a folder of its own in that of the run.
+    return base.parent if hasattr(pytestconfig, "workerinput") else base
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _cache(together: Path) -> Iterator[None]:
     """What runtimes compile is kept for this run of the tests, and not in the user's home."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MARSMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MARSMITH_CACHE", str(together / "cache"))
         yield
 
 
@@ -126,15 +134,11 @@ Shared = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
-def shared(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+def shared(together: Path) -> Shared:
     """Makes a folder once for all processes of this run: whoever needs it first fills it."""
-    base = tmp_path_factory.getbasetemp()
-    if hasattr(pytestconfig, "workerinput"):
-        # One of several processes, each of which has a folder in that of the run.
-        base = base.parent
 
     def make(name: str, fill: Callable[[Path], object]) -> Path:
-        folder, done = base / name, base / f"{name}.done"
+        folder, done = together / name, together / f"{name}.done"
         with alone(done):
             if not done.stat().st_size:
                 # Left by whoever could not fill it.

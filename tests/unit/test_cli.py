@@ -29,10 +29,15 @@ def test_help_lists_every_command_without_importing_it() -> None:
         assert f"\n  {name} " in done.stdout
 
 
-@pytest.mark.parametrize("name", ["serve", "status", "stop", "scale", "logs", "ready"])
-def test_what_watches_a_server_starts_without_torch(name: str) -> None:
+@pytest.mark.parametrize(
+    "module",
+    [f"commands.{name}" for name in ("serve", "status", "stop", "scale", "logs", "ready")]
+    # What other commands import when they begin.
+    + ["operate", "retire", "autoscale", "asking"],
+)
+def test_what_operates_a_server_does_it_without_torch(module: str) -> None:
     """That takes a second, and ``serve`` would keep its memory as long as it runs."""
-    code = f"import sys, marsmith.commands.{name}; print('torch' in sys.modules)"
+    code = f"import sys, marsmith.{module}; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
