@@ -24,7 +24,7 @@ def softmax() -> nn.Module:
     """Logits (N, classes) -> scores (N, classes) in float32 that sum to 1."""
     # Here, since most workers do without torch.
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     class Softmax(nn.Module):
         def forward(self, logits: Tensor) -> tuple[Tensor]:
