@@ -130,7 +130,8 @@ class TaskHandler(BaseHandler):
 
     @staticmethod
     def settled(network: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
-        """``decode`` settings as the adapted network has them, for the archive to tell."""
+        """``decode`` settings as the bare network has them after ``adapt``, for the archive to
+        tell."""
         return settings
 
     @staticmethod

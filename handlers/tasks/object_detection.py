@@ -135,7 +135,9 @@ class ObjectDetection(TaskHandler):
     @staticmethod
     def settled(network: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
         head = getattr(network, "roi_heads", network)
-        return {key: getattr(head, name, settings[key]) for key, name in _THEIRS.items()}
+        has = {key: getattr(head, name, None) for key, name in _THEIRS.items()}
+        # What a network of one's own calls so may be anything.
+        return settings | {key: v for key, v in has.items() if isinstance(v, (int, float))}
 
     @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:
@@ -151,7 +153,7 @@ class ObjectDetection(TaskHandler):
         has = self.bundle.decode
         # An artifact of others was made by others' settings.
         nms, most = (
-            "the artifact's own" if self.bundle.foreign or has[key] is None else has[key]
+            "the artifact's own" if self.bundle.foreign or has.get(key) is None else has[key]
             for key in ("nms_iou", "max_detections")
         )
         when = "is fixed when the archive is built, here"

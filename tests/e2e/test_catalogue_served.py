@@ -13,12 +13,13 @@ from homes import build, serving
 from prepared import prepare
 from truth import agreement
 
+from marsmith.named import load
 from marsmith.server import TorchServe
-from marsmith.spec import load
 
-# On the runtime of their files but for a detector that is scripted.
+# On the runtime of their files but for a detector that is scripted. SqueezeNet has no file.
 QUICK: dict[str, tuple[str, ...]] = {
     "mobilenet_v3_small": (),
+    "squeezenet1_1": (),
     "lraspp_mobilenet_v3_large": (),
     "ssdlite320_mobilenet_v3_large": ("--runtime", "torchscript"),
     "fasterrcnn_mobilenet_v3_large_320_fpn": (),
@@ -28,7 +29,7 @@ QUICK: dict[str, tuple[str, ...]] = {
 @pytest.fixture(scope="module")
 def weights(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("weights")
-    return {name: prepare(load(project / f"models/{name}.yaml"), folder) for name in QUICK}
+    return {name: prepare(load(name, project), folder) for name in QUICK}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,6 @@ def served(
 def test_it_answers_as_torchvision_does(
     project: Path, served: TorchServe, weights: dict[str, Path], name: str
 ) -> None:
-    found = agreement(served, load(project / f"models/{name}.yaml"), weights[name])
+    found = agreement(served, load(name, project), weights[name])
     assert found.problem is None
     assert found.objects >= 16, "too little was compared to prove anything"
