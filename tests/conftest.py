@@ -9,10 +9,12 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 
 import marsmith  # noqa: F401  # first of all: it says how the threads of torch wait
 
@@ -22,8 +24,8 @@ from marsmith.locks import alone
 
 PROJECT = Path(__file__).parents[1]
 
-# The machine is shared: a slow moment is no defect.
-settings.register_profile("marsmith", deadline=None)
+# The machine is shared: a slow moment is no defect. What fails says how to repeat it.
+settings.register_profile("marsmith", deadline=None, database=None, print_blob=True)
 settings.load_profile("marsmith")
 
 
@@ -31,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # So a shell starts what runs in the background, and all that tests start would ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Hypothesis would make a folder in the work tree, and does so before the first fixture.
+    folder = TemporaryDirectory(prefix="marsmith-hypothesis-")
+    config.add_cleanup(folder.cleanup)
+    set_hypothesis_home_dir(folder.name)
     # They leave files open: their version at import, ts its metrics.
     files = ".*(packages.(ts|model_archiver).|marsmith.metrics.yaml)"
     for category in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):

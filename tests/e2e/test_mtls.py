@@ -140,7 +140,7 @@ def proxy(served: TorchServe, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def _wait_for(port: int, log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
             return

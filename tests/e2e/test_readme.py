@@ -189,7 +189,7 @@ def test_torchserve_by_hand(make_copy: Copies, demo: str, copy: Path, commands: 
     printed = _run("\n".join(typed), home)
     found = re.fullmatch(r'(\[\{"label":"star".*\])\s*(\d+)\s*TorchServe has stopped\.\s*', printed)
     assert found, printed
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while is_alive(int(found[2])):
         assert time.monotonic() < deadline
         time.sleep(0.1)
