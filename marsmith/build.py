@@ -108,7 +108,7 @@ def _built(
     """The build in a folder of its own, up to the archive's name in the store."""
     folder = temporary / "archive"
     folder.mkdir()
-    with smoke.prepared(plugins.load_runtime(spec.runtime).requires) as check:
+    with smoke.prepared() as check:
         proof = _stage(spec, root, folder, tell)
         bundle = proof.artifact.bundle
         path = temporary / archive.file_name(spec.name, spec.version)

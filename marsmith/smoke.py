@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,13 +18,13 @@ _WORKER = Path(__file__).with_name("smoke_worker.py")
 
 
 @contextmanager
-def prepared(modules: Iterable[str] = ()) -> Iterator[Callable[[Path], None]]:
+def prepared() -> Iterator[Callable[[Path], None]]:
     """A clean process that gets ready beside the build, to load an archive as a worker does.
 
-    It imports the installed ``modules`` that the archive's runtime needs. What this gives loads the
-    archive at a path there and lets it answer, once; it raises SmokeError with the reason.
+    What this gives loads the archive at a path there and lets it answer, once; it raises SmokeError
+    with the reason.
     """
-    with _clean(_WORKER, *modules) as load:
+    with _clean(_WORKER) as load:
 
         def check(path: Path) -> None:
             load(path)

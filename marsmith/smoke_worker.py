@@ -1,9 +1,8 @@
 """Runs in a clean process with an unpacked archive as its folder: load, answer, refuse garbage.
 
-It imports what every worker does, and the installed modules that are named after the folder, while
-the build is still at work, and waits for a line that says that the archive is there. It talks to
-TorchServe's ``Service`` as the worker's socket loop does, and may import nothing of the pipeline:
-it proves that the archive is whole.
+It imports what every worker does while the build is still at work, and waits for a line that says
+that the archive is there. It talks to TorchServe's ``Service`` as the worker's socket loop does,
+and may import nothing of the pipeline: it proves that the archive is whole.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ import logging
 import os
 import struct
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +88,9 @@ def statuses(message: bytes) -> dict[str, int]:
     return found
 
 
-def get_ready(modules: Sequence[str]) -> None:
-    """Import what is installed of ``modules``; what is missing the archive's own check names."""
-    for name in filter(find_spec, modules):
-        import_module(name)
+if __name__ == "__main__":
     # As no garbage ever: looking through torch's objects again and again takes part of a second.
     gc.freeze()
-
-
-if __name__ == "__main__":
-    get_ready(sys.argv[2:])
     if not sys.stdin.readline():
         sys.exit("smoke: no archive came")
     main(Path(sys.argv[1]))

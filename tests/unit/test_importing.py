@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from marsmith import smoke_worker
 from marsmith.importing import for_good
 
 
@@ -40,13 +37,3 @@ def test_a_collector_that_was_off_stays_off() -> None:
     with for_good():
         pass
     assert not gc.isenabled()
-
-
-def test_the_clean_process_imports_what_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "a_runtimes_package.py").touch()
-    smoke_worker.get_ready(["is_not_installed", "a_runtimes_package"])
-    assert sys.modules.pop("a_runtimes_package").__file__ == str(tmp_path / "a_runtimes_package.py")
-    assert "is_not_installed" not in sys.modules
