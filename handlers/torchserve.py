@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -67,7 +66,8 @@ def _import_without_torch() -> None:
     profiler: Any = ModuleType("torch.profiler")
     profiler.ProfilerActivity = profiler.profile = profiler.record_function = None
     torch: Any = ModuleType("torch")
-    torch.__version__, torch.profiler = version("torch"), profiler
+    # Of which it asks whether there is a torch.compile; torch need not be installed.
+    torch.__version__, torch.profiler = "2.3", profiler
     torch.cuda = SimpleNamespace(is_available=lambda: False)
     stand_ins = {"torch": torch, "torch.profiler": profiler}
     with _in_place(_hidden() | stand_ins), _quiet(_NAME):

@@ -12,6 +12,7 @@ import shutil
 import zipfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,14 @@ def read_json(path: Path, member: str) -> Any:
         raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
 
 
+def _members(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
+
+
 def stage_handlers(folder: Path, needs_torch: bool = True) -> None:
     """Copy the handler package into a staged archive, and what stands for torch in workers that
     compute nothing with it."""
@@ -82,6 +91,16 @@ def stage_handlers(folder: Path, needs_torch: bool = True) -> None:
 def stage_stand_in(folder: Path) -> None:
     """Write what a worker whose path begins with ``folder`` imports in torch's place."""
     shutil.copyfile(str(torch_on_demand.__file__), folder / STAND_IN)
+
+
+def check_torch(path: Path) -> None:
+    """Raise ArchiveError where the archive's worker needs PyTorch and this environment has none."""
+    if find_spec("torch") is not None or STAND_IN in _members(path):
+        return
+    raise ArchiveError(
+        f"{path.name}: its runtime needs PyTorch, which is not installed here: install "
+        "requirements.txt, or build it with --runtime openvino or onnx"
+    )
 
 
 def pack(folder: Path, bundle: Bundle, path: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.errors import ServerError
+from handlers.errors import ArchiveError, ServerError
 from marsmith import journal, signing
-from marsmith.archive import Header, file_name
+from marsmith.archive import Header, check_torch, file_name
 from marsmith.store import newest_first, readable
 
 
@@ -47,13 +47,26 @@ def choose(home: Path, store: Path, named: Sequence[str], properties: Mapping[st
     order = [file for file in order if file not in ended]
     admitted, unsigned = signing.admitted(store, order, properties, home)
     refused |= unsigned
-    archives = {file: headers[file] for file in admitted}
+    unable = _unable(store, admitted)
+    refused |= unable
+    archives = {file: headers[file] for file in admitted if file not in unable}
     unproven = _unproven(archives, chosen, known)
     refused |= unproven
     archives = {file: header for file, header in archives.items() if file not in unproven}
     if not archives:
         raise ServerError("no archive may be served: " + _reasons(refused, ended))
     return Choice(archives, refused, ended)
+
+
+def _unable(store: Path, files: Sequence[str]) -> dict[str, str]:
+    """Those whose workers cannot start in this environment, and why."""
+    reasons = {}
+    for file in files:
+        try:
+            check_torch(store / file)
+        except ArchiveError as error:
+            reasons[file] = str(error)
+    return reasons
 
 
 def _pair(header: Header) -> tuple[str, str]:

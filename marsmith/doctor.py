@@ -151,6 +151,11 @@ def _archives(store: Path, properties: Mapping[str, str], home: Path) -> Iterato
 
 
 def _packages(found: Mapping[str, Any]) -> Iterator[Finding]:
+    if "torch" in found["packages"] and find_spec("torch") is None:
+        # Without it the files of such runtimes cannot be imported, either.
+        mend = "pip install -r requirements.txt"
+        yield Finding("wrong", found["file"], "its workers need PyTorch", mend)
+        return
     try:
         needed = load_runtime(found["runtime"]).requires
     except MarsmithError as error:

@@ -26,16 +26,18 @@ from packaging.requirements import Requirement
 
 from handlers.bundle import Bundle
 from handlers.integrity import sha256
-from handlers.plugins import load_runtime
+from handlers.plugins import load_runtime, load_task
 from marsmith.archive import moment
 
 FILE = "sbom.cdx.json"
-# What every worker imports, of TorchServe and of the handlers.
-_BASE = ("torchserve", "PyYAML", "torch", "torchvision", "numpy", "pillow", "simplejpeg")
+# What every worker imports, of TorchServe and of the handlers, and what most do.
+_BASE = ("torchserve", "PyYAML", "numpy", "pillow", "simplejpeg")
+_TORCH = ("torch", "torchvision")
 
 
 def write(bundle: Bundle, folder: Path) -> None:
     """Write the bill of a staged archive, whose artifact is there already."""
+    torch = load_task(bundle.task).needs_torch(bundle)
     model = Component(
         name=bundle.name,
         version=bundle.version,
@@ -46,7 +48,7 @@ def write(bundle: Bundle, folder: Path) -> None:
         description=bundle.provenance["description"] or None,
     )
     bom = Bom(
-        components=[*_origins(bundle), *map(_package, needed(bundle.runtime))],
+        components=[*_origins(bundle), *map(_package, needed(bundle.runtime, torch))],
         metadata=BomMetaData(component=model),
     )
     needs = [part for part in bom.components if part.type is ComponentType.LIBRARY]
@@ -80,9 +82,10 @@ def providing(modules: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def needed(runtime: str) -> list[str]:
-    """Every package that a worker with this runtime needs, by its normal name, sorted."""
-    own = providing(load_runtime(runtime).requires)
+def needed(runtime: str, torch: bool = True) -> list[str]:
+    """Every package that a worker with this runtime, and with PyTorch where it computes with
+    ``torch``, needs, by its normal name, sorted."""
+    own = (*providing(load_runtime(runtime).requires), *(_TORCH if torch else ()))
     found: set[str] = set()
     # With the extras that each is wanted with.
     left = {(_plain(name), frozenset[str]()) for name in (*_BASE, *own)}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from handlers import integrity
 from handlers.errors import ArchiveError
-from marsmith.archive import Header, file_name, read_header, unpack
+from marsmith.archive import Header, check_torch, file_name, read_header, unpack
 from marsmith.locks import alone
 
 # Hidden, so that TorchServe does not take them for models.
@@ -119,9 +119,10 @@ def publish(path: Path, target: Path) -> None:
 def admit(archive: Path, store: Path) -> bool:
     """Bring a verified archive into the store by one rename; whether it was not there before.
 
-    Raises ArchiveError where the store has other bytes under its name, IntegrityError for a damaged
-    one.
+    Raises ArchiveError where the store has other bytes under its name or no worker of it can start
+    here, IntegrityError for a damaged one.
     """
+    check_torch(archive)
     target = store / name_in(store, archive)
     if archive.resolve() == target.resolve():
         verify(archive)
