@@ -82,7 +82,7 @@ def main(words: list[str]) -> int:
         answers = [_answers(eager, half) for half in halves]
         truths = [truth for half in halves for _, truth in half]
         expected = [answer for half in answers for answer in half]
-        print(f"| | {eager.metric_name} | same as fp32 | move |\n|---|---|---|---|")
+        print(f"| | {eager.metric_name} | same | move |\n|---|---|---|---|")
         print(_row("fp32", eager, truths, expected, expected), flush=True)
         for name in RECIPES:
             found = []
