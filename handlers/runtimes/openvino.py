@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from handlers import onnx_export
-from handlers.errors import IntegrityError, LoadError, one_line
+from handlers.errors import ExportError, IntegrityError, LoadError, one_line
 from handlers.onnx_names import is_result, module_of
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
@@ -172,15 +172,21 @@ def _root_logger() -> Iterator[None]:
 def _quantised(model: Any, request: ExportRequest) -> Any:
     """The model with 8-bit activations and weights where NNCF finds that they pay.
 
-    Where the module loops over pictures, boxes are decoded between its layers, so that nothing but
-    layers is quantised.
+    Raises ExportError for a graph with branches, as those of torchvision's detectors are: NNCF
+    corrects no bias there, and what it makes does not load.
     """
+    operations = model.get_ordered_ops()
+    if any(each.get_type_name() == "If" for each in operations):
+        raise ExportError(
+            "the graph of this detector has branches, which NNCF cannot quantise for OpenVINO: "
+            "take bf16, or int8 on runtime onnx or aotinductor"
+        )
     with quiet():
         import nncf
 
-    operations = model.get_ordered_ops()
     layers = [each.get_friendly_name() for each in operations if each.get_type_name() in _LAYERS]
     ignored = [name for name in layers if module_of(name) in request.float_layers]
+    # Where the module loops over pictures, boxes are decoded between its layers.
     kinds = {each.get_type_name() for each in operations} - _LAYERS if request.loops else set()
     with quiet():
         return nncf.quantize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exports import export
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
@@ -33,6 +34,14 @@ def test_a_detector_in_fp16_is_refused_and_told_where_it_goes(tmp_path: Path) ->
     request = ExportRequest(Light(), light, {}, tmp_path / "m.onnx", "fp16", loops=True)
     with pytest.raises(ExportError, match="cannot be converted to fp16: take runtime eager"):
         runtime.export(request)  # type: ignore[attr-defined]
+
+
+def test_a_detector_in_int8_on_openvino_is_refused_and_told_where_it_goes(tmp_path: Path) -> None:
+    runtime = plugins.load_runtime("openvino")
+    light = np.full((1, 20, 24, 3), 255, np.uint8)
+    path, given = tmp_path / "model.xml", {"calibration": [light], "loops": True}
+    with pytest.raises(ExportError, match="branches, which NNCF cannot quantise for OpenVINO: tak"):
+        export(runtime, ExportRequest(Light(), light, {}, path, "int8", **given))
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
