@@ -18,7 +18,7 @@ from PIL import Image
 
 from handlers import plugins
 from handlers.bundle import Bundle
-from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError, one_line
+from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError
 from handlers.integrity import sha256
 from handlers.runtimes import as_arrays
 from handlers.servable import SOURCE, Servable
@@ -255,9 +255,9 @@ def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) 
             module.decode(outputs)
     # A network that does not take its input may fail in any way.
     except Exception as error:
-        line = one_line(error)
         raise SpecError(
-            f"input: the network fails on pixels of shape {pixels.shape}: {line}"
+            f"input: the network fails on pixels of shape {pixels.shape}: "
+            f"{plugins.described(error)}"
         ) from error
     classes = reference.classes(module.bare(), outputs)
     if classes is not None and classes != len(reference.bundle.labels):
