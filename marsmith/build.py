@@ -236,14 +236,18 @@ def _check_defaults(reference: TaskHandler) -> None:
     plain = type(reference)()
     plain.bundle = replace(reference.bundle, defaults={})
     options = {option.name: option for option in plain.options()}
+    mistakes = []
     for name, value in reference.bundle.defaults.items():
         if name not in options:
             accepted = ", ".join(options) or "none for this task"
-            raise SpecError(f"defaults has the unknown key {name!r}: accepted are {accepted}")
+            mistakes.append(f"defaults has the unknown key {name!r}: accepted are {accepted}")
+            continue
         try:
             options[name].parse(value)
         except BadRequest as error:
-            raise SpecError(f"defaults.{name}: {error}") from error
+            mistakes.append(f"defaults.{name}: {error}")
+    if mistakes:
+        raise SpecError("; ".join(mistakes))
 
 
 def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) -> None:
