@@ -97,7 +97,7 @@ class TaskHandler(BaseHandler):
     # one of them says beside its name and its weights.
     torchvision: ClassVar[str] = ""
     torchvision_keys: ClassVar[Mapping[str, Any]] = {}
-    # The most labels that an answer can tell apart; None: any number.
+    # The most labels that an answer can tell apart; None: any number, 0: it has none.
     most_labels: ClassVar[int | None] = None
     # Whether an answer tells classes by their labels alone, so that no two may have the same.
     distinct_labels: ClassVar[bool] = False

@@ -311,6 +311,10 @@ def _unknown(where: str, given: dict[str, Any], accepted: Any) -> list[str]:
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
     """Read a model file; ``overrides`` replace its keys. Raises SpecError naming every mistake."""
+    return merged(_fields(path), overrides, str(path))
+
+
+def _fields(path: Path) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     # PyYAML meets a date of month 13 with ValueError, other tags of its own with more.
@@ -320,7 +324,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
         ) from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
-    return merged(fields, overrides, str(path))
+    return fields
 
 
 def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str) -> ModelSpec:
@@ -345,8 +349,12 @@ def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str)
 
 
 def defaults(root: Path) -> list[ModelSpec]:
-    """The models that a plain ``./build_mar.sh`` builds: their weights are in the repository."""
-    specs = [load(path) for path in sorted((root / MODELS).glob("*.yaml"))]
+    """The models that a plain ``./build_mar.sh`` builds: their weights are in the repository.
+
+    Of the other files only that key is read: mistakes in one that nobody asks for stop nothing.
+    """
+    found = [(path, _fields(path)) for path in sorted((root / MODELS).glob("*.yaml"))]
+    specs = [merged(fields, None, str(path)) for path, fields in found if fields.get("default")]
     return [spec for spec in specs if spec.default]
 
 
