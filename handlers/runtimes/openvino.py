@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from handlers import inner, onnx_export
-from handlers.errors import IntegrityError, LoadError, one_line
+from handlers.errors import ExportError, IntegrityError, LoadError, one_line
 from handlers.onnx_names import is_result, module_of
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
@@ -174,15 +174,23 @@ def _root_logger() -> Iterator[None]:
 
 
 def _quantised(model: Any, request: ExportRequest) -> Any:
-    """The model with 8-bit activations and weights where NNCF finds that they pay."""
+    """The model with 8-bit activations and weights where NNCF finds that they pay.
+
+    Raises ExportError for a graph with branches, as torchvision's detectors have.
+    """
     with quiet():
         import nncf
 
     operations = model.get_ordered_ops()
+    if any(each.get_type_name() == "If" for each in operations):
+        # Its full bias correction says so; with another one the file does not load.
+        raise ExportError(
+            "NNCF does not quantise the branches that the graph of a detector has: take runtime "
+            "onnx for int8, or precision bf16 here"
+        )
     chosen = _inner(operations, request)
-    ignored = {each.get_friendly_name() for each in operations} - chosen
-    # By their kinds, too, for those in the branches of a graph have no names here.
-    kinds = {each.get_type_name() for each in operations} - _LAYERS if request.loops else set()
+    known = (each for each in operations if each.get_type_name() != "Constant")
+    ignored = {each.get_friendly_name() for each in known} - chosen
     with quiet():
         return nncf.quantize(
             model,
@@ -190,9 +198,7 @@ def _quantised(model: Any, request: ExportRequest) -> Any:
             subset_size=len(request.calibration),
             # Slower to build, and a point better on MobileNetV2.
             fast_bias_correction=False,
-            ignored_scope=nncf.IgnoredScope(
-                names=sorted(ignored), types=sorted(kinds), validate=False
-            ),
+            ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False),
         )
 
 

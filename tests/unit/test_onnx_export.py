@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exports import export
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
@@ -33,6 +34,16 @@ def test_a_detector_in_fp16_is_refused_and_told_where_it_goes(tmp_path: Path) ->
     request = ExportRequest(Light(), light, {}, tmp_path / "m.onnx", "fp16", loops=True)
     with pytest.raises(ExportError, match="cannot be converted to fp16: take runtime eager"):
         runtime.export(request)  # type: ignore[attr-defined]
+
+
+def test_a_detector_in_int8_is_refused_by_openvino_and_told_where_it_goes(tmp_path: Path) -> None:
+    runtime = plugins.load_runtime("openvino")
+    light = np.zeros((1, 20, 24, 3), np.uint8)
+    light[0, 4:6, 5:7] = 255
+    path = tmp_path / "model.xml"
+    request = ExportRequest(Light(), light, {}, path, "int8", loops=True, calibration=[light])
+    with pytest.raises(ExportError, match="branches that .* detector has: take runtime onnx"):
+        export(runtime, request)
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
