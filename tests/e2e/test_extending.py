@@ -30,6 +30,7 @@ COPIED = (
     "weights",
     "training/networks",
     "tests/conftest.py",
+    "tests/exports.py",
     "tests/contract",
     "tests/unit/test_independence.py",
 )
