@@ -23,7 +23,8 @@ class Closeness:
     changed: float = 0.001
 
 
-# int8's outputs are only kept from being another model's: its gate is the metric (marsmith.gate).
+# int8's outputs are only kept from being another model's: its gate is the metric
+# (``marsmith.accuracy``).
 DEFAULTS = {
     "fp32": Closeness(),
     "fp16": Closeness(0.01, 0.02, 0.02, 0.95, 0.005),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handlers import onnx_names
+from handlers import inner, onnx_names
 from handlers.errors import ExportError, one_line
 from handlers.quiet import quiet
 
@@ -112,24 +112,21 @@ def _without_empty_constants(graph: Any) -> None:
 def inner_nodes(model: Any, without: frozenset[str], loops: bool) -> list[str]:
     """Names of the nodes of an exported model that int8 may compute.
 
-    They are the network's layers but those of ``without``, and what lies on a way from one to
-    another. The normalisation in front and the head behind lie on none. Where the module ``loops``
-    over pictures, boxes are decoded between layers, so that only the layers themselves are.
+    They are the network's layers but those of ``without``, and what lies ``inner.between`` them.
+    Where the module ``loops`` over pictures, boxes are decoded between layers, so that only the
+    layers themselves are.
     """
     layers = {
         node.name
         for node in model.graph.node
-        if node.op_type in onnx_names.WEIGHTED and node.name.startswith("network.")
+        if node.op_type in onnx_names.WEIGHTED and node.name.startswith(inner.NETWORK)
     }
     kept = {name for name in layers if onnx_names.module_of(name) in without}
     if loops:
         return sorted(layers - kept)
     maker = {output: node.name for node in model.graph.node for output in node.output}
-    behind, before = set(layers), set(layers)
+    graph: dict[str, set[str]] = {}
     for node in model.graph.node:
-        if any(maker.get(name) in behind for name in node.input):
-            behind.add(node.name)
-    for node in reversed(model.graph.node):
-        if node.name in before:
-            before |= {maker[name] for name in node.input if name in maker}
-    return sorted((behind & before) - kept)
+        read = {maker[name] for name in node.input if name in maker}
+        graph.setdefault(node.name, set()).update(read)
+    return sorted(inner.between(graph, layers) - kept)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from handlers.errors import PluginError
+from handlers.errors import MarsmithError, PluginError, one_line
 
 if TYPE_CHECKING:
     from handlers.runtimes import Runtime
     from handlers.task import TaskHandler
 
 T = TypeVar("T")
+_HERE = Path(__file__).parent
 
 
 def names(kind: str) -> list[str]:
@@ -36,6 +40,33 @@ def load_runtime(name: str) -> type[Runtime]:
     from handlers.runtimes import Runtime
 
     return _load("runtimes", name, Runtime)  # type: ignore[type-abstract]
+
+
+def described(error: BaseException) -> str:
+    """``KIND: WORDS (FILE:LINE)``, the innermost place in a plug-in's file, where there is one."""
+    words, place = f"{type(error).__name__}: {one_line(error)}", _place(error)
+    return f"{words} ({place})" if place else words
+
+
+@contextmanager
+def blamed() -> Iterator[None]:
+    """What a plug-in's file raises that is no error of ours becomes PluginError with its place."""
+    try:
+        yield
+    except MarsmithError:
+        raise
+    except Exception as error:
+        if not _place(error):
+            raise
+        raise PluginError(described(error)) from error
+
+
+def _place(error: BaseException) -> str:
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.parent in (_HERE / "tasks", _HERE / "runtimes") and path.name != "__init__.py":
+            return f"{path.relative_to(_HERE.parent)}:{frame.lineno}"
+    return ""
 
 
 def _load(kind: str, name: str, base: type[T]) -> type[T]:

@@ -44,7 +44,7 @@ from handlers.inputs import ImageInput
 from handlers.metrics import GOLDEN_OK, LOAD_SECONDS, LOADS, Publisher
 from handlers.options import Option
 from handlers.pictures import Picture
-from handlers.plugins import load_runtime
+from handlers.plugins import described, load_runtime
 from handlers.runtimes import Array, Arrays, check_requirements
 from handlers.stages import Stages
 from handlers.torchserve import BaseHandler
@@ -97,7 +97,7 @@ class TaskHandler(BaseHandler):
     # one of them says beside its name and its weights.
     torchvision: ClassVar[str] = ""
     torchvision_keys: ClassVar[Mapping[str, Any]] = {}
-    # The most labels that an answer can tell apart; None: any number.
+    # The most labels that an answer can tell apart; None: any number, 0: it has none.
     most_labels: ClassVar[int | None] = None
     # Whether an answer tells classes by their labels alone, so that no two may have the same.
     distinct_labels: ClassVar[bool] = False
@@ -304,13 +304,25 @@ class TaskHandler(BaseHandler):
         return [results[index] for index in range(len(arrays))]
 
     def answer(self, images: Iterable[Image.Image], **given: Any) -> list[Any]:
-        """Answers outside a request, with default options but ``given``; raises RequestError."""
+        """Answers outside a request, with default options but ``given``.
+
+        Raises RequestError, which says what the task or the runtime failed of, and where.
+        """
         options = self.defaults() | given
         answers = self.predict([Item(Picture.of(image), options) for image in images])
         for answer in answers:
             if isinstance(answer, RequestError):
-                raise answer
+                raise _explained(answer)
         return answers
+
+    def drawn(self, image: Image.Image) -> bytes:
+        """The answer drawn on a picture, outside a request, as PNG; raises what ``answer`` does."""
+        options = self.drawing_options()
+        (answer,) = self.answer([image], **options)
+        found = _guarded(lambda: drawing.encode(self.draw(answer, image), "image/png"))
+        if isinstance(found, RequestError):
+            raise _explained(found)
+        return found
 
     def defaults(self) -> dict[str, Any]:
         """All options at their defaults."""
@@ -485,6 +497,17 @@ def _attempted(step: Callable[..., T], *arguments: Any) -> T:
         raise InferenceError(
             f"this model could not answer: {type(error).__name__} at the server"
         ) from error
+
+
+def _explained(error: RequestError) -> RequestError:
+    """The same error with its cause, which is no client's business."""
+    cause = error.__cause__
+    if not isinstance(error, InferenceError) or cause is None:
+        return error
+    what = str(error).partition(":")[0]
+    told = InferenceError(f"{what}: {described(cause)}")
+    told.__cause__ = cause
+    return told
 
 
 def _json(value: Any) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from handlers import pictures
-from handlers.errors import RequestError, SpecError
+from handlers.errors import PluginError, RequestError, SpecError
 from handlers.integrity import sha256
 from handlers.runtimes import Array
 from handlers.task import TaskHandler
@@ -26,6 +26,8 @@ RESAMPLES = 100
 CONFIDENCE = 0.95
 # Answered at a time, so that a thousand decoded pictures need not fit into memory.
 _CHUNK = 16
+# By how much sums of many shares may leave the range of 0 to 1.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def compare(
     )
     why = "their labels have nothing" if known else "eager finds nothing"
     best = _metric(reference, theirs, why)
-    reached = reference.metric(ours)
+    reached = _checked(reference, reference.metric(ours))
 
     def drop(drawn: Array) -> float:
         return _metric_of(reference, theirs, drawn) - _metric_of(reference, ours, drawn)
@@ -190,14 +192,24 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
 
 
 def _metric(task: TaskHandler, evidence: list[Any], why: str) -> float:
-    """The metric; raises SpecError with ``why`` where the pictures have none."""
+    """The metric; raises SpecError with ``why`` where the pictures have none, and PluginError."""
     found = task.metric(evidence)
-    if not math.isfinite(found):
+    if math.isnan(found):
         raise SpecError(
             f"accuracy.folder: {task.metric_name} says nothing on these {len(evidence)} pictures, "
             f"for {why} in them: give pictures of this model's kind"
         )
-    return found
+    return _checked(task, found)
+
+
+def _checked(task: TaskHandler, found: float) -> float:
+    """A metric of its kind, from 0 to 1; raises PluginError."""
+    if not -_ROUNDING <= found <= 1 + _ROUNDING:
+        raise PluginError(
+            f"{type(task).__module__}: {task.metric_name} is {found:.6g}, and a metric is from 0 "
+            "to 1: mend what evidence and metric give"
+        )
+    return min(max(float(found), 0.0), 1.0)
 
 
 def _metric_of(task: TaskHandler, evidence: list[Any], drawn: Array) -> float:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from handlers import plugins
 from handlers.bundle import Bundle
-from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError, one_line
+from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError
 from handlers.integrity import sha256
 from handlers.runtimes import as_arrays
 from handlers.servable import SOURCE, Servable
@@ -236,14 +236,18 @@ def _check_defaults(reference: TaskHandler) -> None:
     plain = type(reference)()
     plain.bundle = replace(reference.bundle, defaults={})
     options = {option.name: option for option in plain.options()}
+    mistakes = []
     for name, value in reference.bundle.defaults.items():
         if name not in options:
             accepted = ", ".join(options) or "none for this task"
-            raise SpecError(f"defaults has the unknown key {name!r}: accepted are {accepted}")
+            mistakes.append(f"defaults has the unknown key {name!r}: accepted are {accepted}")
+            continue
         try:
             options[name].parse(value)
         except BadRequest as error:
-            raise SpecError(f"defaults.{name}: {error}") from error
+            mistakes.append(f"defaults.{name}: {error}")
+    if mistakes:
+        raise SpecError("; ".join(mistakes))
 
 
 def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) -> None:
@@ -255,9 +259,9 @@ def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) 
             module.decode(outputs)
     # A network that does not take its input may fail in any way.
     except Exception as error:
-        line = one_line(error)
         raise SpecError(
-            f"input: the network fails on pixels of shape {pixels.shape}: {line}"
+            f"input: the network fails on pixels of shape {pixels.shape}: "
+            f"{plugins.described(error)}"
         ) from error
     classes = reference.classes(module.bare(), outputs)
     if classes is not None and classes != len(reference.bundle.labels):

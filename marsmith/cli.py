@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from handlers import plugins
 from handlers.errors import MarsmithError
 from marsmith import __version__
 from marsmith.leaving import leave
@@ -56,12 +57,16 @@ def group() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that marsmith raises on purpose is one line and status 1."""
+    """Run the command line; an error is one line and status 1.
+
+    Only what the pipeline itself does not expect is shown with its traceback.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # A script starts its background jobs deaf to it, and some commands end by nothing else.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        group()
+        with plugins.blamed():
+            group()
     except MarsmithError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

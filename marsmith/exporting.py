@@ -25,6 +25,7 @@ from marsmith import accuracy, parity, quantise
 from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.parity import Report
 from marsmith.spec import ModelSpec
+from marsmith.spec_parts import ParitySpec
 
 Tell = Callable[[str], None]
 # How many of the worst layers an error names.
@@ -79,16 +80,21 @@ class _Gate:
         """What the artifact in few bits is made of, by the limits of fp32; raises ParityError."""
         task = copy.copy(self._reference)
         task.bundle = artifact.bundle
+        limits = _limits(ParitySpec(fp32=self._spec.parity.fp32), "fp32")
         try:
             return parity.check(replace(self._parity, task=task), artifact)
         except ParityError as error:
             raise ParityError(
-                f"in fp32, before {self._spec.precision} is made of it: {error}"
+                f"in fp32, before {self._spec.precision} is made of it: {error}{limits}"
             ) from error
 
     def check(self, artifact: TaskHandler, exact: Report | None) -> Proven:
         """Raises ParityError or AccuracyError; ``exact`` is what ``check_exact`` found."""
-        report = parity.check(self._parity, artifact)
+        try:
+            report = parity.check(self._parity, artifact)
+        except ParityError as error:
+            limits = _limits(self._spec.parity, self._spec.precision)
+            raise ParityError(f"{error}{limits}") from error
         if self._spec.accuracy is None:
             return Proven(artifact, report, None, self._taken, exact)
         allowed = self._spec.accuracy.drop
@@ -98,6 +104,12 @@ class _Gate:
         if not found.passed:
             raise AccuracyError(f"the artifact loses too much: {found}")
         return Proven(artifact, report, found, self._taken, exact)
+
+
+def _limits(said: ParitySpec, precision: str) -> str:
+    """For an error of parity, which limits are the model file's own."""
+    limits = said.own_limits(precision)
+    return limits and f"; the model file itself says {limits}"
 
 
 class _Exports:

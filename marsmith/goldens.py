@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from handlers import golden
-from handlers.errors import ParityError
+from handlers.errors import ParityError, PluginError
 from handlers.golden import Golden
 from handlers.task import TaskHandler
 
@@ -23,14 +23,17 @@ def write(
     images: list[Image.Image],
     folder: Path,
 ) -> None:
-    """Write ``golden/`` below ``folder``; raises ParityError when no sample is decided clearly.
+    """Write ``golden/`` below ``folder``, and draw the answer that is decided most clearly.
+
+    Raises ParityError when none is, PluginError for an answer that is no JSON, RequestError for one
+    that cannot be drawn.
 
     ``fresh`` has the same artifact, loaded anew, and is asked one by one, as a worker is: an answer
     that moves by itself is no proof.
     """
     tolerance = artifact.bundle.closeness.golden
     small = [_shrunk(image) for image in images]
-    answers = json.loads(json.dumps(artifact.answer(small)))
+    answers = _as_json(artifact, artifact.answer(small))
     margins = [artifact.margin(answer) for answer in answers]
     order = sorted(range(len(small)), key=lambda index: -margins[index])
     clear = [
@@ -45,6 +48,8 @@ def write(
             f"than {2 * tolerance:g} and the same answer when it is asked again. Give pictures of "
             "this model's kind with --samples"
         )
+    # A task that cannot draw must stop the build and not a client's request.
+    fresh.drawn(small[clear[0]])
     (folder / "golden").mkdir()
     requests = []
     for number, index in enumerate(clear):
@@ -54,8 +59,19 @@ def write(
     (folder / golden.FILE).write_text(golden.to_json(requests), encoding="utf-8")
 
 
+def _as_json(task: TaskHandler, value: Any) -> Any:
+    """Answers as a client gets them; raises PluginError for what is no JSON."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise PluginError(
+            f"{type(task).__module__}: postprocess gives what is no JSON ({error}): return int, "
+            "float, str, lists and dictionaries, not numpy's or torch's own"
+        ) from error
+
+
 def _steady(handler: TaskHandler, image: Image.Image, answer: Any, tolerance: float) -> bool:
-    difference = handler.compare(answer, json.loads(json.dumps(handler.answer([image])[0])))
+    difference = handler.compare(answer, _as_json(handler, handler.answer([image])[0]))
     return difference.same and difference.score <= tolerance
 
 

@@ -49,9 +49,7 @@ def fields(given: Mapping[str, Any], here: Path, root: Path) -> tuple[dict[str, 
             "somebody else exported"
         )
     keys |= (_artifact if given.get("artifact") else _architecture)(given, here, root)
-    if not given.get("labels"):
-        raise SpecError("--labels is missing: give a file with one label a line, in their order")
-    keys["labels"] = place(_file("--labels", given["labels"], here), root)
+    keys["labels"] = _labels(given, here, root)
     said, notes = _input(given)
     if said:
         keys["input"] = said
@@ -131,6 +129,16 @@ def _artifact(given: Mapping[str, Any], here: Path, root: Path) -> dict[str, Any
             )
         keys["runtime"] = fitting[0]
     return keys
+
+
+def _labels(given: Mapping[str, Any], here: Path, root: Path) -> str | list[str]:
+    """The file of ``--labels``, or none for a task that tells no classes."""
+    if given.get("labels"):
+        return place(_file("--labels", given["labels"], here), root)
+    task = given["task"]
+    if task in plugins.names("tasks") and plugins.load_task(task).most_labels == 0:
+        return []
+    raise SpecError("--labels is missing: give a file with one label a line, in their order")
 
 
 def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

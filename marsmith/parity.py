@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from handlers.closeness import Closeness
-from handlers.errors import ParityError, one_line
+from handlers.errors import ParityError
+from handlers.plugins import described
 from handlers.runtimes import Array, Arrays
 from handlers.task import TaskHandler
 
@@ -120,9 +121,8 @@ def _run(artifact: TaskHandler, arrays: list[Array]) -> Arrays:
         return artifact.model(np.stack(arrays))
     # A runtime fails in ways of its own, often with pages of a compiler behind it.
     except Exception as error:
-        line = one_line(error)
         raise ParityError(
-            f"the artifact fails on a batch of {len(arrays)}: {type(error).__name__}: {line}"
+            f"the artifact fails on a batch of {len(arrays)}: {described(error)}"
         ) from error
 
 
@@ -217,7 +217,7 @@ def _compare_answers(
                 f"sample {index}: {difference.detail}, scores differ by {difference.score:.3g} "
                 f"(> {tolerance:g})"
             )
-        worst = max(worst, difference.score)
+        worst = max(worst, float(difference.score))
         for name, value in difference.figures.items():
             figures[name] = _joined(name, figures[name], value) if name in figures else value
     return worst, figures

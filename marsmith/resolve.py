@@ -68,7 +68,9 @@ def _first(preset: Any, name: str) -> int | None:
 
 
 def labels(spec: ModelSpec, root: Path) -> list[str]:
-    """Class names in the order of the network's outputs."""
+    """Class names in the order of the network's outputs; none for a task that tells no classes."""
+    if plugins.load_task(spec.task).most_labels == 0 and not spec.labels:
+        return []
     names = _labels(spec, root)
     classes = spec.arguments.get("num_classes", len(names))
     # The arguments of a network of one's own may mean anything.

@@ -6,6 +6,7 @@ so unknown keys, wrong types and impossible values are refused here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from handlers import plugins
 from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
+from handlers.task import TaskHandler
 from marsmith.samples import DEFAULT as SAMPLES
 from marsmith.spec_parts import (
     AccuracySpec,
@@ -38,6 +40,14 @@ from marsmith.spec_parts import (
 )
 
 MODELS = Path("models")
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
 _INT8 = (
     "int8 needs calibration.folder, pictures to take its ranges from (--calibrate DIR), and "
     "accuracy.folder, other or the same pictures to measure the loss on (--evaluate DIR)"
@@ -142,7 +152,8 @@ class ModelSpec(Strict):
         if self.precision == "int8" and not (self.calibration and self.accuracy):
             raise ValueError(_INT8)
         task = plugins.load_task(self.task)
-        _check_keys("decode", self.decode, task.decode_settings)
+        own = task.settled is not TaskHandler.settled
+        _check_values("decode", self.decode, task.decode_settings, nulls=own)
         read = {"tolerance" if task.continuous else "answers", *task.compared_by}
         _check_keys(f"parity of task {self.task}", self.parity.said(), {"golden", *read})
         _check_keys(f"parity.fp32 of task {self.task}", self.parity.fp32.said(), read)
@@ -259,13 +270,51 @@ def _check_options(options: dict[str, Any], runtime: str) -> None:
 
 
 def _check_keys(where: str, given: dict[str, Any], accepted: Any) -> None:
-    for key in given.keys() - set(accepted):
-        listing = ", ".join(sorted(accepted)) or "none here"
-        raise ValueError(f"{where} has the unknown key {key!r}: accepted are {listing}")
+    if mistakes := _unknown(where, given, accepted):
+        raise ValueError("; ".join(mistakes))
+
+
+def _check_values(
+    where: str, given: dict[str, Any], defaults: Mapping[str, Any], nulls: bool
+) -> None:
+    """Keys of ``defaults`` and values of their types: a whole number does for any number.
+
+    A default of None is of a number that the network has itself, and ``nulls`` says that all may
+    be; raises ValueError with all mistakes.
+    """
+    mistakes = _unknown(where, given, defaults)
+    for key, value in given.items():
+        kind = float if defaults.get(key) is None else type(defaults[key])
+        null = nulls or defaults.get(key) is None
+        if key not in defaults or (value is None and null) or _fits(value, kind):
+            continue
+        words = _WORDS.get(kind, kind.__name__) + (" or null" if null else "")
+        mistakes.append(f"{where}.{key} is {value!r:.60}: write {words}")
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind
+
+
+def _unknown(where: str, given: dict[str, Any], accepted: Any) -> list[str]:
+    listing = ", ".join(sorted(accepted)) or "none here"
+    return [
+        f"{where} has the unknown key {key!r}: accepted are {listing}"
+        for key in given
+        if key not in accepted
+    ]
 
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
     """Read a model file; ``overrides`` replace its keys. Raises SpecError naming every mistake."""
+    return merged(_fields(path), overrides, str(path))
+
+
+def _fields(path: Path) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     # PyYAML meets a date of month 13 with ValueError, other tags of its own with more.
@@ -275,7 +324,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
         ) from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
-    return merged(fields, overrides, str(path))
+    return fields
 
 
 def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str) -> ModelSpec:
@@ -300,8 +349,12 @@ def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str)
 
 
 def defaults(root: Path) -> list[ModelSpec]:
-    """The models that a plain ``./build_mar.sh`` builds: their weights are in the repository."""
-    specs = [load(path) for path in sorted((root / MODELS).glob("*.yaml"))]
+    """The models that a plain ``./build_mar.sh`` builds: their weights are in the repository.
+
+    Of the other files only that key is read: mistakes in one that nobody asks for stop nothing.
+    """
+    found = [(path, _fields(path)) for path in sorted((root / MODELS).glob("*.yaml"))]
+    specs = [merged(fields, None, str(path)) for path, fields in found if fields.get("default")]
     return [spec for spec in specs if spec.default]
 
 

@@ -14,6 +14,8 @@ from handlers.closeness import DEFAULTS, Closeness
 from handlers.inputs import INTERPOLATIONS, PLAIN_MODES, TENSOR_MODES
 
 Side = Annotated[int, Field(ge=1, le=8192)]
+# Keys that a ``Closeness`` has under another name.
+_FIELDS = {"tolerance": "outputs"}
 Size = Side | tuple[Side, Side] | None
 
 
@@ -140,15 +142,25 @@ class ParitySpec(ExactSpec):
         own = self.fp32.said() if precision == "fp32" else {}
         return _closeness(precision, {**self.said(), **own})
 
+    def own_limits(self, precision: str) -> str:
+        """What was said of a precision, beside its default, for a message; "" where nothing was."""
+        said = {f"parity.{key}": (key, value) for key, value in self.said().items()}
+        if precision == "fp32":
+            said |= {f"parity.fp32.{k}": (k, value) for k, value in self.fp32.said().items()}
+        usual = DEFAULTS[precision]
+        return ", ".join(
+            f"{name} {value:g} (default in {precision}: {getattr(usual, _FIELDS.get(key, key)):g})"
+            for name, (key, value) in said.items()
+            if key != "golden"
+        )
+
     def exact(self) -> Closeness:
         """The same of the artifact in fp32 that one in few bits is made of."""
         return _closeness("fp32", self.fp32.said())
 
 
 def _closeness(precision: str, said: dict[str, float]) -> Closeness:
-    if "tolerance" in said:
-        said["outputs"] = said.pop("tolerance")
-    return replace(DEFAULTS[precision], **said)
+    return replace(DEFAULTS[precision], **{_FIELDS.get(k, k): value for k, value in said.items()})
 
 
 class CalibrationSpec(Strict):

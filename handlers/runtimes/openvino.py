@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
-from handlers import onnx_export
+from handlers import inner, onnx_export
 from handlers.errors import ExportError, IntegrityError, LoadError, one_line
 from handlers.onnx_names import is_result, module_of
 from handlers.quiet import quiet
@@ -20,8 +20,12 @@ from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 # Through this package OpenVINO and NNCF report imports and conversions to their maker, and keep a
 # number for this user in the home. Where it is missing both have a stand-in that does nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# What ONNX's layers with weights (``onnx_names.WEIGHTED``) become.
+_LAYERS = {
+    *("Convolution", "ConvolutionBackpropData", "MatMul"),
+    *("GroupConvolution", "GroupConvolutionBackpropData"),
+}
 # Left alone, OpenVINO computes in bf16 on processors that have it, whatever the model is.
-_LAYERS = {"Convolution", "GroupConvolution", "MatMul"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # An operation's own name, such as Constant_229; those of our modules have a dot or a slash.
 _NUMBERED = re.compile(r'(?P<layer><layer id="\d+" name=")(?P<name>(?P<kind>[A-Z]\w*?)(_\d+)+)"')
@@ -184,10 +188,9 @@ def _quantised(model: Any, request: ExportRequest) -> Any:
     with quiet():
         import nncf
 
-    layers = [each.get_friendly_name() for each in operations if each.get_type_name() in _LAYERS]
-    ignored = [name for name in layers if module_of(name) in request.float_layers]
-    # Where the module loops over pictures, boxes are decoded between its layers.
-    kinds = {each.get_type_name() for each in operations} - _LAYERS if request.loops else set()
+    chosen = _inner(operations, request)
+    known = (each for each in operations if each.get_type_name() != "Constant")
+    ignored = {each.get_friendly_name() for each in known} - chosen
     with quiet():
         return nncf.quantize(
             model,
@@ -195,5 +198,35 @@ def _quantised(model: Any, request: ExportRequest) -> Any:
             subset_size=len(request.calibration),
             # Slower to build, and a point better on MobileNetV2.
             fast_bias_correction=False,
-            ignored_scope=nncf.IgnoredScope(names=ignored, types=sorted(kinds), validate=False),
+            ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False),
         )
+
+
+def _inner(operations: Any, request: ExportRequest) -> set[str]:
+    """Names of the operations that int8 may compute: layers, and what lies between them.
+
+    Where the module loops over pictures, boxes are decoded between its layers, so that nothing but
+    layers is quantised.
+    """
+    graph = {
+        each.get_friendly_name(): {
+            value.get_node().get_friendly_name() for value in each.input_values()
+        }
+        for each in operations
+    }
+    modules = {
+        each.get_friendly_name(): module_of(_named(each))
+        for each in operations
+        if each.get_type_name() in _LAYERS
+    }
+    layers = {name for name, module in modules.items() if module.startswith(inner.NETWORK)}
+    kept = {name for name in layers if modules[name] in request.float_layers}
+    return (layers if request.loops else inner.between(graph, layers)) - kept
+
+
+def _named(layer: Any) -> str:
+    """The name of a layer; of a transposed convolution with a bias only what adds that has it."""
+    name: str = layer.get_friendly_name()
+    readers = [each.get_node() for each in layer.output(0).get_target_inputs()]
+    lost = re.fullmatch(rf"{layer.get_type_name()}_\d+", name) and len(readers) == 1
+    return str(readers[0].get_friendly_name()) if lost else name

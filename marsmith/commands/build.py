@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from handlers.errors import SpecError
+from handlers.errors import MarsmithError, SpecError
 from marsmith.importing import for_good
 from marsmith.model_options import (
     AUTO,
@@ -239,13 +239,21 @@ def _store(given: dict[str, Any], here: Path) -> Path:
 
 
 def _list() -> None:
+    """Raises SpecError for files that are wrong, when all others are listed."""
     from marsmith import named
     from marsmith.spec import load
 
-    files = {path.stem: load(path) for path in sorted(MODELS.glob("*.yaml"))}
-    for name, spec in files.items():
+    files, mistakes = {path.stem: path for path in sorted(MODELS.glob("*.yaml"))}, []
+    for name, path in files.items():
+        try:
+            spec = load(path)
+        except MarsmithError as error:
+            mistakes.append(str(error))
+            continue
         print(f"{name:40} {spec.task:22} {spec.description}")
     others = {name: task for name, task in named.torchvision_names().items() if name not in files}
     print("\nAnd by their names, with torchvision's weights, preprocessing and labels:")
     for task in sorted({*others.values()}):
         print(f"  {task}: {', '.join(name for name in others if others[name] == task)}")
+    if mistakes:
+        raise SpecError("; ".join(mistakes))

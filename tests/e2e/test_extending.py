@@ -30,7 +30,9 @@ COPIED = (
     "weights",
     "training/networks",
     "tests/conftest.py",
+    "tests/exports.py",
     "tests/contract",
+    "tests/unit/test_independence.py",
 )
 
 # Asks the archive that is unpacked in the working folder what the command line names, as one batch.
@@ -116,6 +118,11 @@ def test_the_code_is_in_the_style_of_the_project(extended: Path) -> None:
     _run("-m", "ruff", "check", "--no-cache", *code, folder=extended)
 
 
+def test_workers_without_need_of_torch_have_none_with_the_task_there(extended: Path) -> None:
+    chosen = ("-p", "no:cacheprovider", "-k", "without_need_of_torch", "tests/unit")
+    assert "2 passed" in _run("-m", "pytest", *chosen, folder=extended)
+
+
 def test_the_command_line_lists_the_model(extended: Path) -> None:
     listing = _run("-m", "marsmith", "build", "--list", folder=extended)
     assert re.search(r"^shapes_tags +image-tagging +which of ten shapes", listing, re.MULTILINE)
@@ -165,3 +172,38 @@ def test_the_contract_tests_find_both_plugins_and_pass(extended: Path) -> None:
     output = _run("-m", "pytest", *chosen, folder=extended)
     for name in names:
         assert re.search(rf"{name}.* PASSED", output), output
+
+
+TASK, RUNTIME = FILES[:2]
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        (TASK, "best = np.argsort(", "this model could not answer: IndexError: broken"),
+        (TASK, "wanted, found = (", "IndexError: broken"),
+        (TASK, "rows = [(tag[", "this model could not answer: IndexError: broken"),
+        (RUNTIME, "torch.set_num_threads(", "IndexError: broken"),
+        (RUNTIME, "example = torch.from_numpy(", "IndexError: broken"),
+    ],
+    ids=["postprocess", "compare", "draw", "init", "export"],
+)
+def test_what_a_plugin_raises_stops_the_build_with_one_line_and_its_place(
+    file: str, line: str, words: str, extended: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(extended, copy, ignore=shutil.ignore_patterns("unpacked", "model-store"))
+    before, found, after = (copy / file).read_text("utf-8").partition(f"        {line}")
+    broken = f"        raise IndexError('broken')\n{found}"
+    (copy / file).write_text(f"{before}{broken}{after}", "utf-8")
+    number = before.count("\n") + 1
+    done = subprocess.run(
+        [sys.executable, "-m", "marsmith", "build", "shapes_tags"],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (1, f"error: {words} ({file}:{number})\n")
+    assert not list((copy / "model-store").iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from handlers import truths
 from handlers.bundle import Bundle, Limits
-from handlers.errors import SpecError
+from handlers.errors import PluginError, SpecError
 from handlers.inputs import ImageInput
 from handlers.servable import Network, Servable
 from handlers.tasks.image_classification import ImageClassification, softmax
@@ -125,6 +126,33 @@ def test_the_drop_is_that_of_the_metric_and_lies_in_its_interval(tmp_path: Path)
     assert found.interval[0] <= wrong <= found.interval[1]
     assert found.interval[0] < found.interval[1]
     assert not found.passed
+
+
+@pytest.mark.parametrize("value", [1.5488, -0.1, math.inf])
+@pytest.mark.parametrize("artifact_alone", [False, True])
+def test_a_metric_that_is_not_from_0_to_1_is_refused(
+    value: float, artifact_alone: bool, tmp_path: Path
+) -> None:
+    folder = grey(tmp_path, [10, 200])
+    (folder / "labels.csv").write_text("file,label\n00.png,dark\n01.png,light")
+    reference, artifact = classifier(120), classifier(120)
+    measured = evaluation(folder, reference)
+    words = rf"^handlers\.tasks\.image_classification: top-1 is {value}, and .* evidence and metric"
+    given = iter([1.0, value])
+    reference.metric = lambda evidence: next(given)  # type: ignore[method-assign]
+    artifact.metric = lambda evidence: value  # type: ignore[method-assign]
+    expected = measured.answers(reference)
+    measure = partial(accuracy.compare, reference, expected, allowed=0.01)
+    with pytest.raises(PluginError, match=words):
+        (accuracy.alone if artifact_alone else measure)(artifact=artifact, evaluation=measured)
+
+
+def test_an_artifacts_metric_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    folder, task = grey(tmp_path, [10, 200]), classifier(120)
+    measured, given = evaluation(folder, task), iter([1.0, math.nan])
+    task.metric = lambda evidence: next(given)  # type: ignore[method-assign]
+    with pytest.raises(PluginError, match="top-1 is nan, and a metric is from 0 to 1"):
+        accuracy.compare(task, measured.answers(task), task, measured, 0.01)
 
 
 def test_without_labels_the_truth_is_eagers_answer(tmp_path: Path) -> None:

@@ -267,6 +267,11 @@ def test_an_archive_that_needs_something_of_the_build_process_fails_smoke(
         ({"defaults": {"topk": 3}}, SpecError, "unknown key 'topk': accepted are top_k"),
         ({"defaults": {"top_k": 0}}, SpecError, "defaults.top_k: .* a whole number from 1"),
         ({"defaults": {"top_k": "x"}}, SpecError, "defaults.top_k"),
+        (
+            {"defaults": {"top_k": "x", "least": 1}},
+            SpecError,
+            "defaults.top_k: .*; defaults has the unknown key 'least'",
+        ),
         ({"labels": []}, SpecError, "labels: there are none"),
         (
             {"architecture": "torchvision:resnet17"},

@@ -14,7 +14,7 @@ from PIL import Image
 
 from handlers import golden
 from handlers.bundle import Bundle, Limits
-from handlers.errors import GoldenError, ParityError
+from handlers.errors import GoldenError, InferenceError, ParityError, PluginError
 from handlers.golden import Golden
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays
@@ -162,3 +162,22 @@ def test_the_requests_are_text_that_a_person_can_read(folder: Path) -> None:
     text = (folder / golden.FILE).read_text()
     assert json.loads(text)[0]["tolerance"] == 0.001
     assert text.endswith("]\n")
+
+
+def test_an_answer_that_is_no_json_builds_nothing(tmp_path: Path) -> None:
+    task = handler()
+    task.postprocess = lambda outputs, *_: [  # type: ignore[method-assign]
+        {"label": "red", "score": outputs[0][0]}
+    ]
+    words = r"^handlers\.tasks\.image_classification: postprocess gives what is no JSON .*float32"
+    with pytest.raises(PluginError, match=words):
+        goldens.write(task, task, COLORS, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_answer_that_cannot_be_drawn_builds_nothing(tmp_path: Path) -> None:
+    task = handler()
+    task.draw = lambda answer, picture: None  # type: ignore[assignment, method-assign, return-value]
+    with pytest.raises(InferenceError, match="could not answer: AttributeError: 'NoneType' object"):
+        goldens.write(task, task, COLORS, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from click.testing import CliRunner, Result
 from handlers import plugins
 from handlers.errors import MarsmithError, SpecError, WeightsError
 from marsmith import cli, named, resolve, weights
+from marsmith.spec import defaults
 from marsmith.tuning.session import Session
 
 MODELS = torchvision.models
@@ -118,6 +121,35 @@ def test_all_names_are_listed_beside_the_files() -> None:
     assert set(THEIRS) - files <= words
     assert not files & words
     assert all(f"{name} " in listed.partition("And by")[0] for name in files)
+
+
+@pytest.fixture
+def bad(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a mistake among the models of the working folder."""
+    shutil.copytree(project / "models", tmp_path / "models")
+    path = tmp_path / "models/mine.yaml"
+    path.write_text("name: mine\ntask: mind-reading\narchitecture: a.py:A\nweights: {file: w}\n")
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def test_a_wrong_file_is_named_when_all_others_are_listed(bad: Path) -> None:
+    result = run("build", "--list")
+    assert isinstance(result.exception, SpecError)
+    words = "^models/mine.yaml: model: task 'mind-reading': accepted are image-classification"
+    assert re.match(words, str(result.exception))
+    files = {path.stem for path in Path("models").glob("*.yaml")} - {"mine"}
+    assert all(f"{name} " in result.output.partition("And by")[0] for name in files)
+    assert "segmentation: deeplabv3" in result.output
+
+
+def test_a_wrong_file_that_nobody_asks_for_stops_no_plain_build(bad: Path, project: Path) -> None:
+    assert [each.name for each in defaults(bad.parents[1])] == [
+        each.name for each in defaults(project)
+    ]
+    bad.write_text(f"{bad.read_text()}default: true\n")
+    with pytest.raises(SpecError, match="mine.yaml: model: task 'mind-reading'"):
+        defaults(bad.parents[1])
 
 
 def test_a_network_by_name_is_counted_without_its_weights() -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from handlers import plugins, runtimes
-from handlers.errors import LoadError, PluginError
+from handlers.bundle import Bundle
+from handlers.errors import InferenceError, LoadError, PluginError
+from handlers.inputs import ImageInput
 from handlers.runtimes import Runtime
 from handlers.task import TaskHandler
+from handlers.tasks.image_classification import ImageClassification
+from marsmith import cli
 
 ONE = """
 from handlers.runtimes.eager import Eager
@@ -102,3 +109,56 @@ def test_a_file_that_breaks_the_contract_says_how(folder: Path, source: str, wor
     (folder / "broken.py").write_text(source)
     with pytest.raises(PluginError, match=rf"handlers\.runtimes\.broken.*{words}"):
         plugins.load_runtime("broken")
+
+
+def failing(kind: str) -> Any:
+    """A function that raises in a line of a plug-in's file."""
+    file = Path(plugins.__file__).parent / kind / "my_own.py"
+    code = "\n\ndef fail(*_, **__):\n    raise IndexError('no such\\nbox')"
+    names: dict[str, Any] = {}
+    exec(compile(code, str(file), "exec"), names)
+    return names["fail"]
+
+
+@pytest.mark.parametrize("kind", ["tasks", "runtimes"])
+def test_what_a_plugin_raises_is_one_line_with_its_place(kind: str) -> None:
+    words = rf"^IndexError: no such box \(handlers/{kind}/my_own\.py:4\)$"
+    with pytest.raises(PluginError, match=words), plugins.blamed():
+        # Called by others, and calling others.
+        list(map(failing(kind), [1]))
+
+
+def test_what_the_pipeline_raises_and_errors_of_ours_stay_as_they_are() -> None:
+    with pytest.raises(ZeroDivisionError), plugins.blamed():
+        raise ZeroDivisionError
+    with pytest.raises(LoadError, match="^ours$"), plugins.blamed():
+        raise LoadError("ours")
+
+
+def test_outside_a_request_a_task_says_what_it_failed_of() -> None:
+    task = ImageClassification()
+    task.bundle = Bundle("m", "1", "image-classification", "eager", "a", ["a"], ImageInput())
+    task.model = lambda *arrays: (np.ones((len(arrays[0]), 1), np.float32),)
+    picture = Image.new("RGB", (8, 8))
+    assert task.drawn(picture).startswith(b"\x89PNG")
+    place = r"IndexError: no such box \(handlers/tasks/my_own\.py:4\)$"
+    asked = {"draw": task.drawn, "postprocess": lambda given: task.answer([given])}
+    for step, ask in asked.items():
+        setattr(task, step, failing("tasks"))
+        with pytest.raises(InferenceError, match=f"^this model could not answer: {place}"):
+            ask(picture)
+    task.model = failing("runtimes")
+    place = r"IndexError: no such box \(handlers/runtimes/my_own\.py:4\)$"
+    with pytest.raises(InferenceError, match=f"^the model failed on this picture: {place}"):
+        task.answer([picture])
+
+
+def test_the_command_line_prints_that_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "group", failing("tasks"))
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    told = "error: IndexError: no such box (handlers/tasks/my_own.py:4)\n"
+    assert capsys.readouterr().err == told

@@ -175,6 +175,27 @@ def test_only_what_is_said_of_fp32_loosens_the_limits_of_what_few_bits_are_made_
     assert given.golden is None
 
 
+def test_a_limit_of_the_model_file_that_is_missed_is_named(built: Build) -> None:
+    narrow = spec_parts.ParitySpec(tolerance=1e-6)
+    words = (
+        r"differs from eager by .* \(> 1e-06\); the model file itself says parity.tolerance 1e-06 "
+        r"\(default in bf16: 0.1\)$"
+    )
+    with pytest.raises(ParityError, match=words):
+        built(precision="bf16", runtime="torchscript", parity=narrow)
+
+
+def test_limits_are_named_by_their_keys_beside_the_defaults() -> None:
+    exact = spec_parts.ExactSpec(answers=0.01)
+    given = spec_parts.ParitySpec(tolerance=0.2, golden=0.01, fp32=exact)
+    assert given.own_limits("int8") == "parity.tolerance 0.2 (default in int8: 0.4)"
+    assert given.own_limits("fp32") == (
+        "parity.tolerance 0.2 (default in fp32: 0.0001), "
+        "parity.fp32.answers 0.01 (default in fp32: 0.001)"
+    )
+    assert spec_parts.ParitySpec().own_limits("int8") == ""
+
+
 def test_limits_of_fp32_that_the_task_does_not_read_are_refused(project: Path) -> None:
     changes = {"parity": {"fp32": {"overlap": 0.9}}}
     with pytest.raises(SpecError, match=r"parity\.fp32 of task .* key 'overlap': accepted are tol"):

@@ -10,6 +10,8 @@ import pytest
 
 from handlers.errors import SpecError
 from handlers.inputs import ImageInput
+from handlers.tasks.image_classification import ImageClassification
+from marsmith import own
 from marsmith.resolve import image_input, labels, recipe, source_file
 from marsmith.spec import ModelSpec, parse
 
@@ -98,6 +100,19 @@ def test_labels_must_come_from_somewhere(tmp_path: Path) -> None:
         labels(spec(), tmp_path)
     with pytest.raises(SpecError, match=r"none\.txt cannot be read"):
         labels(spec(labels="none.txt"), tmp_path)
+
+
+def test_a_task_that_tells_no_classes_has_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in (spec(), spec(labels=[]), spec(**TORCHVISION)):
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageClassification, "most_labels", 0)
+            assert labels(given, Path("nowhere")) == []
+    options = {"name": "m", "task": "image-classification", "artifact": "m.onnx"}
+    project = Path(__file__).parents[2]
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageClassification, "most_labels", 0)
+        patch.setattr(own, "_artifact", lambda *_: {})
+        assert own.fields(options, project, project)[0]["labels"] == []
 
 
 def test_the_recipe_names_the_source_as_it_lies_in_the_archive() -> None:

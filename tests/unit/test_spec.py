@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from handlers import plugins
 from handlers.errors import BuildError, SpecError
+from handlers.tasks.image_classification import ImageClassification
 from marsmith import resolve, spec
 from marsmith.spec import ModelSpec, load, parse
 from marsmith.spec_parts import ServingSpec
@@ -100,6 +103,55 @@ def test_an_unknown_key_is_refused_at_its_place(changes: dict[str, Any], place: 
 )
 def test_an_unknown_name_lists_the_accepted_ones(changes: dict[str, Any], words: str) -> None:
     assert words in mistake(**changes)
+
+
+DETECTOR = {"task": "object-detection"}
+
+
+class Normalised(ImageClassification):
+    decode_settings = {"normalise": True, "temperature": 1.0, "kind": "l2", "sizes": []}
+
+
+@pytest.mark.parametrize(
+    ("decode", "words"),
+    [
+        ({"normalise": "maybe"}, "decode.normalise is 'maybe': write true or false"),
+        ({"normalise": 1}, "decode.normalise is 1: write true or false"),
+        ({"temperature": "hot"}, "decode.temperature is 'hot': write a number"),
+        ({"temperature": True}, "decode.temperature is True: write a number"),
+        ({"temperature": math.nan}, "decode.temperature is nan: write a number"),
+        ({"temperature": None}, "decode.temperature is None: write a number"),
+        ({"kind": 2}, "decode.kind is 2: write text"),
+        ({"sizes": 3}, "decode.sizes is 3: write a list"),
+        (
+            {"kind": 2, "sort": 1, "sizes": "all"},
+            "decode has the unknown key 'sort': accepted are kind, normalise, sizes, temperature; "
+            "decode.kind is 2: write text; decode.sizes is 'all': write a list",
+        ),
+    ],
+)
+def test_a_decode_setting_of_another_type_is_named(
+    decode: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "load_task", lambda name: Normalised)
+    assert mistake(decode=decode) == f"models/m.yaml: model: {words}"
+    with_changes(decode={"temperature": 2, "normalise": False, "kind": "l1"})
+
+
+@pytest.mark.parametrize(
+    ("decode", "words"),
+    [
+        ({"score_floor": "high"}, "decode.score_floor is 'high': write a number or null"),
+        ({"max_detections": 1.5}, "decode.max_detections is 1.5: write a whole number or null"),
+        ({"nms_iou": True}, "decode.nms_iou is True: write a number or null"),
+    ],
+)
+def test_a_detectors_settings_are_numbers_or_the_networks_own(
+    decode: dict[str, Any], words: str
+) -> None:
+    assert words in mistake(**DETECTOR, decode=decode)
+    own = {"score_floor": 1, "nms_iou": 0.5, "max_detections": None}
+    assert with_changes(**DETECTOR, decode=own).decode == own
 
 
 @pytest.mark.parametrize(
