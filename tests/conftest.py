@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -41,6 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
     files = ".*(packages.(ts|model_archiver).|marsmith.metrics.yaml)"
     for category in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
         config.addinivalue_line("filterwarnings", f"ignore:{files}:{category}")
+
+
+def pytest_unconfigure() -> None:
+    # Builds set aside what they import for good, and triton would call that a leak at the end.
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
