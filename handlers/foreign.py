@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,6 +163,8 @@ def _pick(outputs: Mapping[str, Array], name: str, wanted: str | None) -> Array:
 def through(decode: Callable[[], nn.Module], axes: str) -> Callable[[Arrays, Given], Arrays]:
     """Reads what the task's own head, which ``decode`` makes, takes: one output with the named axes
     ("N, classes")."""
+    # Made when it is first needed, which is at load, by the golden requests.
+    head = cache(decode)
 
     def read(arrays: Arrays, given: Given) -> Arrays:
         (array,) = arrays
@@ -171,7 +174,7 @@ def through(decode: Callable[[], nn.Module], axes: str) -> Callable[[Arrays, Giv
         import torch
 
         with torch.inference_mode():
-            return as_arrays(decode()(torch.from_numpy(array)))
+            return as_arrays(head()(torch.from_numpy(array)))
 
     return read
 

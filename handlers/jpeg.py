@@ -31,14 +31,7 @@ def decode(data: bytes, wanted: tuple[int, int] | None) -> Pixels | None:
             return None
         if wanted and min(whole_width / wanted[0], whole_height / wanted[1]) >= LARGE:
             width, height = (int(SPARE * side) for side in wanted)
-        pixels: Pixels = simplejpeg.decode_jpeg(
-            data,
-            "RGB",
-            min_width=width,
-            min_height=height,
-            # Full scale, or at most half of it, where it pays.
-            min_factor=2,
-        )
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height)
     # The errors of libjpeg; which of them matter, Pillow decides.
     except ValueError:
         return None
