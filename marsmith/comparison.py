@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ _COLUMNS = (
     "pictures/s at {batch}",
     "x eager",
 )
+# Of the points of a plot, by runtime.
+_MARKS = "osDv^PX*"
 
 
 def print_table(
@@ -93,6 +96,7 @@ def plot(spec: ModelSpec, trials: Sequence[Trial], path: Path) -> None:
     """Speed against accuracy (or the largest move of a score) as a PNG."""
     figure, axes = new_figure()
     good = [trial for trial in trials if trial.problem is None]
+    points: list[tuple[Trial, float]] = []
     measured = any(trial.metric is not None for trial in good)
     for trial in good:
         across = trial.largest_difference
@@ -101,21 +105,32 @@ def plot(spec: ModelSpec, trials: Sequence[Trial], path: Path) -> None:
                 continue
             # int8 is measured without the pictures that it was calibrated on.
             across = trial.metric - trial.reference
-        axes.scatter(trial.throughput, across, s=60)
-        axes.annotate(
-            f"{trial.runtime} {trial.precision}",
-            (trial.throughput, across),
-            xytext=(4, 6),
-            textcoords="offset points",
-            # Most lie at the same height, and some close together.
-            rotation=40,
+        points.append((trial, across))
+    # Many lie at the same height and some in one place, where words would cover each other.
+    marks = dict(zip(dict.fromkeys(each.runtime for each, _ in points), cycle(_MARKS)))
+    seen = dict.fromkeys(each.precision for each, _ in points)
+    colors = {precision: f"C{i}" for i, precision in enumerate(seen)}
+    for trial, across in points:
+        axes.scatter(
+            trial.throughput,
+            across,
+            s=70,
+            marker=marks[trial.runtime],
+            facecolor=(colors[trial.precision], 0.5),
+            edgecolor=colors[trial.precision],
         )
+    for runtime, mark in marks.items():
+        axes.scatter([], [], s=70, marker=mark, color="grey", label=runtime)
+    for precision, color in colors.items():
+        axes.scatter([], [], s=70, marker="s", color=color, label=precision)
+    figure.legend(loc="outside right upper")
     name = next((trial.metric_name for trial in good if trial.metric_name), "")
     axes.set(
         title=f"{spec.name} {spec.version}",
         xlabel=f"pictures per second at batch {BATCH}",
         ylabel=f"{name}, difference from eager fp32" if name else "largest move of a score",
     )
-    axes.margins(x=0.2, y=0.6)
+    axes.margins(x=0.08, y=0.2)
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

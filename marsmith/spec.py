@@ -358,6 +358,22 @@ def defaults(root: Path) -> list[ModelSpec]:
     return [spec for spec in specs if spec.default]
 
 
+def weights_files(folder: Path) -> list[Path]:
+    """The files of weights that the model files of ``folder`` name, whatever else is in those.
+
+    A file that cannot be read names none: nobody has asked for its model.
+    """
+    found = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            given = _fields(path).get("weights")
+        except SpecError:
+            continue
+        if isinstance(given, dict) and isinstance(given.get("file"), str):
+            found.append(Path(given["file"]))
+    return found
+
+
 def parse(fields: dict[str, Any], where: str) -> ModelSpec:
     """Check the fields of a model file; raises SpecError naming every mistake."""
     try:

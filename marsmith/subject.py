@@ -21,7 +21,7 @@ from handlers.integrity import sha256
 from handlers.servable import SOURCE, Servable
 from marsmith import archive, build, named, resolve, samples, weights
 from marsmith.model_options import MODELS, caller
-from marsmith.spec import ModelSpec, load, parse
+from marsmith.spec import ModelSpec, parse, weights_files
 from marsmith.spec_parts import WeightsSpec
 
 ARCHIVE = ".mar"
@@ -122,12 +122,7 @@ def _found(spec: ModelSpec) -> WeightsSpec:
         return given
     name = Path(given.file).name
     places = [Path(given.file), Path("weights") / name, weights.CACHE / name]
-    places += [
-        Path(each.weights.file)
-        for each in map(load, sorted(MODELS.glob("*.yaml")))
-        if each.weights.file
-    ]
-    for place in places:
+    for place in [*places, *weights_files(MODELS)]:
         if place.is_file() and given.sha256 in (None, sha256(place)):
             return given.model_copy(update={"file": str(place)})
     if given.torchvision and weights.torchvision_weights(spec).url.endswith(f"/{name}"):

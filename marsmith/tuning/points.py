@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from handlers.errors import ServerError
@@ -63,6 +63,14 @@ class Measured:
         """All fields as JSON values."""
         return asdict(self)
 
+    def averaged(self, second: Measured) -> Measured:
+        """The means of two measurements of one point; one that failed in either has failed."""
+        if second.problem is not None:
+            return second
+        names = ("throughput", "p50", "p99", "late_p99", "client_cpu")
+        means = {name: (getattr(self, name) + getattr(second, name)) / 2 for name in names}
+        return replace(self, requests=self.requests + second.requests, **means)
+
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Measured:
         """The inverse of ``to_json``."""
@@ -72,7 +80,7 @@ class Measured:
 LOAD = 0.6
 DELAYS = (1, 5)
 BATCHES = (8, 1, 4, 16)
-# Points that are no further apart may change places when they are measured again.
+# Points that are no further apart may change places when they are measured anew.
 NEAR = 0.05
 
 

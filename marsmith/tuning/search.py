@@ -8,7 +8,7 @@ what the runtime lets one choose at load.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,9 @@ from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point
 Pair = tuple[str, str]
 # How many points each coordinate after the first starts from.
 KEPT = (2, 1)
+# Chance may put a point first: at the end the best is measured again, until the best has been. So
+# many at most.
+AGAIN = 4
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,16 @@ def points(
     for one in objective.ranked(measured)[:last]:
         for options in pairs[one.point.runtime, one.point.precision].options:
             yield replace(one.point, options=options)
+
+
+def unsure(
+    measured: Sequence[Measured], objective: Objective, twice: Set[Point]
+) -> Measured | None:
+    """The point to measure again: the best one, until that is one of ``twice``.
+
+    None where ``AGAIN`` points were, or no two can be compared.
+    """
+    ranked = objective.ranked(measured)
+    if len(ranked) < 2 or len(twice) >= AGAIN or ranked[0].point in twice:
+        return None
+    return ranked[0]

@@ -18,7 +18,7 @@ from marsmith.archive import file_name
 from marsmith.spec import ModelSpec
 from marsmith.trials import Trial
 from marsmith.tuning import fingerprint, search, serving
-from marsmith.tuning.points import BATCHES, Measured, Objective
+from marsmith.tuning.points import BATCHES, Measured, Objective, Point
 from marsmith.tuning.record import Record
 from marsmith.tuning.search import Pair, Room
 
@@ -73,7 +73,7 @@ class Session:
     def run(self, pairs: Sequence[Pair]) -> None:
         """Search; raises ExportError where no pair can serve the model."""
         cores = self._host["cores"]
-        ahead = search.most(min(FINALISTS, len(pairs)), cores, self._widest(pairs))
+        ahead = search.most(min(FINALISTS, len(pairs)), cores, self._widest(pairs)) + search.AGAIN
         for number, pair in enumerate(self._ordered(pairs)):
             self.advance(number, len(pairs) + ahead)
             self._try(pair)
@@ -85,33 +85,46 @@ class Session:
         self, finalists: dict[Pair, Room], before: int, sizes: Sequence[int] = BATCHES
     ) -> None:
         """Measure the points of the finalists; ``before`` steps are done."""
-        cores = self._host["cores"]
-        ahead = search.most(len(finalists), cores, self._widest(finalists), sizes)
-        digests = {pair: sha256(self._archive(pair)) for pair in finalists}
-        pictures = fingerprint.of_pictures(self.load.pictures)
+        cores, count = self._host["cores"], 0
+        ahead = search.most(len(finalists), cores, self._widest(finalists), sizes) + search.AGAIN
+        archives = {pair: sha256(self._archive(pair)) for pair in finalists}
+        common = {"host": self._host, "seconds": self.load.seconds}
+        common["pictures"] = fingerprint.of_pictures(self.load.pictures)
+
+        def measure(point: Point, **which: Any) -> Measured | None:
+            nonlocal count
+            self.advance(before + count, before + ahead)
+            count += 1
+            archive = archives[point.runtime, point.precision]
+            return self._measure(
+                point, {"archive": archive, "point": asdict(point), **common, **which}
+            )
+
         for point in search.points(finalists, cores, self.objective, self.measured, sizes):
-            self.advance(before + len(self.measured), before + ahead)
-            pair = (point.runtime, point.precision)
-            key = {
-                "archive": digests[pair],
-                "point": asdict(point),
-                "host": self._host,
-                "seconds": self.load.seconds,
-                "pictures": pictures,
-            }
-            found = self._record.get(key)
-            if found is None:
-                if self.left <= 0:
-                    return
-                self.tell(str(point))
-                one = serving.measure(self._archive(pair), self.spec, self.root, point, self.load)
-                self.measured.append(one)
-                # A problem may be mended when the search goes on.
-                if one.problem is None:
-                    self._record.add(key, one.to_json())
-            else:
-                self.measured.append(Measured.from_json(found))
+            if (one := measure(point)) is None:
+                return
+            self.measured.append(one)
+        twice: set[Point] = set()
+        while (one := search.unsure(self.measured, self.objective, twice)) is not None:
+            if (second := measure(one.point, again=1)) is None:
+                return
+            self.measured[self.measured.index(one)] = one.averaged(second)
+            twice.add(one.point)
         self.complete = True
+
+    def _measure(self, point: Point, key: dict[str, Any]) -> Measured | None:
+        """The figures of a point, from the record where it has them; None: there is no time."""
+        if (found := self._record.get(key)) is not None:
+            return Measured.from_json(found)
+        if self.left <= 0:
+            return None
+        self.tell(f"{point}{', again' if 'again' in key else ''}")
+        pair = (point.runtime, point.precision)
+        one = serving.measure(self._archive(pair), self.spec, self.root, point, self.load)
+        # A problem may be mended when the search goes on.
+        if one.problem is None:
+            self._record.add(key, one.to_json())
+        return one
 
     def _ordered(self, pairs: Sequence[Pair]) -> list[Pair]:
         """The model file's own pair first, for it is known to work; then the likely ones."""

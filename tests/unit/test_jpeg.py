@@ -102,6 +102,14 @@ def test_a_picture_not_much_larger_than_the_input_is_decoded_whole() -> None:
     assert read.pixels.shape == (1400, 1500, 3)
 
 
+def test_a_small_picture_is_decoded_whole_for_a_tiny_input() -> None:
+    model = ImageInput(resize=32, crop=32)
+    read = pictures.read(encoded(photograph(999, 1000)), LIMIT, model.wanted)
+    assert read.pixels.shape == (1000, 999, 3)
+    read = pictures.read(encoded(photograph(1000, 1000)), LIMIT, model.wanted)
+    assert read.pixels.shape == (125, 125, 3)
+
+
 def test_cmyk_goes_through_pillow() -> None:
     data = encoded(photograph(40, 30).convert("CMYK"))
     assert jpeg.decode(data, None) is None

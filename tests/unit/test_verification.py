@@ -109,6 +109,14 @@ def test_an_archive_is_proven_where_its_model_file_is_not(
     assert (status, "agrees with eager: 2 of 2 decisions the same" in words) == (0, True)
     with pytest.raises(WeightsError, match=r"are not in this project: give their file with --wei"):
         asked(tmp_path, monkeypatch, archive)
+    # A model file names them; others beside it, which nobody asks for, are broken.
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "mine.yaml").write_text(f"weights: {{file: {weights}}}\nno_such_key: 1\n")
+    (models / "broken.yaml").write_text("weights: {file: [\n")
+    (models / "list.yaml").write_text("- weights\n")
+    status, words = asked(tmp_path, monkeypatch, archive)
+    assert (status, "agrees with eager: 2 of 2 decisions the same" in words) == (0, True)
 
 
 def test_weights_of_torchvision_are_had_again(
