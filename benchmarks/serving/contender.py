@@ -97,12 +97,12 @@ class Contender(ABC):
         """The task's metric of answers as ours are."""
         return self.subject.handler.accuracy(answers, truths)
 
-    @property
-    def python(self) -> Path:
-        """The interpreter of its environment; raises ServerError where that is not made."""
-        if self.environment is None:
+    @classmethod
+    def interpreter(cls) -> Path:
+        """Python of its environment; raises ServerError where that is not made."""
+        if cls.environment is None:
             return Path(sys.executable)
-        python = PROJECT / f".venv-bench-{self.environment}/bin/python"
+        python = PROJECT / f".venv-bench-{cls.environment}/bin/python"
         if not python.exists():
             raise ServerError(f"no {python.parents[1].name}: make it with `make bench-peers`")
         return python

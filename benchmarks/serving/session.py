@@ -22,7 +22,7 @@ from benchmarks.serving.processes import watching
 from benchmarks.serving.served import LONGER, Served
 from benchmarks.serving.subject import Subject
 from benchmarks.serving.warming import warm
-from handlers.errors import MarsmithError
+from handlers.errors import MarsmithError, ServerError
 
 Measurement = dict[str, Any]
 
@@ -51,6 +51,7 @@ class Session:
 
     def run(self) -> None:
         """All rounds; every other one in the opposite order, so that a drift hits nobody alone."""
+        self._warn()
         for number in range(self.plan.rounds):
             for name in self.names if number % 2 == 0 else reversed(self.names):
                 self.tell(f"round {number + 1} of {self.plan.rounds}: {name}")
@@ -65,6 +66,14 @@ class Session:
                     self.tell(f"  failed: {kind}{error}")
                 self.tell(f"  {monotonic() - started:.0f} s in all")
 
+    def _warn(self) -> None:
+        """Tell at once, and not after an hour of others, which contenders have no environment."""
+        for name in self.names:
+            try:
+                families()[name.partition("/")[0]].interpreter()
+            except ServerError as error:
+                self.tell(f"{name} will not run: {error}")
+
     def _record(self, name: str, number: int, kind: str, **figures: Any) -> None:
         self.keep({"contender": name, "round": number, "kind": kind, **figures})
 
@@ -72,7 +81,7 @@ class Session:
         family, _, variant = name.partition("/")
         made = families()[family](variant, self.subject, self.plan.patience)
         try:
-            made.python  # noqa: B018  # its environment is there
+            made.interpreter()
             made.prepare()
             before = monotonic()
             made.start()

@@ -267,3 +267,18 @@ def test_loadgens_own_files_are_read() -> None:
     log = '[\n{"seq_id" : 0, "qsl_idx" : 3, "data" : "5B5D"},\n'
     log += '{"seq_id" : 1, "qsl_idx" : 0, "data" : ""}]'
     assert read_accuracy(log) == {3: b"[]", 0: b""}
+
+
+def test_what_cannot_run_is_told_before_the_others_are_measured(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.serving.contender.PROJECT", tmp_path)
+    told: list[str] = []
+    names = ["ours/eager:fp32", "fastapi/torch"]
+    plan = Plan(rounds=1, seconds=0.1)
+    sitting = session.Session(subject, names, plan, tmp_path, lambda one: None, told.append)
+    # Only what comes before the first contender.
+    monkeypatch.setattr(sitting, "_one", lambda *given: None)
+    sitting.run()
+    missing = "no .venv-bench-fastapi: make it with `make bench-peers`"
+    assert told[:2] == [f"fastapi/torch will not run: {missing}", "round 1 of 1: ours/eager:fp32"]

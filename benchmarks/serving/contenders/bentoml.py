@@ -20,7 +20,7 @@ class BentoMl(Peer):
     environment = "bentoml"
 
     def command(self, port: int) -> Sequence[object]:
-        start = [self.python, "-m", "bentoml", "serve", "bentoml_app:Classifier"]
+        start = [self.interpreter(), "-m", "bentoml", "serve", "bentoml_app:Classifier"]
         place = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", APPS]
         return [*start, *place]
 

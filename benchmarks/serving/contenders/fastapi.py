@@ -20,7 +20,7 @@ class FastApi(Peer):
     environment = "fastapi"
 
     def command(self, port: int) -> Sequence[object]:
-        start = [str(self.python), "-m", "uvicorn", "fastapi_app:app", "--host", "127.0.0.1"]
+        start = [str(self.interpreter()), "-m", "uvicorn", "fastapi_app:app", "--host", "127.0.0.1"]
         workers = str(self.subject.cores)
         return [*start, "--port", str(port), "--workers", workers, "--log-level", "warning"]
 

@@ -22,7 +22,7 @@ class LitServe(Peer):
     environment = "litserve"
 
     def command(self, port: int) -> Sequence[object]:
-        return [self.python, APPS / "litserve_app.py", str(port)]
+        return [self.interpreter(), APPS / "litserve_app.py", str(port)]
 
     def request(self, pictures: Sequence[bytes]) -> Request | None:
         if len(pictures) > 1:

@@ -39,7 +39,7 @@ class MlServer(Peer):
         }
         (served / "settings.json").write_text(json.dumps(settings))
         (served / "model-settings.json").write_text(json.dumps(model))
-        return [self.python.with_name("mlserver"), "start", served]
+        return [self.interpreter().with_name("mlserver"), "start", served]
 
     def request(self, pictures: Sequence[bytes]) -> Request:
         tensor = {

@@ -23,7 +23,7 @@ class RayServe(Peer):
     environment = "ray"
 
     def command(self, port: int) -> Sequence[object]:
-        return [self.python, APPS / "ray_app.py", str(port), self.folder / "r"]
+        return [self.interpreter(), APPS / "ray_app.py", str(port), self.folder / "r"]
 
     def settings(self) -> Mapping[str, str]:
         return {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}

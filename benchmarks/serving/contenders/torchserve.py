@@ -199,14 +199,14 @@ class Stock(Server):
         )
         environ = {
             # Where the launcher finds java and the environment's python finds its workers.
-            "PATH": f"{self.python.parent}:{java.parent}:{os.environ['PATH']}",
+            "PATH": f"{self.interpreter().parent}:{java.parent}:{os.environ['PATH']}",
             "TEMP": str(self.folder),
             "TS_CONFIG_FILE": str(config),
         }
         if self.variant.startswith("tuned"):
             environ["OMP_NUM_THREADS"] = "1"
         model = self.subject.spec.name
-        command = [self.python, "-m", "ts.model_server", "--start", "--ncs", "--foreground"]
+        command = [self.interpreter(), "-m", "ts.model_server", "--start", "--ncs", "--foreground"]
         command += ["--models", f"{model}={model}.mar"]
         self.process = self.launch(command, environ)
         self._properties = properties
