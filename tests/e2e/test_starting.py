@@ -75,8 +75,8 @@ def test_a_start_leaves_out_what_is_damaged_or_over_and_serves_the_rest(home: Pa
     assert find_running(temp_folder(home)) is None
     done = marsmith(home, "serve", "--background")
     assert done.returncode == 0, done.stderr
-    assert "cut-1.0.mar is left out: cut-1.0.mar is not a readable model archive" in done.stderr
-    assert "changed-1.0.mar is left out: TorchServe did not take it: " in done.stderr
+    assert "left out: cut-1.0.mar is not a readable model archive" in done.stderr
+    assert "left out: changed-1.0.mar: TorchServe did not take it: " in done.stderr
     assert "their time is over: echo-1.0.mar" in done.stderr
     running = find_running(temp_folder(home))
     assert running
