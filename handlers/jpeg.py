@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 
 # A picture of at least MANY pixels, and LARGE times the size that it is resized to, is decoded
-# smaller, at no less than SPARE times that size: what a scaled inverse DCT averages, the smoothing of the resize would
-# average, too. A photograph of 12 megapixels is decoded at a quarter for 256 pixels: libjpeg has a
-# faster way for that than for 3/8, and Pillow less to resize. Of fewer pixels it would save a few
-# milliseconds, and move the scores of a network with a tiny input by 0.01.
+# smaller, at no less than SPARE times that size: what a scaled inverse DCT averages, the smoothing
+# of the resize would average, too. A photograph of 12 megapixels is decoded at a quarter for 256
+# pixels: libjpeg has a faster way for that than for 3/8, and Pillow less to resize. Of fewer pixels
+# it would save a few milliseconds, and move the scores of a network with a tiny input by 0.01.
 MANY, LARGE, SPARE = 1_000_000, 8, 2.5
 _INKS = ("CMYK", "YCCK")
 

@@ -29,6 +29,7 @@ from handlers import (
     golden,
     grouping,
     hold,
+    memory,
     pictures,
     request_log,
     requests,
@@ -244,6 +245,7 @@ class TaskHandler(BaseHandler):
         if self.needs_torch(bundle):
             # Now, for the first request that needs it must not wait for it.
             torch_on_demand.package()
+            memory.keep_freed()
         if options["threads"] > 1:
             self.pool = ThreadPoolExecutor(
                 options["threads"], "pictures", initializer=_torch_threads, initargs=(1,)
