@@ -94,6 +94,17 @@ def pairs(
     return found
 
 
+def alone(spec: ModelSpec, batch: int = BATCH) -> ModelSpec:
+    """The spec with one worker that has all cores, and an artifact for ``batch`` pictures or more.
+
+    So runtimes are compared with all that the host has, whatever workers the model is served by.
+    """
+    size = max(batch, spec.serving.batch_size)
+    queue = max(size, spec.serving.queue_size)
+    changes = {"workers": 1, "threads": 0, "batch_size": size, "queue_size": queue}
+    return spec.model_copy(update={"serving": spec.serving.model_copy(update=changes)})
+
+
 def run(
     spec: ModelSpec,
     root: Path,

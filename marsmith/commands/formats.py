@@ -33,14 +33,15 @@ def command(
 ) -> None:
     """Compare a model's runtimes and precisions on this host.
 
-    Every pair is built, proven, loaded in a clean process and timed, one after the other. A pair
-    that does not work says why, and Ctrl-C shows what was found so far. int8 needs --calibrate and
+    Every pair is built, proven, loaded in a clean process and timed, one after the other, with
+    all cores and batches of 8, whatever workers and batches the model is served with. A pair that
+    does not work says why, and Ctrl-C shows what was found so far. int8 needs --calibrate and
     --evaluate, or the model file's own.
     """
     from marsmith import comparison, named, terminal, trials
 
     here = caller()
-    spec = named.load(model, here, overrides(given, here))
+    spec = trials.alone(named.load(model, here, overrides(given, here)))
     chosen = trials.pairs(spec, precisions, runtimes)
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:

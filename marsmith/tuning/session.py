@@ -54,12 +54,8 @@ class Session:
     untried: str = ""
 
     def __post_init__(self) -> None:
-        size = max(*BATCHES, self.spec.serving.batch_size)
-        queue = max(size, self.spec.serving.queue_size)
         # One artifact for all points: it takes the largest batch.
-        changes = {"workers": 1, "threads": 0, "batch_size": size, "queue_size": queue}
-        wide = self.spec.serving.model_copy(update=changes)
-        self._built = self.spec.model_copy(update={"serving": wide})
+        self._built = trials.alone(self.spec, max(BATCHES))
         self._store = self.root / FOLDER / self.spec.name
         self._record = Record(self.root / FOLDER / f"{self.spec.name}.jsonl")
         self._host = fingerprint.host()

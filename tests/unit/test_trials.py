@@ -69,6 +69,16 @@ def test_the_table_shows_ratios_and_reasons(project: Path) -> None:
     assert "0.8500" in file.getvalue().splitlines()[-2]
 
 
+def test_runtimes_are_compared_with_all_cores_and_whole_batches(project: Path) -> None:
+    model = spec.load(project / "models/mobilenet_v2.yaml")
+    assert (model.serving.workers, model.serving.batch_size) == (2, 4)
+    serving = trials.alone(model).serving
+    assert (serving.workers, serving.threads, serving.batch_size) == (1, 0, trials.BATCH)
+    wide = model.model_copy(update={"serving": model.serving.model_copy(update={"batch_size": 16})})
+    assert trials.alone(wide).serving.batch_size == 16
+    assert trials.alone(wide, 1000).serving.queue_size == 1000
+
+
 def test_formats_builds_measures_and_plots(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
