@@ -77,7 +77,7 @@ def test_a_network_of_torchvision_is_a_spec_by_its_name(project: Path, name: str
 
 
 def test_a_model_file_comes_before_torchvisions_name() -> None:
-    assert named.load("mobilenet_v3_small", Path()).serving.batch_size == 16
+    assert named.load("mobilenet_v3_small", Path()).serving.workers == 2
     changed = named.load("resnet34", Path(), {"version": "2.0", "runtime": "torchscript"})
     assert (changed.version, changed.options) == ("2.0", {"method": "trace"})
     theirs = named.load("resnet34", Path(), {"weights": {"file": "w.pth"}}).weights
