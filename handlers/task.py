@@ -42,10 +42,11 @@ from handlers.errors import BadRequest, GoldenError, InferenceError, RequestErro
 from handlers.foreign import Foreign, Meaning, meaning_of
 from handlers.formats import FORMATS
 from handlers.inputs import ImageInput
+from handlers.isolation import explained, guarded
 from handlers.metrics import GOLDEN_OK, LOAD_SECONDS, LOADS, Publisher
 from handlers.options import Option
 from handlers.pictures import Picture
-from handlers.plugins import described, load_runtime
+from handlers.plugins import load_runtime
 from handlers.runtimes import Array, Arrays, check_requirements
 from handlers.stages import Stages
 from handlers.torchserve import BaseHandler
@@ -280,7 +281,7 @@ class TaskHandler(BaseHandler):
         """Answers, or RequestErrors, of pictures of any sizes."""
         clock = clock or Stages()
         with clock("preprocess"):
-            arrays = self._each(lambda item: _guarded(self.preprocess, item.picture), items)
+            arrays = self._each(lambda item: guarded(self.preprocess, item.picture), items)
         with clock("inference"):
             outputs = self.inference(arrays)
         with clock("postprocess"):
@@ -314,16 +315,16 @@ class TaskHandler(BaseHandler):
         answers = self.predict([Item(Picture.of(image), options) for image in images])
         for answer in answers:
             if isinstance(answer, RequestError):
-                raise _explained(answer)
+                raise explained(answer)
         return answers
 
     def drawn(self, image: Image.Image) -> bytes:
         """The answer drawn on a picture, outside a request, as PNG; raises what ``answer`` does."""
         options = self.drawing_options()
         (answer,) = self.answer([image], **options)
-        found = _guarded(lambda: drawing.encode(self.draw(answer, image), "image/png"))
+        found = guarded(lambda: drawing.encode(self.draw(answer, image), "image/png"))
         if isinstance(found, RequestError):
-            raise _explained(found)
+            raise explained(found)
         return found
 
     def defaults(self) -> dict[str, Any]:
@@ -384,7 +385,7 @@ class TaskHandler(BaseHandler):
         headers = context.get_all_request_header(index)
         if headers.get("describe") == "True":
             return None
-        return _guarded(self._read, row, headers)
+        return guarded(self._read, row, headers)
 
     def _read(self, row: dict[str, Any], headers: Mapping[str, Any]) -> _Asked:
         """What a row asks, with its pictures decoded; raises RequestError."""
@@ -416,7 +417,7 @@ class TaskHandler(BaseHandler):
             return outputs
         if not all(np.isfinite(output).all() for output in outputs):
             return InferenceError("the model's output for this picture is not finite")
-        return _guarded(self.postprocess, outputs, item.picture, item.options)
+        return guarded(self.postprocess, outputs, item.picture, item.options)
 
     def _publisher(self, context: Any) -> Publisher:
         return Publisher(context.metrics, self.bundle.name, self.bundle.version)
@@ -439,7 +440,7 @@ class TaskHandler(BaseHandler):
             else:
                 mine = [next(answers) for _ in asked.items]
                 media_type = asked.request.media_type
-                encoded = _guarded(self._encode, asked, mine)
+                encoded = guarded(self._encode, asked, mine)
                 if isinstance(encoded, RequestError):
                     raise encoded
                 body = encoded
@@ -479,37 +480,6 @@ def _torch_threads(count: int) -> None:
     """
     if torch_on_demand.loaded():
         torch_on_demand.package().set_num_threads(count)
-
-
-def _guarded(step: Callable[..., T], *arguments: Any) -> T | RequestError:
-    """What a step of one picture gives, or its error: its neighbours must not feel it."""
-    try:
-        return _attempted(step, *arguments)
-    except RequestError as error:
-        return error
-
-
-def _attempted(step: Callable[..., T], *arguments: Any) -> T:
-    try:
-        return step(*arguments)
-    except RequestError:
-        raise
-    # A task's own step may fail in ways of its own.
-    except Exception as error:
-        raise InferenceError(
-            f"this model could not answer: {type(error).__name__} at the server"
-        ) from error
-
-
-def _explained(error: RequestError) -> RequestError:
-    """The same error with its cause, which is no client's business."""
-    cause = error.__cause__
-    if not isinstance(error, InferenceError) or cause is None:
-        return error
-    what = str(error).partition(":")[0]
-    told = InferenceError(f"{what}: {described(cause)}")
-    told.__cause__ = cause
-    return told
 
 
 def _json(value: Any) -> bytes:

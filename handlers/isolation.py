@@ -1,0 +1,42 @@
+"""One picture's step that fails alone: its neighbours in the batch must not feel it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from handlers.errors import InferenceError, RequestError
+from handlers.plugins import described
+
+T = TypeVar("T")
+
+
+def guarded(step: Callable[..., T], *arguments: object) -> T | RequestError:
+    """What a step of one picture gives, or its error."""
+    try:
+        return _attempted(step, *arguments)
+    except RequestError as error:
+        return error
+
+
+def explained(error: RequestError) -> RequestError:
+    """The same error with its cause, which is no client's business."""
+    cause = error.__cause__
+    if not isinstance(error, InferenceError) or cause is None:
+        return error
+    what = str(error).partition(":")[0]
+    told = InferenceError(f"{what}: {described(cause)}")
+    told.__cause__ = cause
+    return told
+
+
+def _attempted(step: Callable[..., T], *arguments: object) -> T:
+    try:
+        return step(*arguments)
+    except RequestError:
+        raise
+    # A task's own step may fail in ways of its own.
+    except Exception as error:
+        raise InferenceError(
+            f"this model could not answer: {type(error).__name__} at the server"
+        ) from error
