@@ -21,7 +21,11 @@ from marsmith.model_options import caller, model_options, overrides
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Save speed against accuracy as PNG.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Folder to keep the archives in.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    help="Folder to keep the archives in, as compared: for one worker.",
+)
 def command(
     model: str,
     runtimes: tuple[str, ...],

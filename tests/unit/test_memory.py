@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from handlers import memory
+from handlers.bundle import Bundle
+from handlers.plugins import load_task
 
 _FAULTS = """
 import resource, sys
@@ -44,6 +46,19 @@ def test_large_blocks_are_not_taken_anew_from_the_system(project: Path) -> None:
     assert (kept, after < before / 10) == ("True", True), (before, after)
     # A setting of the environment stays.
     assert _faults(project, "keep", MALLOC_MMAP_THRESHOLD_="131072")[0] == "False"
+
+
+@pytest.mark.parametrize("needs_torch", [True, False])
+def test_a_worker_keeps_it_where_torch_computes(
+    unpacked: Path, monkeypatch: pytest.MonkeyPatch, needs_torch: bool
+) -> None:
+    bundle = Bundle.read(unpacked)
+    asked: list[bool] = []
+    monkeypatch.setattr(memory, "keep_freed", lambda: asked.append(True))
+    task = load_task(bundle.task)
+    monkeypatch.setattr(task, "needs_torch", classmethod(lambda cls, bundle: needs_torch))
+    task().bind(bundle, unpacked)
+    assert asked == [True] * needs_torch
 
 
 def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
