@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,26 +11,14 @@ from PIL import Image
 
 from handlers.errors import TooLarge
 from handlers.pictures import Picture
+from handlers.resampling import Pixels, Window, by_pillow, by_torch, is_whole, unsmoothed
 
-Pixels = NDArray[np.uint8]
 Size = int | list[int] | None
 
 # What a network may be given: a long thin picture resized by its short side grows without bound.
 MAX_PIXELS = 64_000_000
 
-# Up to so many times the crop, the picture is resized whole and then cropped, as torchvision does.
-WHOLE = 4
-
 COLORS = ("rgb", "bgr", "gray")
-TENSOR_MODES = ("bilinear", "bicubic")
-# Those that there are without antialias.
-PLAIN_MODES = ("nearest", "bilinear", "bicubic")
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,7 @@ class Placement:
     right, bottom) is pasted at ``at`` (x, y) of a canvas of ``canvas`` (width, height)."""
 
     size: tuple[int, int]
-    window: tuple[int, int, int, int]
+    window: Window
     at: tuple[int, int]
     canvas: tuple[int, int]
 
@@ -90,8 +77,8 @@ class ImageInput:
 
         Sizes and offsets have torchvision's rounding (transforms.functional.resize and
         center_crop), so that the pixels are those of its presets; of a picture that was decoded
-        at a smaller scale, nearly. A picture smaller than the crop is padded with
-        black, as torchvision does.
+        at a smaller scale, or is long and thin, nearly. A picture smaller than the crop is padded
+        with black, as torchvision does.
         """
         place = self.place(picture.size)
         if place.canvas[0] * place.canvas[1] > MAX_PIXELS:
@@ -172,30 +159,17 @@ class ImageInput:
             return picture.pixels
         return np.asarray(picture.convert("RGB"))
 
-    def _resample(
-        self, pixels: Pixels, size: tuple[int, int], window: tuple[int, int, int, int]
-    ) -> Pixels:
+    def _resample(self, pixels: Pixels, size: tuple[int, int], window: Window) -> Pixels:
         """The part ``window`` (in pixels of ``size``) of ``pixels`` resized to ``size``."""
-        height, width, channels = pixels.shape
-        left, top, right, bottom = window
+        height, width, _ = pixels.shape
         if size == (width, height):
+            left, top, right, bottom = window
             return pixels[top:bottom, left:right]
         if not self.antialias:
-            return _interpolated(pixels, size, window, self.interpolation)
-        whole = size[0] * size[1] <= WHOLE * (right - left) * (bottom - top)
-        if whole and self.backend == "tensor" and self.interpolation in TENSOR_MODES:
-            return _smoothed(pixels, size, self.interpolation)[top:bottom, left:right]
-        picture = Image.fromarray(pixels if channels > 1 else pixels[:, :, 0])
-        method = INTERPOLATIONS[self.interpolation]
-        if whole:
-            resized = np.asarray(picture.resize(size, method))[top:bottom, left:right]
-        else:
-            # Of a long thin picture, resampling what the crop throws away would cost without bound.
-            # Pillow keeps the box in single precision: pixels may differ by two levels.
-            across, down = width / size[0], height / size[1]
-            box = (left * across, top * down, right * across, bottom * down)
-            resized = np.asarray(picture.resize((right - left, bottom - top), method, box=box))
-        return resized if channels > 1 else resized[:, :, None]
+            return unsmoothed(pixels, size, window, self.interpolation)
+        if self.backend == "tensor" and is_whole(size, window):
+            return by_torch(pixels, size, window, self.interpolation)
+        return by_pillow(pixels, size, window, self.interpolation)
 
     def describe(self) -> dict[str, Any]:
         """What a client may want to know, as JSON values."""
@@ -205,88 +179,6 @@ class ImageInput:
             "crop": self.crop,
             "backend": self.backend,
         }
-
-
-def _smoothed(pixels: Pixels, size: tuple[int, int], mode: str) -> Pixels:
-    """``pixels`` resized to ``size`` (width, height) as torchvision.transforms.v2 does tensors."""
-    import torch
-    from torch import nn
-
-    # torch warns of arrays that may not be written, as Pillow's are.
-    writable = pixels if pixels.flags.writeable else pixels.copy()
-    # In this order torch sees that channels come last, and has a faster kernel for that.
-    channels_last = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
-    resized = nn.functional.interpolate(
-        channels_last, size=size[::-1], mode=mode, antialias=True, align_corners=False
-    )
-    return resized.permute(0, 2, 3, 1)[0].numpy()
-
-
-def _interpolated(
-    pixels: Pixels, size: tuple[int, int], window: tuple[int, int, int, int], mode: str
-) -> Pixels:
-    """The part ``window`` of ``pixels`` resized to ``size``, each from its nearest neighbours.
-
-    As OpenCV does it: borders repeated, nothing smoothed. Pillow has such, too (``transform``), but
-    never rounds up.
-    """
-    across, down = (
-        _taps(mode, pixels.shape[1 - axis], size[axis], window[axis], window[axis + 2])
-        for axis in (0, 1)
-    )
-    if mode == "nearest":
-        taken: Pixels = pixels[down[0][0]][:, across[0][0]]
-        return taken
-    tail = [1] * (pixels.ndim - 2)
-    columns = [(column, weight.reshape(1, -1, *tail)) for column, weight in across]
-    lines = (
-        _summed(rows[:, column] * weight for column, weight in columns)
-        * share.reshape(-1, 1, *tail)
-        for rows, share in ((pixels[row], share) for row, share in down)
-    )
-    mixed = _summed(lines)
-    mixed += np.float32(0.5)
-    return mixed.clip(0, 255, out=mixed).astype(np.uint8)
-
-
-def _summed(arrays: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
-    total = next(arrays)
-    for each in arrays:
-        total += each
-    return total
-
-
-def _taps(
-    mode: str, length: int, size: int, start: int, stop: int
-) -> list[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """Along one axis, the source pixels of each target pixel with their shares.
-
-    Pixel centres are at half pixels, but INTER_NEAREST's at whole ones. The weights of INTER_CUBIC
-    are Keys' (1981) with a = -0.75, which torch's bicubic without antialias has as well.
-    """
-    target = np.arange(start, stop)
-    if mode == "nearest":
-        # OpenCV's own order of divisions, which decides where they are not exact.
-        nearest = np.floor(target * (1 / (size / length))).astype(np.intp)
-        return [(np.minimum(nearest, length - 1), np.ones(len(target), np.float32))]
-    at = (target + 0.5) * (length / size) - 0.5
-    if mode == "bilinear":
-        at = at.clip(0, length - 1)
-    first = np.floor(at).astype(np.intp)
-    share = (at - first).astype(np.float32)
-    weights = [1 - share, share] if mode == "bilinear" else _cubic(share)
-    before = len(weights) // 2 - 1
-    return [
-        ((first + step - before).clip(0, length - 1), weight) for step, weight in enumerate(weights)
-    ]
-
-
-def _cubic(share: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Shares of the four pixels around a place that is ``share`` behind the second."""
-    a, far = np.float32(-0.75), share + 1
-    first = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
-    second, third = (((a + 2) * near - (a + 3)) * near * near + 1 for near in (share, 1 - share))
-    return [first, second, third, 1 - first - second - third]
 
 
 def _pair(size: Size) -> tuple[int, int] | None:

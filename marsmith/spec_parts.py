@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from handlers.bundle import Limits
 from handlers.closeness import DEFAULTS, Closeness
-from handlers.inputs import INTERPOLATIONS, PLAIN_MODES, TENSOR_MODES
+from handlers.resampling import FILTERS, PLAIN_MODES, TENSOR_MODES
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 # Keys that a ``Closeness`` has under another name.
@@ -58,9 +58,9 @@ class InputSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> InputSpec:
-        if self.interpolation not in INTERPOLATIONS:
+        if self.interpolation not in FILTERS:
             raise ValueError(
-                f"interpolation {self.interpolation!r}: accepted are {', '.join(INTERPOLATIONS)}"
+                f"interpolation {self.interpolation!r}: accepted are {', '.join(FILTERS)}"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
             # An artifact of uint8 takes neither.

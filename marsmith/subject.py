@@ -16,8 +16,9 @@ from PIL import Image
 from handlers import golden, pictures
 from handlers.bundle import Bundle
 from handlers.errors import SpecError, WeightsError
-from handlers.inputs import ImageInput, Pixels
+from handlers.inputs import ImageInput
 from handlers.integrity import sha256
+from handlers.resampling import Pixels
 from handlers.servable import SOURCE, Servable
 from marsmith import archive, build, named, resolve, samples, weights
 from marsmith.model_options import MODELS, caller
