@@ -138,21 +138,31 @@ class SemanticSegmentation(TaskHandler):
         return {"mask": "png"}
 
     def compare(self, expected: Any, answer: Any, **given: Any) -> Difference:
-        """Masks pixel by pixel; scores and shares of the classes that are more than a speck."""
+        """Masks pixel by pixel; shares of the classes, and scores of those that are no specks.
+
+        Answers without masks are told apart by the shares alone.
+        """
         if expected["size"] != answer["size"]:
             return Difference(False, 1.0, f"size {answer['size']}, expected {expected['size']}")
-        changed = float((self.mask(expected) != self.mask(answer)).mean())
+        if ("mask" in expected) != ("mask" in answer):
+            return Difference(False, 1.0, "only one of the two answers has a mask")
         first, second = ({each["label"]: each for each in a["classes"]} for a in (expected, answer))
         absent = {"share": 0.0, "score": 0.0}
-        moves = [0.0]
+        shares, scores = [0.0], [0.0]
         for label in first.keys() | second.keys():
             one, other = first.get(label, absent), second.get(label, absent)
-            moves.append(abs(one["share"] - other["share"]))
+            shares.append(abs(one["share"] - other["share"]))
             if min(one["share"], other["share"]) > _SPECK:
-                moves.append(abs(one["score"] - other["score"]))
-        detail = f"{changed:.3%} of the mask's pixels differ"
+                scores.append(abs(one["score"] - other["score"]))
+        if "mask" in expected:
+            changed = float((self.mask(expected) != self.mask(answer)).mean())
+            detail = f"{changed:.3%} of the mask's pixels differ"
+        else:
+            # A pixel that changes its class changes the shares of two.
+            changed = sum(shares) / 2
+            detail = f"by the shares of the classes {changed:.3%} of the pixels differ, or more"
         same = changed <= self.bundle.closeness.changed
-        return Difference(same, max(moves), detail, {"largest_changed": changed})
+        return Difference(same, max(shares + scores), detail, {"largest_changed": changed})
 
     def margin(self, answer: Any, **given: Any) -> float:
         """The mean confidence of the whole mask, less what a coin has."""
@@ -160,9 +170,22 @@ class SemanticSegmentation(TaskHandler):
         return max(0.0, float(mean) - 0.5)
 
     def mask(self, answer: Any) -> Mask:
-        """The class ids (H, W) of an answer whose mask is a PNG."""
-        data = base64.b64decode(answer["mask"]["data"])
-        return np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]))
+        """The class ids (H, W) of an answer that has a mask."""
+        data = answer["mask"]["data"]
+        if answer["mask"]["format"] == "rle":
+            return self._of_runs(data, answer["size"])
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]))
+
+    def _of_runs(self, runs: dict[str, Any], size: list[int]) -> Mask:
+        from pycocotools import mask as coco
+
+        ids = np.zeros(size, np.uint8)
+        for label, encoded in runs.items():
+            ids[coco.decode(encoded) > 0] = self.bundle.labels.index(label)
+        return ids
+
+    def widest(self) -> dict[str, Any]:
+        return {"mask": "png"}
 
     metric_name = "mIoU"
 

@@ -211,7 +211,7 @@ def test_the_mean_of_ious_is_torchmetrics() -> None:
         # Class 4 is in no picture, 255 is not counted.
         found, truth = (generator.choice([0, 1, 2, 3], (9, 7)).astype(np.uint8) for _ in range(2))
         truth[0, 0] = 255
-        ours.append(task.evidence({"mask": {"data": _png(found)}}, truth))
+        ours.append(task.evidence({"mask": {"format": "png", "data": _png(found)}}, truth))
         metric.update(torch.from_numpy(found).long(), torch.from_numpy(truth).long())
     assert task.metric(ours) == pytest.approx(float(metric.compute()), abs=1e-6)
 
