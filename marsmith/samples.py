@@ -9,6 +9,7 @@ from PIL import Image
 
 from handlers import pictures
 from handlers.errors import RequestError, SpecError
+from handlers.formats import SUFFIXES, is_picture
 
 # Of a model file that names none.
 DEFAULT = "samples/shapes"
@@ -16,12 +17,11 @@ DEFAULT = "samples/shapes"
 # takes any: a script may compute another size than eager for some pictures and not for others.
 COMPARED = 8
 OTHER_SIZE = (427, 640)
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def found(folder: Path, deep: bool = False) -> list[Path]:
     """The picture files of a folder, sorted; with ``deep`` those of folders in it, too."""
-    return sorted(p for p in folder.glob("**/*" if deep else "*") if p.suffix.lower() in SUFFIXES)
+    return sorted(filter(is_picture, folder.glob("**/*" if deep else "*")))
 
 
 def files(folder: Path, deep: bool = False) -> list[Path]:
