@@ -75,7 +75,7 @@ def _predictions(specs: list[ModelSpec], client: Client, grpc: GrpcClient, out: 
     table.columns[0].no_wrap = True
     for spec in specs:
         task = load_task(spec.task)
-        found = samples.files(Path(spec.samples))
+        found = samples.files(Path(spec.samples), f"{spec.name}: samples")
         for path in found[:: max(1, len(found) // PICTURES)][:PICTURES]:
             picture = path.read_bytes()
             rest, rest_ms = _timed(lambda s=spec, p=picture: client.predict(s.name, p).json())

@@ -182,6 +182,27 @@ def test_calibration_and_evaluation_pictures_never_overlap(tmp_path: Path) -> No
         Evaluation.of(given, Path(), classifier(1), without=everything)
 
 
+def test_a_folder_to_measure_on_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"^accuracy\.folder \(--evaluate\): there is no folder .*/x"
+    ):
+        evaluation(tmp_path / "x", classifier(1))
+
+
+@pytest.mark.parametrize("name", ["calibration", "accuracy"])
+def test_a_broken_picture_of_int8_is_named(name: str, project: Path, tmp_path: Path) -> None:
+    from marsmith import exporting, spec
+
+    (tmp_path / "broken.png").write_bytes(b"%PDF")
+    folders = {key: {"folder": "samples/digits"} for key in ("calibration", "accuracy")}
+    folders[name] = {"folder": str(tmp_path)}
+    changes = {**folders, "precision": "int8", "runtime": "openvino"}
+    model = spec.load(project / "models/lenet5_digits.yaml", changes)
+    images = [Image.new("RGB", (8, 8), (level,) * 3) for level in (10, 200)]
+    with pytest.raises(SpecError, match=r"/broken\.png: the body is a PDF document"):
+        exporting._Gate(model, project, classifier(100), images)
+
+
 def test_the_layer_that_int8_hurts_most_comes_first() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
@@ -248,7 +269,7 @@ def test_ranking_layers_warns_of_no_picture(project: Path, tmp_path: Path) -> No
     model = spec.load(path, {**changes, "runtime": "openvino"})
     module, bundle = build.prepare(model, project, tmp_path)
     reference = build.reference(bundle, module)
-    images = samples.load(project / model.samples, 2, 10**8)
+    images = samples.compared(samples.found(project / model.samples), 10**8, any_size=False)
     gate = exporting._Gate(model, project, reference, images)
     assert len(gate.calibration) == 4
     assert len(quantise.rank(module, gate.calibration)) == len(quantise.layers(module))
