@@ -71,6 +71,22 @@ def test_folders_that_are_no_labels_are_pictures_without_labels(tmp_path: Path) 
     assert evaluation(tmp_path, classifier(100)).truths is None
 
 
+def test_one_folder_that_is_no_label_is_named(tmp_path: Path) -> None:
+    for name in ("dark", "light", ".ipynb_checkpoints"):
+        grey(tmp_path / name / "more", [1])
+        (tmp_path / name / ".DS_Store").touch()
+    assert [truth for _, truth in truths.classes(tmp_path, LABELS)] == [0, 1]
+    for name in ("drak", "lihgt"):
+        grey(tmp_path / name, [1])
+    with pytest.raises(SpecError, match=r"are labels, drak, lihgt none of the model's 2: mend"):
+        truths.classes(tmp_path, LABELS)
+
+
+def test_a_table_of_excel_is_read(tmp_path: Path) -> None:
+    (grey(tmp_path, [1]) / "labels.csv").write_text("file,label\n00.png,dark\n", "utf-8-sig")
+    assert [truth for _, truth in truths.classes(tmp_path, LABELS)] == [0]
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -79,10 +95,13 @@ def test_folders_that_are_no_labels_are_pictures_without_labels(tmp_path: Path) 
         ("file,label\n00.png,grey\n", "label 'grey' is none of the model's 2"),
         ("file,label\n00.png,2\n", "label '2' is none"),
         ("file,label\n99.png,dark\n", "99.png: the labels name it"),
+        ("file,label\n00.png\n", r"labels\.csv: a row has file '00\.png' and label None"),
+        ("label,file\ndark\n", r"labels\.csv: a row has file None and label 'dark'"),
+        ("file,label\n00.png,d\u00e4mmrig\n", r"labels\.csv: is no CSV in UTF-8 .*: save it as"),
     ],
 )
 def test_a_wrong_table_is_named(table: str, words: str, tmp_path: Path) -> None:
-    (grey(tmp_path, [1]) / "labels.csv").write_text(table)
+    (grey(tmp_path, [1]) / "labels.csv").write_text(table, "latin-1")
     with pytest.raises(SpecError, match=words):
         truths.classes(tmp_path, LABELS)
 
@@ -92,13 +111,28 @@ def test_coco_boxes_become_corners_of_the_models_classes(tmp_path: Path) -> None
     document = {
         "images": [{"id": 7, "file_name": "00.png"}, {"id": 9, "file_name": "01.png"}],
         "categories": [{"id": 3, "name": "light"}],
-        "annotations": [{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}],
+        "annotations": [
+            {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]},
+        ],
     }
-    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    (tmp_path / "annotations.json").write_text(json.dumps(document), "utf-8-sig")
     (_, (boxes, classes)), (_, (none, _)) = truths.boxes(tmp_path, LABELS)
     assert boxes.tolist() == [[1, 2, 4, 6]]
     assert classes.tolist() == [1]
     assert none.shape == (0, 4)
+
+
+@pytest.mark.parametrize("category", [{"id": 3}, {"id": 3, "name": None}, {"id": 3, "name": "x"}])
+def test_annotations_that_are_not_cocos_are_named(category: Any, tmp_path: Path) -> None:
+    grey(tmp_path, [1])
+    document = {
+        "images": [{"id": 7, "file_name": "00.png"}],
+        "categories": [category],
+        "annotations": [{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    with pytest.raises(SpecError, match=r"annotations\.json is not as COCO's|label 'x' is none of"):
+        truths.boxes(tmp_path, LABELS)
 
 
 def test_masks_lie_beside_their_pictures(tmp_path: Path) -> None:
@@ -109,6 +143,19 @@ def test_masks_lie_beside_their_pictures(tmp_path: Path) -> None:
     assert (ids == 1).all()
     (tmp_path / "00.png").unlink()
     with pytest.raises(SpecError, match="0 pictures 00"):
+        truths.masks(tmp_path)
+
+
+def test_the_picture_of_a_mask_is_found_by_its_whole_name(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("img.png", "img.2.png", "photo [1].png"):
+        for folder in (tmp_path, tmp_path / "masks"):
+            Image.new("L", (4, 3)).save(folder / name)
+    (tmp_path / "img.txt").touch()
+    found = [path.name for path, _ in truths.masks(tmp_path)]
+    assert found == ["img.2.png", "img.png", "photo [1].png"]
+    (tmp_path / "img.JPG").touch()
+    with pytest.raises(SpecError, match=r"masks/img\.png: 2 pictures img\.\* beside"):
         truths.masks(tmp_path)
 
 
