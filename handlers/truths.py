@@ -19,6 +19,8 @@ from handlers.errors import SpecError
 from handlers.formats import is_picture
 
 TABLE, MASKS, BOXES = "labels.csv", "masks", "annotations.json"
+# The value of a mask's pixels that are not counted.
+IGNORED = 255
 
 
 def classes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
@@ -65,8 +67,11 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         yield row["file"], row["label"]
 
 
-def masks(folder: Path) -> list[tuple[Path, np.ndarray]]:
-    """Pictures with their map of class ids, uint8 (H, W): ``NAME.jpg`` and ``masks/NAME.png``."""
+def masks(folder: Path, labels: Sequence[str]) -> list[tuple[Path, np.ndarray]]:
+    """Pictures with their map of class ids, uint8 (H, W): ``NAME.jpg`` and ``masks/NAME.png``.
+
+    An id is the index of a label, or 255, which is not counted.
+    """
     beside: dict[str, list[Path]] = defaultdict(list)
     for path in filter(is_picture, folder.glob("*")):
         beside[path.stem].append(path)
@@ -75,14 +80,24 @@ def masks(folder: Path) -> list[tuple[Path, np.ndarray]]:
         pictures = beside[path.stem]
         if len(pictures) != 1:
             raise SpecError(f"{path}: {len(pictures)} pictures {path.stem}.* beside {MASKS}/")
-        try:
-            ids = np.asarray(Image.open(path))
-        except OSError as error:
-            raise SpecError(f"{path} cannot be read: {error}") from error
-        if ids.ndim != 2:
-            raise SpecError(f"{path}: pixel values must be class ids (modes P or L)")
-        found.append((pictures[0], ids))
+        found.append((pictures[0], _ids(path, len(labels))))
     return found
+
+
+def _ids(path: Path, classes: int) -> np.ndarray:
+    try:
+        ids = np.asarray(Image.open(path))
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error}") from error
+    if ids.ndim != 2:
+        raise SpecError(f"{path}: pixel values must be class ids (modes P or L)")
+    unknown = np.setdiff1d(ids, [*range(classes), IGNORED])
+    if len(unknown):
+        raise SpecError(
+            f"{path}: class ids {', '.join(map(str, unknown[:5]))} are none of the model's "
+            f"{classes}: accepted are 0 to {classes - 1}, and {IGNORED} for pixels not to count"
+        )
+    return ids.astype(np.uint8)
 
 
 def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, tuple[np.ndarray, np.ndarray]]]:

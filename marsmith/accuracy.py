@@ -146,8 +146,7 @@ def compare(
         truths = [reference.as_truth(answer) for answer in expected]
     answers = evaluation.answers(artifact)
     ours, theirs = (
-        [reference.evidence(*each) for each in zip(given, truths, strict=True)]
-        for given in (answers, expected)
+        _evidence(reference, evaluation.files, given, truths) for given in (answers, expected)
     )
     why = "their labels have nothing" if known else "eager finds nothing"
     best = _metric(reference, theirs, why)
@@ -177,7 +176,7 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
             "model whose answers could stand for them: give labels (see docs/precision.md)"
         )
     answers = evaluation.answers(artifact)
-    ours = [artifact.evidence(*each) for each in zip(answers, evaluation.truths, strict=True)]
+    ours = _evidence(artifact, evaluation.files, answers, evaluation.truths)
     return Accuracy(
         metric=artifact.metric_name,
         truth="labels",
@@ -189,6 +188,19 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
         allowed=None,
         data=evaluation.digest(),
     )
+
+
+def _evidence(
+    task: TaskHandler, files: list[Path], answers: list[Any], truths: list[Any]
+) -> list[Any]:
+    """What each answer adds to the metric; raises SpecError with the file for a wrong truth."""
+    found = []
+    for path, answer, truth in zip(files, answers, truths, strict=True):
+        try:
+            found.append(task.evidence(answer, truth))
+        except SpecError as error:
+            raise SpecError(f"{path}: {error}") from error
+    return found
 
 
 def _metric(task: TaskHandler, evidence: list[Any], why: str) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handlers import drawing, truths
+from handlers.errors import SpecError
 from handlers.foreign import Meaning, class_ids, through
 from handlers.options import Option
 from handlers.pictures import Picture
@@ -192,17 +193,23 @@ class SemanticSegmentation(TaskHandler):
     def evidence(self, answer: Any, truth: Any) -> Tensor:
         """The confusion matrix (truth, answer) of the pixels, int64 (classes, classes).
 
-        A truth is a map of class ids (H, W) of the picture's size; 255 is not counted.
+        A truth is a map of class ids (H, W) of the picture's size; 255 is not counted. Raises
+        SpecError for one of another size.
         """
         import torch
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-        found, wanted = (
-            torch.from_numpy(np.asarray(ids).astype(np.int64)).flatten()
-            for ids in (self.mask(answer), truth)
-        )
-        classes = len(self.bundle.labels)
-        return torch.Tensor(multiclass_confusion_matrix(found, wanted, classes, ignore_index=255))
+        mask = self.mask(answer)
+        if mask.shape != truth.shape:
+            (height, width), (rows, columns) = mask.shape, truth.shape
+            raise SpecError(
+                f"its mask is {columns}x{rows}, the picture upright {width}x{height}: a mask has "
+                "the pixels of the picture as it is shown, turned by its EXIF orientation"
+            )
+        found, wanted = (torch.from_numpy(ids.astype(np.int64)).flatten() for ids in (mask, truth))
+        classes, ignored = len(self.bundle.labels), truths.IGNORED
+        confusion = multiclass_confusion_matrix(found, wanted, classes, ignore_index=ignored)
+        return torch.Tensor(confusion)
 
     @staticmethod
     def metric(evidence: Sequence[Any]) -> float:
@@ -216,7 +223,7 @@ class SemanticSegmentation(TaskHandler):
         return float((common[union > 0] / union[union > 0]).mean())
 
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
-        return list(truths.masks(folder))
+        return list(truths.masks(folder, self.bundle.labels))
 
     def as_truth(self, answer: Any) -> Mask:
         return self.mask(answer)

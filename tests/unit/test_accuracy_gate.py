@@ -138,12 +138,12 @@ def test_annotations_that_are_not_cocos_are_named(category: Any, tmp_path: Path)
 def test_masks_lie_beside_their_pictures(tmp_path: Path) -> None:
     grey(tmp_path, [5])
     grey(tmp_path / "masks", [1])
-    [(path, ids)] = truths.masks(tmp_path)
+    [(path, ids)] = truths.masks(tmp_path, LABELS)
     assert path.name == "00.png"
     assert (ids == 1).all()
     (tmp_path / "00.png").unlink()
     with pytest.raises(SpecError, match="0 pictures 00"):
-        truths.masks(tmp_path)
+        truths.masks(tmp_path, LABELS)
 
 
 def test_the_picture_of_a_mask_is_found_by_its_whole_name(tmp_path: Path) -> None:
@@ -152,11 +152,48 @@ def test_the_picture_of_a_mask_is_found_by_its_whole_name(tmp_path: Path) -> Non
         for folder in (tmp_path, tmp_path / "masks"):
             Image.new("L", (4, 3)).save(folder / name)
     (tmp_path / "img.txt").touch()
-    found = [path.name for path, _ in truths.masks(tmp_path)]
+    found = [path.name for path, _ in truths.masks(tmp_path, LABELS)]
     assert found == ["img.2.png", "img.png", "photo [1].png"]
     (tmp_path / "img.JPG").touch()
     with pytest.raises(SpecError, match=r"masks/img\.png: 2 pictures img\.\* beside"):
-        truths.masks(tmp_path)
+        truths.masks(tmp_path, LABELS)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.bool_])
+def test_a_mask_of_any_depth_is_bytes_of_the_models_classes(kind: Any, tmp_path: Path) -> None:
+    grey(tmp_path, [5])
+    (tmp_path / "masks").mkdir()
+    ids = np.eye(16).astype(kind)
+    Image.fromarray(ids).save(tmp_path / "masks/00.png")
+    [(_, read)] = truths.masks(tmp_path, LABELS)
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, ids)
+
+
+def test_ids_that_are_no_labels_are_named_with_their_mask(tmp_path: Path) -> None:
+    grey(tmp_path, [5])
+    mask = np.array([[0, 1, 255]], np.uint8)
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks/00.png")
+    assert len(truths.masks(tmp_path, LABELS)) == 1
+    Image.fromarray(mask + 2).save(tmp_path / "masks/00.png")
+    with pytest.raises(SpecError, match=r"masks/00\.png: class ids 2, 3 are none of the model's 2"):
+        truths.masks(tmp_path, LABELS)
+
+
+def test_a_mask_of_another_size_than_its_upright_picture_is_named(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (4, 3))
+    exif = picture.getexif()
+    exif[274] = 6
+    picture.save(tmp_path / "00.jpg", exif=exif)
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (4, 3)).save(tmp_path / "masks/00.png")
+    task = SemanticSegmentation()
+    task.bundle = Bundle("m", "1", "t", "r", "a", LABELS, ImageInput())
+    task.model = lambda pixels: (pixels[..., 0] * 0, pixels[..., 0])
+    measured = evaluation(tmp_path, task)
+    with pytest.raises(SpecError, match=r"/00\.jpg: its mask is 4x3, the picture upright 3x4"):
+        accuracy.alone(task, measured)
 
 
 def test_the_drop_is_that_of_the_metric_and_lies_in_its_interval(tmp_path: Path) -> None:
