@@ -19,6 +19,7 @@ from handlers.errors import SpecError
 from handlers.formats import is_picture
 
 TABLE, MASKS, BOXES = "labels.csv", "masks", "annotations.json"
+Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]
 # The value of a mask's pixels that are not counted.
 IGNORED = 255
 
@@ -100,10 +101,12 @@ def _ids(path: Path, classes: int) -> np.ndarray:
     return ids.astype(np.uint8)
 
 
-def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, tuple[np.ndarray, np.ndarray]]]:
-    """Pictures with their boxes, float32 (M, 4) xyxy, and class ids, int64 (M,).
+def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, Boxes]]:
+    """Pictures with their boxes, float32 (M, 4) xyxy, and of each its class id and whether it is a
+    crowd, both int64 (M,).
 
-    ``annotations.json`` is COCO's: images, annotations with [x, y, width, height], categories.
+    ``annotations.json`` is COCO's: images, annotations with [x, y, width, height], categories. A
+    crowd (``iscrowd``) holds an unknown number of objects: one found in it counts neither way.
     """
     path = folder / BOXES
     if not path.is_file():
@@ -115,16 +118,18 @@ def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, tuple[np.ndar
         given: dict[Any, list[Any]] = {key: [] for key in files}
         for each in document["annotations"]:
             x, y, width, height = each["bbox"]
-            corners = (x, y, x + width, y + height)
-            given[each["image_id"]].append((corners, _index(names[each["category_id"]], labels)))
+            label = _index(names[each["category_id"]], labels)
+            box = (x, y, x + width, y + height), label, int(each.get("iscrowd", 0))
+            given[each["image_id"]].append(box)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(f"{path} is not as COCO's annotations are: {error!r}") from error
     return [
         (
             _picture(folder, files[key]),
             (
-                np.array([corners for corners, _ in found], np.float32).reshape(-1, 4),
-                np.array([index for _, index in found], np.int64),
+                np.array([corners for corners, _, _ in found], np.float32).reshape(-1, 4),
+                np.array([label for _, label, _ in found], np.int64),
+                np.array([crowd for _, _, crowd in found], np.int64),
             ),
         )
         for key, found in given.items()

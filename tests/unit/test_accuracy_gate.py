@@ -113,12 +113,14 @@ def test_coco_boxes_become_corners_of_the_models_classes(tmp_path: Path) -> None
         "categories": [{"id": 3, "name": "light"}],
         "annotations": [
             {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]},
+            {"image_id": 7, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1},
         ],
     }
     (tmp_path / "annotations.json").write_text(json.dumps(document), "utf-8-sig")
-    (_, (boxes, classes)), (_, (none, _)) = truths.boxes(tmp_path, LABELS)
-    assert boxes.tolist() == [[1, 2, 4, 6]]
-    assert classes.tolist() == [1]
+    (_, (boxes, classes, crowds)), (_, (none, _, _)) = truths.boxes(tmp_path, LABELS)
+    assert boxes.tolist() == [[1, 2, 4, 6], [0, 0, 9, 9]]
+    assert classes.tolist() == [1, 1]
+    assert crowds.tolist() == [0, 1]
     assert none.shape == (0, 4)
 
 
@@ -133,6 +135,17 @@ def test_annotations_that_are_not_cocos_are_named(category: Any, tmp_path: Path)
     (tmp_path / "annotations.json").write_text(json.dumps(document))
     with pytest.raises(SpecError, match=r"annotations\.json is not as COCO's|label 'x' is none of"):
         truths.boxes(tmp_path, LABELS)
+
+
+def test_a_crowd_is_nothing_that_a_detector_misses() -> None:
+    task = ObjectDetection()
+    task.bundle = Bundle("m", "1", "t", "r", "a", ["background", "car"], ImageInput())
+    box = {"xmin": 1.0, "ymin": 2.0, "xmax": 30.0, "ymax": 40.0}
+    answer = [{"label": "car", "score": 0.9, "box": box}]
+    boxes, classes, _ = task.as_truth(answer)
+    crowd = np.array([[40, 40, 90, 90]], np.float32)
+    truth = np.concatenate([boxes, crowd]), np.repeat(classes, 2), np.array([0, 1])
+    assert task.accuracy([answer], [truth]) == pytest.approx(1.0)
 
 
 def test_masks_lie_beside_their_pictures(tmp_path: Path) -> None:
