@@ -1,4 +1,5 @@
-"""What the first bytes of a body say it is, and the parts of a picture file that make its pixels.
+"""What the first bytes of a body, or the name of a file, say it is, and the parts of a picture file
+that make its pixels.
 
 Signatures and layouts: ITU T.81 annex B (JPEG), W3C PNG 5, RFC 9649 (WebP), Exif 2.32 (4.5 to 4.6).
 """
@@ -7,10 +8,13 @@ from __future__ import annotations
 
 import re
 import struct
+from pathlib import PurePath
 
 from handlers.errors import BrokenPicture
 
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+# In small letters, what the names of their files end in.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 # What has more of them, here and in Pillow, costs seconds of Python: encoders write a few thousand.
 MAX_BLOCKS = 100_000
@@ -55,6 +59,11 @@ _TEXTS = (
     (b"{", "JSON"),
     (b"[", "JSON"),
 )
+
+
+def is_picture(path: PurePath) -> bool:
+    """Whether a file is a picture of ``FORMATS`` by its name alone."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def sniff(data: bytes) -> str | None:

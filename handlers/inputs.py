@@ -18,8 +18,6 @@ Size = int | list[int] | None
 # What a network may be given: a long thin picture resized by its short side grows without bound.
 MAX_PIXELS = 64_000_000
 
-COLORS = ("rgb", "bgr", "gray")
-
 
 @dataclass(frozen=True)
 class Placement:

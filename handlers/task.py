@@ -181,7 +181,10 @@ class TaskHandler(BaseHandler):
 
     @abstractmethod
     def evidence(self, answer: Any, truth: Any) -> Any:
-        """What one answer (with ``widest`` options) adds to the metric; truths as the task says."""
+        """What one answer (with ``widest`` options) adds to the metric; truths as the task says.
+
+        Raises SpecError for a truth that is not of the answer's picture.
+        """
 
     @staticmethod
     @abstractmethod

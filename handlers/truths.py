@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ import numpy as np
 from PIL import Image
 
 from handlers.errors import SpecError
+from handlers.formats import is_picture
 
 TABLE, MASKS, BOXES = "labels.csv", "masks", "annotations.json"
+Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]
+# The value of a mask's pixels that are not counted.
+IGNORED = 255
 
 
 def classes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
@@ -25,61 +30,106 @@ def classes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
     The table has the columns file and label, which is a label's name or its index.
     """
     if (folder / TABLE).is_file():
-        with (folder / TABLE).open(newline="", encoding="utf-8") as file:
+        return [
+            (_picture(folder, name), _index(label, labels)) for name, label in _rows(folder / TABLE)
+        ]
+    folders = (path.name for path in folder.glob("*") if path.is_dir())
+    names = sorted(name for name in folders if not name.startswith("."))
+    if not set(names) & set(labels):
+        return []
+    if others := [name for name in names if name not in labels]:
+        raise SpecError(
+            f"{folder}: the names of some folders are labels, {', '.join(others[:5])} none of the "
+            f"model's {len(labels)}: mend the name, or take the folder away"
+        )
+    return [
+        (path, labels.index(name))
+        for name in names
+        for path in sorted((folder / name).rglob("*"))
+        if is_picture(path)
+    ]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    """File and label of each row."""
+    try:
+        # Excel's "CSV UTF-8" begins with a byte order mark.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-        if not rows or not {"file", "label"} <= rows[0].keys():
-            raise SpecError(f"{folder / TABLE}: needs the columns file and label, and rows")
-        return [(_picture(folder, row["file"]), _index(row["label"], labels)) for row in rows]
-    found = []
-    for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
-        if name not in labels:
-            return []
-        found += [(path, labels.index(name)) for path in sorted((folder / name).iterdir())]
-    return found
+    except (UnicodeError, csv.Error) as error:
+        raise SpecError(f"{path}: is no CSV in UTF-8 ({error}): save it as such") from error
+    if not rows or not {"file", "label"} <= rows[0].keys():
+        raise SpecError(f"{path}: needs the columns file and label, and rows")
+    for row in rows:
+        if not row["file"] or not row["label"]:
+            raise SpecError(
+                f"{path}: a row has file {row['file']!r} and label {row['label']!r}: give it both"
+            )
+        yield row["file"], row["label"]
 
 
-def masks(folder: Path) -> list[tuple[Path, np.ndarray]]:
-    """Pictures with their map of class ids, uint8 (H, W): ``NAME.jpg`` and ``masks/NAME.png``."""
+def masks(folder: Path, labels: Sequence[str]) -> list[tuple[Path, np.ndarray]]:
+    """Pictures with their map of class ids, uint8 (H, W): ``NAME.jpg`` and ``masks/NAME.png``.
+
+    An id is the index of a label, or 255, which is not counted.
+    """
+    beside: dict[str, list[Path]] = defaultdict(list)
+    for path in filter(is_picture, folder.glob("*")):
+        beside[path.stem].append(path)
     found = []
     for path in sorted((folder / MASKS).glob("*.png")):
-        pictures = [each for each in folder.glob(f"{path.stem}.*") if each.is_file()]
+        pictures = beside[path.stem]
         if len(pictures) != 1:
             raise SpecError(f"{path}: {len(pictures)} pictures {path.stem}.* beside {MASKS}/")
-        try:
-            ids = np.asarray(Image.open(path))
-        except OSError as error:
-            raise SpecError(f"{path} cannot be read: {error}") from error
-        if ids.ndim != 2:
-            raise SpecError(f"{path}: pixel values must be class ids (modes P or L)")
-        found.append((pictures[0], ids))
+        found.append((pictures[0], _ids(path, len(labels))))
     return found
 
 
-def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, tuple[np.ndarray, np.ndarray]]]:
-    """Pictures with their boxes, float32 (M, 4) xyxy, and class ids, int64 (M,).
+def _ids(path: Path, classes: int) -> np.ndarray:
+    try:
+        ids = np.asarray(Image.open(path))
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error}") from error
+    if ids.ndim != 2:
+        raise SpecError(f"{path}: pixel values must be class ids (modes P or L)")
+    unknown = np.setdiff1d(ids, [*range(classes), IGNORED])
+    if len(unknown):
+        raise SpecError(
+            f"{path}: class ids {', '.join(map(str, unknown[:5]))} are none of the model's "
+            f"{classes}: accepted are 0 to {classes - 1}, and {IGNORED} for pixels not to count"
+        )
+    return ids.astype(np.uint8)
 
-    ``annotations.json`` is COCO's: images, annotations with [x, y, width, height], categories.
+
+def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, Boxes]]:
+    """Pictures with their boxes, float32 (M, 4) xyxy, and of each its class id and whether it is a
+    crowd, both int64 (M,).
+
+    ``annotations.json`` is COCO's: images, annotations with [x, y, width, height], categories. A
+    crowd (``iscrowd``) holds an unknown number of objects: one found in it counts neither way.
     """
     path = folder / BOXES
     if not path.is_file():
         return []
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
         names = {each["id"]: each["name"] for each in document["categories"]}
         files = {each["id"]: each["file_name"] for each in document["images"]}
         given: dict[Any, list[Any]] = {key: [] for key in files}
         for each in document["annotations"]:
             x, y, width, height = each["bbox"]
-            corners = (x, y, x + width, y + height)
-            given[each["image_id"]].append((corners, _index(names[each["category_id"]], labels)))
-    except (ValueError, KeyError, TypeError) as error:
+            label = _index(names[each["category_id"]], labels)
+            box = (x, y, x + width, y + height), label, int(each.get("iscrowd", 0))
+            given[each["image_id"]].append(box)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(f"{path} is not as COCO's annotations are: {error!r}") from error
     return [
         (
             _picture(folder, files[key]),
             (
-                np.array([corners for corners, _ in found], np.float32).reshape(-1, 4),
-                np.array([index for _, index in found], np.int64),
+                np.array([corners for corners, _, _ in found], np.float32).reshape(-1, 4),
+                np.array([label for _, label, _ in found], np.int64),
+                np.array([crowd for _, _, crowd in found], np.int64),
             ),
         )
         for key, found in given.items()

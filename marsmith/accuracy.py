@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from handlers import pictures
-from handlers.errors import PluginError, RequestError, SpecError
+from handlers.errors import PluginError, SpecError
 from handlers.integrity import sha256
 from handlers.runtimes import Array
 from handlers.task import TaskHandler
@@ -89,11 +88,14 @@ class Evaluation:
     ) -> Evaluation:
         """The pictures of a spec's folder; those with a sha256 in ``without`` are left out.
 
-        Raises SpecError where none is left.
+        Raises SpecError where there is none, or none is left.
         """
         folder = root / spec.folder
+        samples.check(folder, samples.ACCURACY)
         labelled = task.labelled(folder)
-        found = labelled or [(path, None) for path in samples.files(folder, deep=True)]
+        found = labelled or [
+            (path, None) for path in samples.files(folder, samples.ACCURACY, deep=True)
+        ]
         left = [each for each in found if sha256(each[0]) not in without]
         if not left:
             raise SpecError(
@@ -106,7 +108,10 @@ class Evaluation:
         return cls([path for path, _ in left], truths, task.bundle.limits.max_pixels)
 
     def answers(self, task: TaskHandler) -> list[Any]:
-        """The task's answers to all pictures, with its widest options; raises SpecError."""
+        """The task's answers to all pictures, with its widest options.
+
+        Raises SpecError for a picture that cannot be read, RequestError for one without an answer.
+        """
         options = task.widest()
         return [answer for chunk in self._chunks() for answer in task.answer(chunk, **options)]
 
@@ -123,13 +128,8 @@ class Evaluation:
 
     def _chunks(self) -> Iterator[list[Image.Image]]:
         for start in range(0, len(self.files), _CHUNK):
-            yield [self._open(path) for path in self.files[start : start + _CHUNK]]
-
-    def _open(self, path: Path) -> Image.Image:
-        try:
-            return pictures.decode(path.read_bytes(), self.max_pixels)
-        except RequestError as error:
-            raise SpecError(f"accuracy.folder: {path}: {error}") from error
+            chunk = self.files[start : start + _CHUNK]
+            yield [samples.opened(path, self.max_pixels) for path in chunk]
 
 
 def compare(
@@ -146,8 +146,7 @@ def compare(
         truths = [reference.as_truth(answer) for answer in expected]
     answers = evaluation.answers(artifact)
     ours, theirs = (
-        [reference.evidence(*each) for each in zip(given, truths, strict=True)]
-        for given in (answers, expected)
+        _evidence(reference, evaluation.files, given, truths) for given in (answers, expected)
     )
     why = "their labels have nothing" if known else "eager finds nothing"
     best = _metric(reference, theirs, why)
@@ -177,7 +176,7 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
             "model whose answers could stand for them: give labels (see docs/precision.md)"
         )
     answers = evaluation.answers(artifact)
-    ours = [artifact.evidence(*each) for each in zip(answers, evaluation.truths, strict=True)]
+    ours = _evidence(artifact, evaluation.files, answers, evaluation.truths)
     return Accuracy(
         metric=artifact.metric_name,
         truth="labels",
@@ -189,6 +188,19 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
         allowed=None,
         data=evaluation.digest(),
     )
+
+
+def _evidence(
+    task: TaskHandler, files: list[Path], answers: list[Any], truths: list[Any]
+) -> list[Any]:
+    """What each answer adds to the metric; raises SpecError with the file for a wrong truth."""
+    found = []
+    for path, answer, truth in zip(files, answers, truths, strict=True):
+        try:
+            found.append(task.evidence(answer, truth))
+        except SpecError as error:
+            raise SpecError(f"{path}: {error}") from error
+    return found
 
 
 def _metric(task: TaskHandler, evidence: list[Any], why: str) -> float:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from handlers.errors import MarsmithError, ServerError
+from handlers.formats import SUFFIXES, is_picture
 from marsmith.client import Client, Reply
 
 T = TypeVar("T")
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def find_pictures(named: Sequence[str]) -> list[Path]:
@@ -28,7 +27,7 @@ def find_pictures(named: Sequence[str]) -> list[Path]:
     for name in named:
         path = Path(name)
         if path.is_dir():
-            files = [one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES]
+            files = [one for one in path.rglob("*") if is_picture(one)]
         elif path.exists() or not glob.has_magic(name):
             files = [path]
         else:

@@ -132,7 +132,7 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
     """Fill ``folder`` with everything that the archive holds, proven against eager."""
     tell("weights")
     any_size = spec.artifact is None and not resolve.image_input(spec).fixed
-    files = samples.files(root / spec.samples)
+    files = samples.files(root / spec.samples, samples.SAMPLES)
     images = samples.compared(files, spec.serving.max_pixels, any_size)
     if spec.artifact is None:
         proof = _exported(spec, root, folder, images, tell)
@@ -287,7 +287,7 @@ def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) ->
             holder[key] = Path(holder[key]).name
     for key, file in files.items():
         given[key] |= {"file": file.name, "sha256": sha256(file)}
-    chosen = samples.spread(samples.files(root / spec.samples))
+    chosen = samples.spread(samples.files(root / spec.samples, samples.SAMPLES))
     return {
         "spec": given,
         "code": origin.code(),

@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from handlers import pictures, plugins, split
+from handlers import plugins, split
 from handlers.bundle import Bundle
 from handlers.errors import AccuracyError, ExportError, ParityError, SpecError
 from handlers.runtimes import Array, ExportRequest, check_requirements
 from handlers.servable import SOURCE, Servable
 from handlers.task import TaskHandler
-from marsmith import accuracy, parity, quantise
+from marsmith import accuracy, parity, quantise, samples
 from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.parity import Report
 from marsmith.spec import ModelSpec
@@ -67,7 +67,7 @@ class _Gate:
         if spec.precision == "int8" and spec.calibration is not None:
             files = quantise.calibration_files(spec.calibration, root)
             limit = reference.bundle.limits.max_pixels
-            opened = (pictures.decode(path.read_bytes(), limit) for path in files)
+            opened = (samples.opened(path, limit) for path in files)
             # Copies, for what Pillow made may not be written, of which torch warns.
             self.calibration = [np.stack([reference.preprocess(picture)]) for picture in opened]
             self._taken = quantise.digests(files)

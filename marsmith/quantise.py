@@ -29,7 +29,7 @@ NETWORK = "network."
 
 def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:
     """The pictures to calibrate with, drawn by the spec's seed from its folder and those below."""
-    found = samples.files(root / spec.folder, deep=True)
+    found = samples.files(root / spec.folder, samples.CALIBRATION, deep=True)
     if spec.count >= len(found):
         return found
     return sorted(random.Random(spec.seed).sample(found, spec.count))

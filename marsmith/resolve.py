@@ -104,7 +104,8 @@ def _labels(spec: ModelSpec, root: Path) -> list[str]:
         return list(torchvision_weights(spec).meta["categories"])
     path = root / spec.labels
     try:
-        text = path.read_text(encoding="utf-8")
+        # Windows' editors may begin a file with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"labels: {spec.labels} cannot be read ({error})") from error
     if path.suffix == ".json":

@@ -1,14 +1,15 @@
-"""Pictures on which a build compares answers."""
+"""Folders of pictures that a person names, and the samples on which a build compares answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from handlers import pictures
 from handlers.errors import RequestError, SpecError
+from handlers.formats import SUFFIXES, is_picture
 
 # Of a model file that names none.
 DEFAULT = "samples/shapes"
@@ -16,22 +17,34 @@ DEFAULT = "samples/shapes"
 # takes any: a script may compute another size than eager for some pictures and not for others.
 COMPARED = 8
 OTHER_SIZE = (427, 640)
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Folders of pictures as a model file and the command line name them.
+SAMPLES, CALIBRATION, ACCURACY = (
+    "samples (--samples)",
+    "calibration.folder (--calibrate)",
+    "accuracy.folder (--evaluate)",
+)
+_KINDS = ", ".join(SUFFIXES)
 
 
 def found(folder: Path, deep: bool = False) -> list[Path]:
     """The picture files of a folder, sorted; with ``deep`` those of folders in it, too."""
-    return sorted(p for p in folder.glob("**/*" if deep else "*") if p.suffix.lower() in SUFFIXES)
+    return sorted(filter(is_picture, folder.glob("**/*" if deep else "*")))
 
 
-def files(folder: Path, deep: bool = False) -> list[Path]:
-    """What ``found`` finds; raises SpecError when there is none."""
+def files(folder: Path, option: str, deep: bool = False) -> list[Path]:
+    """What ``found`` finds in the folder that ``option`` named; raises SpecError when there is
+    none."""
+    check(folder, option)
     every = found(folder, deep)
     if not every:
-        raise SpecError(
-            f"no sample pictures in {folder}: give a folder of {', '.join(SUFFIXES)} with --samples"
-        )
+        raise SpecError(f"{option}: no pictures in {folder}: give a folder of {_KINDS}")
     return every
+
+
+def check(folder: Path, option: str) -> None:
+    """Raises SpecError when the folder that ``option`` named is not there."""
+    if not folder.is_dir():
+        raise SpecError(f"{option}: there is no folder {folder}: give one of pictures ({_KINDS})")
 
 
 def spread(given: Sequence[Path], most: int = COMPARED) -> list[Path]:
@@ -43,20 +56,13 @@ def spread(given: Sequence[Path], most: int = COMPARED) -> list[Path]:
 def compared(given: Sequence[Path], max_pixels: int, any_size: bool) -> list[Image.Image]:
     """The pictures among the files on which an artifact is compared; ``any_size`` says that it
     takes pictures of all sizes."""
-    images = _opened(spread(given), max_pixels)
+    images = [opened(path, max_pixels) for path in spread(given)]
     return [*images, images[0].resize(OTHER_SIZE)] if any_size else images
 
 
-def load(folder: Path, most: int, max_pixels: int) -> list[Image.Image]:
-    """At most ``most`` pictures of a folder, spread evenly over them and decoded."""
-    return _opened(spread(files(folder), most), max_pixels)
-
-
-def _opened(paths: Iterable[Path], max_pixels: int) -> list[Image.Image]:
-    loaded = []
-    for path in paths:
-        try:
-            loaded.append(pictures.decode(path.read_bytes(), max_pixels))
-        except RequestError as error:
-            raise SpecError(f"sample {path}: {error}") from error
-    return loaded
+def opened(path: Path, max_pixels: int) -> Image.Image:
+    """The picture in a file, as ``pictures.decode`` gives it; raises SpecError with its name."""
+    try:
+        return pictures.decode(path.read_bytes(), max_pixels)
+    except RequestError as error:
+        raise SpecError(f"{path}: {error}") from error

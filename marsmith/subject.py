@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from handlers import golden, pictures
+from handlers import golden
 from handlers.bundle import Bundle
 from handlers.errors import SpecError, WeightsError
 from handlers.inputs import ImageInput
@@ -71,7 +71,7 @@ class Subject:
         path = picture or self.picture
         if not path.is_file():
             raise SpecError(f"no picture at {path}")
-        return pictures.decode(path.read_bytes(), self.spec.serving.max_pixels)
+        return samples.opened(path, self.spec.serving.max_pixels)
 
     def _own(self) -> None:
         if self.spec.artifact is not None:
@@ -93,7 +93,7 @@ def find(name: str) -> Iterator[Subject]:
     while."""
     if not name.endswith(ARCHIVE):
         spec = named.load(name, caller())
-        picture = samples.files(Path(spec.samples))[0]
+        picture = samples.files(Path(spec.samples), "samples")[0]
         yield Subject(spec, resolve.image_input(spec), picture)
         return
     path = Path(name)

@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from handlers import golden, integrity, pictures, plugins
+from handlers import golden, integrity, plugins
 from handlers.bundle import Bundle
-from handlers.errors import ParityError, RequestError, SpecError, WeightsError
+from handlers.errors import ParityError, RequestError, WeightsError
 from handlers.integrity import sha256
 from handlers.task import TaskHandler
 from marsmith import accuracy, build, parity, quantise, samples
@@ -96,7 +94,8 @@ def compare(
     options = task.widest()
 
     def ask(handler: TaskHandler, path: Path) -> Any:
-        return handler.answer([_open(handler, path)], **options)[0]
+        image = samples.opened(path, handler.bundle.limits.max_pixels)
+        return handler.answer([image], **options)[0]
 
     verdict = _compare(task, files, against, lambda path: ask(reference, path), ask, options)
     if reference.bundle.input != task.bundle.input:
@@ -119,7 +118,8 @@ def served(task: TaskHandler, client: Client, files: Sequence[Path]) -> Verdict:
         return reply.json() if reply.ok else RequestError(reply.problem())
 
     def alone(path: Path) -> Any:
-        return json.loads(json.dumps(task.answer([_open(task, path)])[0]))
+        image = samples.opened(path, task.bundle.limits.max_pixels)
+        return json.loads(json.dumps(task.answer([image])[0]))
 
     return _compare(task, files, "the server", alone, ask, {})
 
@@ -191,10 +191,3 @@ def sample_files(task: TaskHandler, root: Path, folder: Path) -> list[Path]:
     if quantise.digest(samples.spread(here)) == provenance["data"]["samples"]["data"]:
         return here
     return [folder / request.picture for request in golden.read(folder)]
-
-
-def _open(task: TaskHandler, path: Path) -> Image.Image:
-    try:
-        return pictures.decode(path.read_bytes(), task.bundle.limits.max_pixels)
-    except RequestError as error:
-        raise SpecError(f"{path}: {error}") from error

@@ -45,7 +45,7 @@ def rendered(task: str, count: int) -> list[Picture]:
         return [Picture(f"shape{i:04}.jpg", *each) for i, each in enumerate(shapes)]
     scenes = heldout.scenes(count)
     truths = [
-        (boxes, classes) if task == "object-detection" else semantic
+        (boxes, classes, np.zeros_like(classes)) if task == "object-detection" else semantic
         for _, boxes, classes, semantic in scenes
     ]
     return [Picture(f"scene{i:04}.jpg", scenes[i][0], truth) for i, truth in enumerate(truths)]

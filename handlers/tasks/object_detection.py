@@ -233,7 +233,7 @@ class ObjectDetection(TaskHandler):
     def evidence(self, answer: Any, truth: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Boxes, scores and class ids found, and those wanted.
 
-        A truth is (boxes (M, 4) xyxy in pixels, class ids (M,)).
+        A truth is (boxes (M, 4) xyxy in pixels, class ids (M,), 1 for a crowd and else 0 (M,)).
         """
         import torch
 
@@ -241,10 +241,10 @@ class ObjectDetection(TaskHandler):
         scores = torch.tensor([float(each["score"]) for each in answer])
         found = torch.from_numpy(_boxes(answer)).float()
         labels = torch.tensor(ids, dtype=torch.int64)
-        boxes, classes = (torch.as_tensor(each) for each in truth)
+        boxes, classes, crowds = (torch.as_tensor(each) for each in truth)
         return (
             {"boxes": found, "scores": scores, "labels": labels},
-            {"boxes": boxes, "labels": classes},
+            {"boxes": boxes, "labels": classes, "iscrowd": crowds},
         )
 
     @staticmethod
@@ -263,8 +263,8 @@ class ObjectDetection(TaskHandler):
     def as_truth(self, answer: Any) -> Any:
         """The boxes that are more likely there than not."""
         sure = [each for each in answer if each["score"] >= _SURE]
-        ids = [self.bundle.labels.index(each["label"]) for each in sure]
-        return _boxes(sure).astype(np.float32), np.array(ids, np.int64)
+        ids = np.array([self.bundle.labels.index(each["label"]) for each in sure], np.int64)
+        return _boxes(sure).astype(np.float32), ids, np.zeros_like(ids)
 
     @staticmethod
     def classes(network: nn.Module, outputs: Any) -> int | None:

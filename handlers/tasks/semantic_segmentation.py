@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handlers import drawing, truths
+from handlers.errors import SpecError
 from handlers.foreign import Meaning, class_ids, through
 from handlers.options import Option
 from handlers.pictures import Picture
@@ -138,21 +139,31 @@ class SemanticSegmentation(TaskHandler):
         return {"mask": "png"}
 
     def compare(self, expected: Any, answer: Any, **given: Any) -> Difference:
-        """Masks pixel by pixel; scores and shares of the classes that are more than a speck."""
+        """Masks pixel by pixel; shares of the classes, and scores of those that are no specks.
+
+        Answers without masks are told apart by the shares alone.
+        """
         if expected["size"] != answer["size"]:
             return Difference(False, 1.0, f"size {answer['size']}, expected {expected['size']}")
-        changed = float((self.mask(expected) != self.mask(answer)).mean())
+        if ("mask" in expected) != ("mask" in answer):
+            return Difference(False, 1.0, "only one of the two answers has a mask")
         first, second = ({each["label"]: each for each in a["classes"]} for a in (expected, answer))
         absent = {"share": 0.0, "score": 0.0}
-        moves = [0.0]
+        shares, scores = [0.0], [0.0]
         for label in first.keys() | second.keys():
             one, other = first.get(label, absent), second.get(label, absent)
-            moves.append(abs(one["share"] - other["share"]))
+            shares.append(abs(one["share"] - other["share"]))
             if min(one["share"], other["share"]) > _SPECK:
-                moves.append(abs(one["score"] - other["score"]))
-        detail = f"{changed:.3%} of the mask's pixels differ"
+                scores.append(abs(one["score"] - other["score"]))
+        if "mask" in expected:
+            changed = float((self.mask(expected) != self.mask(answer)).mean())
+            detail = f"{changed:.3%} of the mask's pixels differ"
+        else:
+            # A pixel that changes its class changes the shares of two.
+            changed = sum(shares) / 2
+            detail = f"by the shares of the classes {changed:.3%} of the pixels differ, or more"
         same = changed <= self.bundle.closeness.changed
-        return Difference(same, max(moves), detail, {"largest_changed": changed})
+        return Difference(same, max(shares + scores), detail, {"largest_changed": changed})
 
     def margin(self, answer: Any, **given: Any) -> float:
         """The mean confidence of the whole mask, less what a coin has."""
@@ -160,26 +171,45 @@ class SemanticSegmentation(TaskHandler):
         return max(0.0, float(mean) - 0.5)
 
     def mask(self, answer: Any) -> Mask:
-        """The class ids (H, W) of an answer whose mask is a PNG."""
-        data = base64.b64decode(answer["mask"]["data"])
-        return np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]))
+        """The class ids (H, W) of an answer that has a mask."""
+        data = answer["mask"]["data"]
+        if answer["mask"]["format"] == "rle":
+            return self._of_runs(data, answer["size"])
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]))
+
+    def _of_runs(self, runs: dict[str, Any], size: list[int]) -> Mask:
+        from pycocotools import mask as coco
+
+        ids = np.zeros(size, np.uint8)
+        for label, encoded in runs.items():
+            ids[coco.decode(encoded) > 0] = self.bundle.labels.index(label)
+        return ids
+
+    def widest(self) -> dict[str, Any]:
+        return {"mask": "png"}
 
     metric_name = "mIoU"
 
     def evidence(self, answer: Any, truth: Any) -> Tensor:
         """The confusion matrix (truth, answer) of the pixels, int64 (classes, classes).
 
-        A truth is a map of class ids (H, W) of the picture's size; 255 is not counted.
+        A truth is a map of class ids (H, W) of the picture's size; 255 is not counted. Raises
+        SpecError for one of another size.
         """
         import torch
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-        found, wanted = (
-            torch.from_numpy(np.asarray(ids).astype(np.int64)).flatten()
-            for ids in (self.mask(answer), truth)
-        )
-        classes = len(self.bundle.labels)
-        return torch.Tensor(multiclass_confusion_matrix(found, wanted, classes, ignore_index=255))
+        mask = self.mask(answer)
+        if mask.shape != truth.shape:
+            (height, width), (rows, columns) = mask.shape, truth.shape
+            raise SpecError(
+                f"its mask is {columns}x{rows}, the picture upright {width}x{height}: a mask has "
+                "the pixels of the picture as it is shown, turned by its EXIF orientation"
+            )
+        found, wanted = (torch.from_numpy(ids.astype(np.int64)).flatten() for ids in (mask, truth))
+        classes, ignored = len(self.bundle.labels), truths.IGNORED
+        confusion = multiclass_confusion_matrix(found, wanted, classes, ignore_index=ignored)
+        return torch.Tensor(confusion)
 
     @staticmethod
     def metric(evidence: Sequence[Any]) -> float:
@@ -193,7 +223,7 @@ class SemanticSegmentation(TaskHandler):
         return float((common[union > 0] / union[union > 0]).mean())
 
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
-        return list(truths.masks(folder))
+        return list(truths.masks(folder, self.bundle.labels))
 
     def as_truth(self, answer: Any) -> Mask:
         return self.mask(answer)

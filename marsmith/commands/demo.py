@@ -14,7 +14,7 @@ from rich.table import Table
 
 from handlers.errors import ServerError
 from handlers.plugins import load_task
-from marsmith import signing
+from marsmith import samples, signing
 from marsmith.addresses import free_addresses
 from marsmith.client import Client
 from marsmith.grpc_client import GrpcClient
@@ -75,7 +75,7 @@ def _predictions(specs: list[ModelSpec], client: Client, grpc: GrpcClient, out: 
     table.columns[0].no_wrap = True
     for spec in specs:
         task = load_task(spec.task)
-        found = sorted(p for p in Path(spec.samples).iterdir() if p.suffix in (".jpg", ".png"))
+        found = samples.files(Path(spec.samples), f"{spec.name}: samples")
         for path in found[:: max(1, len(found) // PICTURES)][:PICTURES]:
             picture = path.read_bytes()
             rest, rest_ms = _timed(lambda s=spec, p=picture: client.predict(s.name, p).json())

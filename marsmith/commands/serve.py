@@ -19,7 +19,7 @@ from marsmith.addresses import Tokens, free_addresses
 from marsmith.commands.stop import say_if_not_drained
 from marsmith.exporter import Exporter
 from marsmith.processes import Running, find_running
-from marsmith.samples import DEFAULT
+from marsmith.samples import DEFAULT, found
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
 
@@ -193,7 +193,7 @@ def _sample(home: Path, model: str) -> str:
         named = None
     said = named.get("samples", DEFAULT) if isinstance(named, dict) else "samples"
     folder = home / str(said)
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
+    pictures = found(folder, deep=True)
     if not pictures:
         return "PICTURE"
     inside = pictures[0].is_relative_to(home)

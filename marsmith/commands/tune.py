@@ -99,11 +99,13 @@ def command(
     bar = progress.add_task(model, total=None)
 
     def settings(spec: ModelSpec) -> dict[str, Any]:
-        folder = here / pictures if pictures else Path(spec.samples)
+        folder, option = Path(spec.samples), samples.SAMPLES
+        if pictures:
+            folder, option = here / pictures, "--pictures"
         return {
             "spec": spec,
             "root": Path.cwd(),
-            "load": Load(samples.files(folder)[:_PICTURES], seconds_per_point),
+            "load": Load(samples.files(folder, option)[:_PICTURES], seconds_per_point),
             "objective": Objective(max_p99),
             "budget": 60 * budget,
             "tell": lambda words: progress.update(bar, description=words),

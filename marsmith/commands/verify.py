@@ -71,7 +71,7 @@ def command(
         files = (
             verification.sample_files(task, root, folder)
             if images is None
-            else samples.files(here / images, deep=True)
+            else samples.files(here / images, "--images", deep=True)
         )
         verdicts = [verification.compare(task, reference, files, name)]
         if images is not None:

@@ -61,10 +61,11 @@ def _files(spec: ModelSpec, root: Path) -> Sequence[Path]:
     source = resolve.source_file(spec, root)
     if source is not None:
         found += sorted(source.parent.rglob("*.py"))
-    found += samples.files(root / spec.samples)
-    for part in (spec.calibration, spec.accuracy):
+    found += samples.files(root / spec.samples, samples.SAMPLES)
+    parts = ((samples.CALIBRATION, spec.calibration), (samples.ACCURACY, spec.accuracy))
+    for option, part in parts:
         if part is not None:
-            found += samples.files(root / part.folder, deep=True)
+            found += samples.files(root / part.folder, option, deep=True)
     return found
 
 

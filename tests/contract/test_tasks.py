@@ -48,7 +48,8 @@ class Material:
         module, bundle = build.prepare(self.model, PROJECT, folder)
         self.handler: TaskHandler = build.reference(bundle, module)
         limit = self.model.serving.max_pixels
-        self.images = samples.load(PROJECT / self.model.samples, 3, limit)
+        files = samples.found(PROJECT / self.model.samples)[:3]
+        self.images = samples.compared(files, limit, any_size=False)
         self.answers = self.handler.answer(self.images)
 
 
@@ -191,7 +192,8 @@ def test_a_model_of_the_task_goes_through_every_runtime_that_exports(
     assert proof.parity.pictures > 1
     # The build has loaded the files anew, as a worker does, and made its golden requests with that.
     assert list((tmp_path / "golden").iterdir())
-    images = samples.load(PROJECT / model.samples, 3, model.serving.max_pixels)
+    files = samples.found(PROJECT / model.samples)[:3]
+    images = samples.compared(files, model.serving.max_pixels, any_size=False)
     assert all(each is not None for each in proof.artifact.answer(images))
 
 

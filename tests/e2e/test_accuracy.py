@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from handlers import pictures
@@ -17,7 +18,10 @@ from training import heldout
 HELD_OUT = {
     "image-classification": lambda name: heldout.digits() if "digits" in name else heldout.shapes(),
     "semantic-segmentation": lambda name: [(data, ids) for data, _, _, ids in heldout.scenes()],
-    "object-detection": lambda name: [(data, (b, c)) for data, b, c, _ in heldout.scenes()],
+    "object-detection": lambda name: [
+        (data, (boxes, classes, np.zeros_like(classes)))
+        for data, boxes, classes, _ in heldout.scenes()
+    ],
 }
 
 

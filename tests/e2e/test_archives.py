@@ -134,7 +134,7 @@ def test_a_drawn_answer_is_the_json_answer_drawn(
     bundle = Bundle.parse(json.dumps(read_json(archive, "marsmith.json")))
     task = plugins.load_task(bundle.task)()
     task.bundle = bundle
-    sample = samples.files(project / load(project / f"models/{name}.yaml").samples)[0]
+    sample = samples.found(project / load(project / f"models/{name}.yaml").samples)[0]
     options = {f"X-Marsmith-{key}": value for key, value in task.drawing_options().items()}
     answer = client.predict(name, sample.read_bytes(), headers=options).json()
     picture = pictures.decode(sample.read_bytes(), bundle.limits.max_pixels)

@@ -17,7 +17,7 @@ import pytest
 from connections import watched
 from homes import build, serving
 
-from marsmith.samples import files
+from marsmith.samples import found
 
 DIGITS = "samples/digits"
 
@@ -75,7 +75,7 @@ def test_builds_and_workers_leave_the_home_alone_and_ask_no_host(
 ) -> None:
     served, half = make_home(), tmp_path / "half"
     half.mkdir()
-    for path in files(project / DIGITS)[::2]:
+    for path in found(project / DIGITS)[::2]:
         shutil.copy(path, half)
     for version, runtime in enumerate(("openvino", "onnx"), start=1):
         words = ("--precision", "int8", "--calibrate", str(half), "--evaluate", DIGITS)

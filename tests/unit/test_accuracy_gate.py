@@ -71,6 +71,22 @@ def test_folders_that_are_no_labels_are_pictures_without_labels(tmp_path: Path) 
     assert evaluation(tmp_path, classifier(100)).truths is None
 
 
+def test_one_folder_that_is_no_label_is_named(tmp_path: Path) -> None:
+    for name in ("dark", "light", ".ipynb_checkpoints"):
+        grey(tmp_path / name / "more", [1])
+        (tmp_path / name / ".DS_Store").touch()
+    assert [truth for _, truth in truths.classes(tmp_path, LABELS)] == [0, 1]
+    for name in ("drak", "lihgt"):
+        grey(tmp_path / name, [1])
+    with pytest.raises(SpecError, match=r"are labels, drak, lihgt none of the model's 2: mend"):
+        truths.classes(tmp_path, LABELS)
+
+
+def test_a_table_of_excel_is_read(tmp_path: Path) -> None:
+    (grey(tmp_path, [1]) / "labels.csv").write_text("file,label\n00.png,dark\n", "utf-8-sig")
+    assert [truth for _, truth in truths.classes(tmp_path, LABELS)] == [0]
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -79,10 +95,13 @@ def test_folders_that_are_no_labels_are_pictures_without_labels(tmp_path: Path) 
         ("file,label\n00.png,grey\n", "label 'grey' is none of the model's 2"),
         ("file,label\n00.png,2\n", "label '2' is none"),
         ("file,label\n99.png,dark\n", "99.png: the labels name it"),
+        ("file,label\n00.png\n", r"labels\.csv: a row has file '00\.png' and label None"),
+        ("label,file\ndark\n", r"labels\.csv: a row has file None and label 'dark'"),
+        ("file,label\n00.png,d\u00e4mmrig\n", r"labels\.csv: is no CSV in UTF-8 .*: save it as"),
     ],
 )
 def test_a_wrong_table_is_named(table: str, words: str, tmp_path: Path) -> None:
-    (grey(tmp_path, [1]) / "labels.csv").write_text(table)
+    (grey(tmp_path, [1]) / "labels.csv").write_text(table, "latin-1")
     with pytest.raises(SpecError, match=words):
         truths.classes(tmp_path, LABELS)
 
@@ -92,24 +111,102 @@ def test_coco_boxes_become_corners_of_the_models_classes(tmp_path: Path) -> None
     document = {
         "images": [{"id": 7, "file_name": "00.png"}, {"id": 9, "file_name": "01.png"}],
         "categories": [{"id": 3, "name": "light"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]},
+            {"image_id": 7, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+        ],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(document), "utf-8-sig")
+    (_, (boxes, classes, crowds)), (_, (none, _, _)) = truths.boxes(tmp_path, LABELS)
+    assert boxes.tolist() == [[1, 2, 4, 6], [0, 0, 9, 9]]
+    assert classes.tolist() == [1, 1]
+    assert crowds.tolist() == [0, 1]
+    assert none.shape == (0, 4)
+
+
+@pytest.mark.parametrize("category", [{"id": 3}, {"id": 3, "name": None}, {"id": 3, "name": "x"}])
+def test_annotations_that_are_not_cocos_are_named(category: Any, tmp_path: Path) -> None:
+    grey(tmp_path, [1])
+    document = {
+        "images": [{"id": 7, "file_name": "00.png"}],
+        "categories": [category],
         "annotations": [{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}],
     }
     (tmp_path / "annotations.json").write_text(json.dumps(document))
-    (_, (boxes, classes)), (_, (none, _)) = truths.boxes(tmp_path, LABELS)
-    assert boxes.tolist() == [[1, 2, 4, 6]]
-    assert classes.tolist() == [1]
-    assert none.shape == (0, 4)
+    with pytest.raises(SpecError, match=r"annotations\.json is not as COCO's|label 'x' is none of"):
+        truths.boxes(tmp_path, LABELS)
+
+
+def test_a_crowd_is_nothing_that_a_detector_misses() -> None:
+    task = ObjectDetection()
+    task.bundle = Bundle("m", "1", "t", "r", "a", ["background", "car"], ImageInput())
+    box = {"xmin": 1.0, "ymin": 2.0, "xmax": 30.0, "ymax": 40.0}
+    answer = [{"label": "car", "score": 0.9, "box": box}]
+    boxes, classes, _ = task.as_truth(answer)
+    crowd = np.array([[40, 40, 90, 90]], np.float32)
+    truth = np.concatenate([boxes, crowd]), np.repeat(classes, 2), np.array([0, 1])
+    assert task.accuracy([answer], [truth]) == pytest.approx(1.0)
 
 
 def test_masks_lie_beside_their_pictures(tmp_path: Path) -> None:
     grey(tmp_path, [5])
     grey(tmp_path / "masks", [1])
-    [(path, ids)] = truths.masks(tmp_path)
+    [(path, ids)] = truths.masks(tmp_path, LABELS)
     assert path.name == "00.png"
     assert (ids == 1).all()
     (tmp_path / "00.png").unlink()
     with pytest.raises(SpecError, match="0 pictures 00"):
-        truths.masks(tmp_path)
+        truths.masks(tmp_path, LABELS)
+
+
+def test_the_picture_of_a_mask_is_found_by_its_whole_name(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("img.png", "img.2.png", "photo [1].png"):
+        for folder in (tmp_path, tmp_path / "masks"):
+            Image.new("L", (4, 3)).save(folder / name)
+    (tmp_path / "img.txt").touch()
+    found = [path.name for path, _ in truths.masks(tmp_path, LABELS)]
+    assert found == ["img.2.png", "img.png", "photo [1].png"]
+    (tmp_path / "img.JPG").touch()
+    with pytest.raises(SpecError, match=r"masks/img\.png: 2 pictures img\.\* beside"):
+        truths.masks(tmp_path, LABELS)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.bool_])
+def test_a_mask_of_any_depth_is_bytes_of_the_models_classes(kind: Any, tmp_path: Path) -> None:
+    grey(tmp_path, [5])
+    (tmp_path / "masks").mkdir()
+    ids = np.eye(16).astype(kind)
+    Image.fromarray(ids).save(tmp_path / "masks/00.png")
+    [(_, read)] = truths.masks(tmp_path, LABELS)
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, ids)
+
+
+def test_ids_that_are_no_labels_are_named_with_their_mask(tmp_path: Path) -> None:
+    grey(tmp_path, [5])
+    mask = np.array([[0, 1, 255]], np.uint8)
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks/00.png")
+    assert len(truths.masks(tmp_path, LABELS)) == 1
+    Image.fromarray(mask + 2).save(tmp_path / "masks/00.png")
+    with pytest.raises(SpecError, match=r"masks/00\.png: class ids 2, 3 are none of the model's 2"):
+        truths.masks(tmp_path, LABELS)
+
+
+def test_a_mask_of_another_size_than_its_upright_picture_is_named(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (4, 3))
+    exif = picture.getexif()
+    exif[274] = 6
+    picture.save(tmp_path / "00.jpg", exif=exif)
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (4, 3)).save(tmp_path / "masks/00.png")
+    task = SemanticSegmentation()
+    task.bundle = Bundle("m", "1", "t", "r", "a", LABELS, ImageInput())
+    task.model = lambda pixels: (pixels[..., 0] * 0, pixels[..., 0])
+    measured = evaluation(tmp_path, task)
+    with pytest.raises(SpecError, match=r"/00\.jpg: its mask is 4x3, the picture upright 3x4"):
+        accuracy.alone(task, measured)
 
 
 def test_the_drop_is_that_of_the_metric_and_lies_in_its_interval(tmp_path: Path) -> None:
@@ -182,6 +279,27 @@ def test_calibration_and_evaluation_pictures_never_overlap(tmp_path: Path) -> No
         Evaluation.of(given, Path(), classifier(1), without=everything)
 
 
+def test_a_folder_to_measure_on_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"^accuracy\.folder \(--evaluate\): there is no folder .*/x"
+    ):
+        evaluation(tmp_path / "x", classifier(1))
+
+
+@pytest.mark.parametrize("name", ["calibration", "accuracy"])
+def test_a_broken_picture_of_int8_is_named(name: str, project: Path, tmp_path: Path) -> None:
+    from marsmith import exporting, spec
+
+    (tmp_path / "broken.png").write_bytes(b"%PDF")
+    folders = {key: {"folder": "samples/digits"} for key in ("calibration", "accuracy")}
+    folders[name] = {"folder": str(tmp_path)}
+    changes = {**folders, "precision": "int8", "runtime": "openvino"}
+    model = spec.load(project / "models/lenet5_digits.yaml", changes)
+    images = [Image.new("RGB", (8, 8), (level,) * 3) for level in (10, 200)]
+    with pytest.raises(SpecError, match=r"/broken\.png: the body is a PDF document"):
+        exporting._Gate(model, project, classifier(100), images)
+
+
 def test_the_layer_that_int8_hurts_most_comes_first() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
@@ -211,7 +329,7 @@ def test_the_mean_of_ious_is_torchmetrics() -> None:
         # Class 4 is in no picture, 255 is not counted.
         found, truth = (generator.choice([0, 1, 2, 3], (9, 7)).astype(np.uint8) for _ in range(2))
         truth[0, 0] = 255
-        ours.append(task.evidence({"mask": {"data": _png(found)}}, truth))
+        ours.append(task.evidence({"mask": {"format": "png", "data": _png(found)}}, truth))
         metric.update(torch.from_numpy(found).long(), torch.from_numpy(truth).long())
     assert task.metric(ours) == pytest.approx(float(metric.compute()), abs=1e-6)
 
@@ -248,7 +366,7 @@ def test_ranking_layers_warns_of_no_picture(project: Path, tmp_path: Path) -> No
     model = spec.load(path, {**changes, "runtime": "openvino"})
     module, bundle = build.prepare(model, project, tmp_path)
     reference = build.reference(bundle, module)
-    images = samples.load(project / model.samples, 2, 10**8)
+    images = samples.compared(samples.found(project / model.samples), 10**8, any_size=False)
     gate = exporting._Gate(model, project, reference, images)
     assert len(gate.calibration) == 4
     assert len(quantise.rank(module, gate.calibration)) == len(quantise.layers(module))

@@ -262,7 +262,7 @@ def test_an_archive_that_needs_something_of_the_build_process_fails_smoke(
             WeightsError,
             "cannot be read as a state_dict",
         ),
-        ({"samples": "models"}, SpecError, "no sample pictures"),
+        ({"samples": "models"}, SpecError, r"^samples \(--samples\): no pictures in"),
         ({"runtime_options": {"method": "jit"}}, ExportError, "accepted are trace, script"),
         ({"defaults": {"topk": 3}}, SpecError, "unknown key 'topk': accepted are top_k"),
         ({"defaults": {"top_k": 0}}, SpecError, "defaults.top_k: .* a whole number from 1"),

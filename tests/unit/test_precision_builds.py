@@ -26,10 +26,9 @@ from handlers.runtimes.eager import Eager
 from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable
 from handlers.task import TaskHandler
-from marsmith import build, parity, quantise, spec, spec_parts
+from marsmith import build, parity, quantise, samples, spec, spec_parts
 from marsmith.archive import unpack
 from marsmith.build import Built
-from marsmith.samples import files
 
 DIGITS = "samples/digits"
 # Half of the pictures to calibrate with leave the others to measure on.
@@ -145,7 +144,7 @@ def test_a_wrong_export_that_hides_within_the_limits_of_few_bits_is_refused(
     built: Build, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, module = eager(project, tmp_path)
-    images = [Image.open(path) for path in files(project / DIGITS)]
+    images = [Image.open(path) for path in samples.found(project / DIGITS)]
     wrong = build.reference(right.bundle, mistaken(module))
     for each in (right, wrong):
         each.bundle = replace(each.bundle, closeness=DEFAULTS["int8"])
@@ -335,7 +334,9 @@ def borderline(task: TaskHandler, folder: Path, digits: list[Path]) -> dict[str,
 def test_an_artifact_that_agrees_on_samples_and_loses_elsewhere_is_stopped(
     built: Build, project: Path, tmp_path: Path
 ) -> None:
-    hard = borderline(eager(project, tmp_path)[0], tmp_path / "hard", files(project / DIGITS))
+    hard = borderline(
+        eager(project, tmp_path)[0], tmp_path / "hard", samples.found(project / DIGITS)
+    )
     with pytest.raises(AccuracyError, match=r"loses too much: top-1 .* allowed 0; the layers with"):
         built(**int8() | {"runtime": "openvino", "accuracy": {**hard, "drop": 0.0}})
     assert not list((tmp_path / "store").iterdir())

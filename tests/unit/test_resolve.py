@@ -60,6 +60,7 @@ def test_labels_are_the_specs_own_or_torchvisions() -> None:
     assert (len(names), names[0], names[-1]) == (1000, "tench", "toilet tissue")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -69,8 +70,8 @@ def test_labels_are_the_specs_own_or_torchvisions() -> None:
         ("l.json", json.dumps({"0": ["n1", "cat"], "1": ["n2", "dog"], "2": ["n3", "big bird"]})),
     ],
 )
-def test_labels_are_read_from_a_file(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
+def test_labels_are_read_from_a_file(tmp_path: Path, name: str, text: str, encoding: str) -> None:
+    (tmp_path / name).write_text(text, encoding)
     assert labels(spec(labels=name), tmp_path) == ["cat", "dog", "big bird"]
 
 

@@ -79,7 +79,7 @@ def test_extras_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_provenance_names_the_pictures_that_it_was_proven_on(unpacked: Path, project: Path) -> None:
     from marsmith import samples
 
-    files = samples.spread(samples.files(project / "samples/digits"))
+    files = samples.spread(samples.found(project / "samples/digits"))
     expected = {"pictures": 8, "data": quantise.digest(files)}
     assert Bundle.read(unpacked).provenance["data"] == {"samples": expected}
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +14,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from handlers import golden
 from handlers.bundle import Bundle
 from handlers.inputs import ImageInput
 from handlers.pictures import Picture
 from handlers.tasks.semantic_segmentation import SemanticSegmentation
+from marsmith import goldens, parity
 
 LABELS = ["background", "cat", "dog", "tree"]
 IDS = np.array(
@@ -95,3 +100,63 @@ def test_a_first_class_is_drawn_unless_it_is_the_background(
     found = task.postprocess((ids, ids), Picture.of(picture), {"mask": "png"})
     drawn = task.draw(found, picture)
     assert (drawn.getpixel((250, 150)) == (90, 90, 90)) == clear
+
+
+def quadrants(task: SemanticSegmentation, default: str) -> list[Image.Image]:
+    """Pictures of four levels, which the task now answers with a class for each."""
+
+    def model(pixels: Any) -> Any:
+        red = pixels[..., 0]
+        return red // 80, np.full_like(red, 250)
+
+    task.bundle = replace(task.bundle, defaults={"mask": default})
+    task.model = model
+    levels = np.repeat(np.array([10, 90, 170, 250], np.uint8), 4)
+    planes = [levels.reshape(4, 4), levels.reshape(4, 4).T, np.sort(levels // 2).reshape(4, 4)]
+    return [Image.fromarray(np.stack([plane] * 3, axis=-1)) for plane in planes]
+
+
+# pycocotools' own, of NumPy 2.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("mask", ["png", "rle", "none"])
+def test_whatever_the_default_mask_all_that_a_build_asks_is_answered(
+    task: SemanticSegmentation, mask: str, tmp_path: Path
+) -> None:
+    images = quadrants(task, mask)
+    report = parity.check(parity.Expected.of(task, images), task)
+    assert report.figures == {"largest_changed": 0.0}
+    goldens.write(task, task, images, tmp_path)
+    golden.check(task, tmp_path)
+    (found,) = task.answer(images[:1], **task.widest())
+    truth = task.as_truth(found)
+    assert truth.tolist() == [[0] * 4, [1] * 4, [2] * 4, [3] * 4]
+    assert task.accuracy([found], [truth]) == 1.0
+
+
+# pycocotools' own, of NumPy 2.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_mask_is_the_same_in_either_encoding(task: SemanticSegmentation) -> None:
+    png, rle = answer(task, "png"), answer(task, "rle")
+    assert np.array_equal(task.mask(rle), IDS)
+    assert task.compare(png, rle).figures == {"largest_changed": 0.0}
+
+
+def test_answers_without_masks_differ_by_the_shares_of_their_classes(
+    task: SemanticSegmentation,
+) -> None:
+    expected = answer(task, "none")
+    found = copy.deepcopy(expected)
+    # Three of 15 pixels become another class: each changes the shares of two.
+    found["classes"][0]["share"] -= 0.2
+    found["classes"][1]["share"] += 0.2
+    difference = task.compare(expected, found)
+    assert difference.figures == {"largest_changed": pytest.approx(0.2)}
+    assert (difference.same, difference.score) == (False, pytest.approx(0.2))
+    assert task.compare(expected, copy.deepcopy(expected)).same
+
+
+def test_an_answer_without_a_mask_is_not_one_with(task: SemanticSegmentation) -> None:
+    one, other = answer(task, "png"), answer(task, "none")
+    for difference in (task.compare(one, other), task.compare(other, one)):
+        assert (difference.same, difference.score) == (False, 1.0)
+        assert difference.detail == "only one of the two answers has a mask"

@@ -5,11 +5,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from handlers.errors import ServerError
 from marsmith.choosing import Choice
+from marsmith.commands import demo
 from marsmith.commands.serve import _sample
 from marsmith.environment import temp_folder
 from marsmith.processes import Running
@@ -87,6 +90,19 @@ def test_the_sample_is_of_the_models_own_folder(home: Path) -> None:
     (home / "samples/shapes").mkdir()
     (home / "samples/shapes/star.jpg").touch()
     assert _sample(home, "m") == "samples/shapes/star.jpg"
+    (home / "samples/shapes/star.jpg").rename(home / "samples/shapes/star.WEBP")
+    assert _sample(home, "m") == "samples/shapes/star.WEBP"
+
+
+def test_a_demo_asks_and_draws_pictures_of_every_kind(home: Path) -> None:
+    answer = SimpleNamespace(ok=True, body=b"drawn", json=lambda: [{"label": "a", "score": 1.0}])
+    client: Any = SimpleNamespace(predict=lambda *_, **__: answer)
+    for name in ("1.jpeg", "2.webp"):
+        (home / name).touch()
+    model: Any = SimpleNamespace(name="m", task="image-classification", samples=str(home))
+    table = demo._predictions([model], client, client, home)
+    assert list(table.columns[1].cells) == ["1.jpeg", "2.webp"]
+    assert (home / "m.jpg").read_bytes() == b"drawn"
 
 
 def test_of_two_starts_at_once_one_waits_and_sees_the_other(

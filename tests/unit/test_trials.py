@@ -42,7 +42,7 @@ def test_a_pair_that_fails_says_why_and_the_next_is_tried(project: Path, tmp_pat
     model = lenet5(project, samples="samples/none")
     tried = list(trials.run(model, project, tmp_path, [("eager", "fp32"), ("onnx", "fp32")], print))
     assert [trial.problem is not None for trial in tried] == [True, True]
-    assert "no sample pictures in" in str(tried[0].problem)
+    assert "samples (--samples): there is no folder" in str(tried[0].problem)
 
 
 def test_the_best_is_the_fastest_of_those_that_work() -> None:

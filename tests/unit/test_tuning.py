@@ -455,6 +455,7 @@ def test_options_that_would_be_ignored_are_refused(
 
     assert "needs --evaluate" in problem("--calibrate", "samples/digits")
     assert "accuracy.folder" in problem("--max-drop", "0.01")
+    assert "--pictures: there is no folder" in problem("--pictures", "none")
     assert "no runtime 'nothing': accepted are aotinductor" in problem("--runtime", "nothing")
     assert "int8 needs --calibrate" in problem("--precision", "int8")
     assert "such as 50ms" in problem("--max-p99", "fast")

@@ -91,7 +91,7 @@ def test_outputs_are_compared_in_batches_as_well(
 ) -> None:
     unpack(store / "lenet5_digits-1.0.mar", tmp_path)
     task = verification.opened(tmp_path)
-    right, files = task.model, samples.files(project / "samples/digits")
+    right, files = task.model, samples.files(project / "samples/digits", "--images")
     # A stand-in for an artifact that mixes up the pictures of a batch.
     task.model = lambda pixels: tuple(output[::-1] for output in right(pixels))
     verdict = verification.compare(task, verification.opened(tmp_path), files, "itself")
@@ -109,6 +109,8 @@ def test_an_archive_is_proven_where_its_model_file_is_not(
     assert (status, "agrees with eager: 2 of 2 decisions the same" in words) == (0, True)
     with pytest.raises(WeightsError, match=r"are not in this project: give their file with --wei"):
         asked(tmp_path, monkeypatch, archive)
+    with pytest.raises(SpecError, match=r"^--images: there is no folder .*none"):
+        asked(tmp_path, monkeypatch, archive, "--weights", weights, "--images", "none")
     # A model file names them; others beside it, which nobody asks for, are broken.
     models = tmp_path / "models"
     models.mkdir()
@@ -173,7 +175,7 @@ def test_int8_is_measured_as_it_was_built(
     allowed: float,
 ) -> None:
     unpack(store / "lenet5_digits-1.0.mar", tmp_path)
-    task, files = verification.opened(tmp_path), samples.files(labelled)
+    task, files = verification.opened(tmp_path), samples.files(labelled, "--images")
     spec = {"accuracy": {"folder": "digits", **({} if built is None else {"drop": built})}}
     # Stands for an int8 archive, whose build takes long.
     task.bundle = replace(task.bundle, precision="int8", provenance={"spec": spec})
