@@ -151,6 +151,16 @@ def test_an_archive_that_does_not_load_says_so(unpacked: Path, tmp_path: Path) -
     assert "model.pt" in result.output
 
 
+def test_an_archive_for_a_larger_host_can_be_looked_at(unpacked: Path) -> None:
+    path = unpacked / "marsmith.json"
+    bundle = json.loads(path.read_text())
+    bundle["limits"] |= {"workers": 64, "threads": 64}
+    bundle["provenance"]["spec"]["serving"] = {"workers": 64, "threads": 64}
+    path.write_text(json.dumps(bundle))
+    serving = subject.of_archive(Path("m.mar"), unpacked).spec.serving
+    assert (serving.workers, serving.threads) == (64, 64)
+
+
 def test_weights_are_used_where_they_are_given() -> None:
     with subject.find("mobilenet_v2_shapes") as found:
         with pytest.raises(WeightsError, match="weights"):
