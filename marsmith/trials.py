@@ -65,8 +65,9 @@ def pairs(
 ) -> list[tuple[str, str]]:
     """Runtimes and precisions that can be tried, of those that are named if any are.
 
-    int8 is left out where the model names no pictures to calibrate and to measure with. Raises
-    SpecError for a runtime that there is not, and where no pair is left.
+    Unasked, int8 is left out where the model names no pictures to calibrate and to measure with.
+    Raises SpecError for a runtime that there is not, for a named precision in which none can be
+    built, and where no pair is left.
     """
     ready = spec.calibration is not None and spec.accuracy is not None
     known = plugins.names("runtimes")
@@ -86,10 +87,15 @@ def pairs(
         for precision in all_precisions
         if (precision in precisions or not precisions) and (precision != "int8" or ready)
     ]
-    if not found:
+    missing = [each for each in precisions if each not in {precision for _, precision in found}]
+    if missing or not found:
+        possible = dict.fromkeys(each for one in able.values() for each in one)
+        accepted = ", ".join(each for each in possible if each != "int8" or ready) or "none"
+        pictures = "int8" in possible and not ready
         raise SpecError(
             f"no runtime of {', '.join(wanted)} can be built in "
-            f"{', '.join(precisions) or 'any precision'} (int8 needs --calibrate and --evaluate)"
+            f"{', '.join(missing) or 'any precision'}: accepted are {accepted}"
+            f"{'; int8 needs --calibrate and --evaluate' if pictures else ''}"
         )
     return found
 
