@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,25 @@ def test_all_names_are_listed_beside_the_files() -> None:
     assert set(THEIRS) - files <= words
     assert not files & words
     assert all(f"{name} " in listed.partition("And by")[0] for name in files)
+
+
+def test_each_of_several_models_is_built_with_all_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda words: commands.append(words[3:]) or subprocess.CompletedProcess(words, 0),
+    )
+    names = ["lenet5_digits", "mobilenet_v2_shapes"]
+    options = ["--store", names[0], "--runtime", "eager", "--max-drop", "0.5", "--force"]
+    result = run("build", names[0], *options, names[1], "--evaluate", names[1])
+    assert result.exit_code == 0, repr(result.exception)
+    given = ["--force", "--runtime=eager", "--max-drop=0.5"]
+    given += [f"--store={names[0]}", f"--evaluate={names[1]}"]
+    assert [command[-1] for command in commands] == names
+    for command in commands:
+        assert command[0] == "build"
+        assert sorted(command[1:-1]) == sorted(given)
 
 
 @pytest.fixture

@@ -120,6 +120,15 @@ def test_the_saved_model_file_builds_the_same_bytes(user: Path) -> None:
     assert "own.yaml is there and says something else" in str(other.exception)
 
 
+def test_what_is_in_the_store_is_left_out_where_missing_is_asked_for(user: Path) -> None:
+    (user / "store").mkdir()
+    there = user / "store/own-1.0.mar"
+    there.touch()
+    result = run("--arch", "my_model.py:Net", *NETWORK, "--missing")
+    assert result.exit_code == 0, repr(result.exception)
+    assert there.stat().st_size == 0
+
+
 def test_prefixed_weights_are_noted_in_the_output_and_the_archive(user: Path) -> None:
     state = torch.load(user / "net.pth", weights_only=True)
     torch.save({f"module.{key}": value for key, value in state.items()}, user / "net.pth")
