@@ -198,6 +198,14 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
             "--task object-detection: torchvision's resnet18 is a network for image-classific",
         ),
         (("--arch", "my_model.py:Net", *NETWORK, "--num-classes", "3"), "num_classes"),
+        (
+            ("--arch", "my_model.py:Net", *NETWORK, "--arg", "day=2024-13-01"),
+            "--arg day=2024-13-01: '2024-13-01' is no YAML value: month must be in 1..12",
+        ),
+        (
+            ("--arch", "my_model.py:Net", *NETWORK, "--arg", "x=[1"),
+            r"--arg x=\[1: '\[1' is no YAML value: while parsing a flow sequence .* expected ','",
+        ),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "classes=3"), "are of 2 classes"),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "width=7"), "another architecture"),
         (("--arch", "torchvision:resnet18", *NETWORK), "resnet18 with arguments .*width"),
