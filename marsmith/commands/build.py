@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +119,10 @@ def command(
             raise SpecError("--profile is for models with a file: save one with --save-yaml first")
         _own(given, here, force, missing, as_json)
         return
-    wanted = list(names or [spec.name for spec in defaults(Path.cwd())])
-    specs = {name: _spec(name, given, here) for name in wanted}
+    if not names:
+        tell = partial(click.echo, err=True)
+        names = tuple(spec.name for spec in defaults(Path.cwd(), tell))
+    specs = {name: _spec(name, given, here) for name in names}
     if missing:
         store = _store(given, here)
         specs = {name: spec for name, spec in specs.items() if not _is_built(spec, store)}

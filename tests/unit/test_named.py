@@ -172,6 +172,15 @@ def test_a_wrong_file_that_nobody_asks_for_stops_no_plain_build(bad: Path, proje
         defaults(bad.parents[1])
 
 
+def test_a_file_that_cannot_be_read_is_left_out_of_a_plain_build(bad: Path, project: Path) -> None:
+    bad.write_text("name: [mine\n")
+    told: list[str] = []
+    found = defaults(bad.parents[1], told.append)
+    assert [each.name for each in found] == [each.name for each in defaults(project)]
+    [words] = told
+    assert words.startswith(f"left out: {bad}: cannot be read as YAML: ")
+
+
 def test_a_network_by_name_is_counted_without_its_weights() -> None:
     result = run("profile", "squeezenet1_1", "--json", "--no-load")
     assert result.exit_code == 0, repr(result.exception)
