@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,6 @@ from handlers.errors import SmokeError
 from marsmith import smoke
 from marsmith.archive import read_header, read_json
 from marsmith.store import readable, version_key
-
-_WORKER = Path(__file__).with_name("load_worker.py")
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def describe(path: Path, load: bool) -> Artifact:
     measured: dict[str, Any] = {}
     if load:
         try:
-            measured = json.loads(smoke.run(path, _WORKER).splitlines()[-1])
+            measured = smoke.measured(path)
         except SmokeError as error:
             measured = {"refused": str(error)}
     return Artifact(

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from handlers import pictures, plugins, split
+from handlers import inner, pictures, plugins, split
 from handlers.bundle import Bundle
 from handlers.errors import AccuracyError, ExportError, ParityError, SpecError
 from handlers.runtimes import Array, ExportRequest, check_requirements
@@ -184,7 +184,7 @@ def _passing(
     twice as many at every attempt until the gate passes, up to half of all.
     """
     wanted = spec.calibration.keep_fp32 if spec.calibration and gate.calibration else 0
-    part = split.TRUNK if _halved(bundle) else quantise.NETWORK
+    part = split.TRUNK if _halved(bundle) else inner.NETWORK
     ranked: list[tuple[str, float]] = []
     count = 0 if wanted == "auto" else wanted
     while True:

@@ -27,6 +27,7 @@ from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
 from handlers.task import TaskHandler
+from marsmith.model_options import MODELS
 from marsmith.samples import DEFAULT as SAMPLES
 from marsmith.spec_parts import (
     AccuracySpec,
@@ -39,7 +40,6 @@ from marsmith.spec_parts import (
     WeightsSpec,
 )
 
-MODELS = Path("models")
 _WORDS = {
     bool: "true or false",
     int: "a whole number",

@@ -24,7 +24,6 @@ from marsmith.spec import ModelSpec
 # Of which runtimes and precisions are compared; the fastest is chosen by the model's own.
 BATCH = 8
 Tell = Callable[[str], object]
-_WORKER = Path(__file__).with_name("load_worker.py")
 BUILD_SECONDS = 3600.0
 _CLEAR_SECONDS = 20.0
 REFERENCE = ("eager", "fp32")
@@ -187,7 +186,7 @@ def _measured(
     runtime: str, precision: str, archive: Path, built: dict[str, Any], batch: int
 ) -> Trial:
     try:
-        found = json.loads(smoke.run(archive, _WORKER, str(batch)).splitlines()[-1])
+        found = smoke.measured(archive, batch)
     except SmokeError as error:
         return Trial(runtime, precision, str(error))
     accuracy = built.get("accuracy") or {}
