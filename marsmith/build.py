@@ -194,6 +194,11 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
 
 def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:
     """What the archive will say of its model; ``files`` are what it was made of."""
+    return replace(unrecorded(spec, root), provenance=_provenance(spec, root, notes, **files))
+
+
+def unrecorded(spec: ModelSpec, root: Path) -> Bundle:
+    """The same without its provenance, which reads every sample and asks git."""
     task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
     options = {**runtime.options, **spec.options}
     single = task.loops and (runtime.traces(options) or not runtime.dynamic_shapes)
@@ -213,7 +218,6 @@ def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> B
         closeness=spec.parity.closeness(spec.precision),
         artifact_batch=1 if single and spec.artifact is None else spec.serving.batch_size,
         foreign=resolve.contract(spec),
-        provenance=_provenance(spec, root, notes, **files),
     )
 
 
