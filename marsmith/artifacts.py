@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,7 @@ from handlers.bundle import DECODE_FILE, FILE
 from handlers.errors import SmokeError
 from marsmith import smoke
 from marsmith.archive import read_header, read_json
-
-_WORKER = Path(__file__).with_name("load_worker.py")
+from marsmith.store import readable, version_key
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,12 @@ class Artifact:
         return asdict(self)
 
 
-def of_model(name: str, store: Path) -> list[Path]:
-    """The archives of model ``name`` in a store, by version."""
-    return [path for path in sorted(store.glob("*.mar")) if read_header(path).name == name]
+def of_model(name: str, store: Path) -> tuple[list[Path], list[str]]:
+    """The archives of model ``name`` in a store by version, and why others cannot be read."""
+    headers, reasons = readable(store)
+    found = [file for file, header in headers.items() if header.name == name]
+    found.sort(key=lambda file: version_key(headers[file].version))
+    return [store / file for file in found], list(reasons.values())
 
 
 def describe(path: Path, load: bool) -> Artifact:
@@ -59,7 +60,7 @@ def describe(path: Path, load: bool) -> Artifact:
     measured: dict[str, Any] = {}
     if load:
         try:
-            measured = json.loads(smoke.run(path, _WORKER).splitlines()[-1])
+            measured = smoke.measured(path)
         except SmokeError as error:
             measured = {"refused": str(error)}
     return Artifact(

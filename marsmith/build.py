@@ -138,8 +138,7 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
         proof = _exported(spec, root, folder, images, tell)
     else:
         bundle = bundle_of(spec, root, [], artifact=foreign.take(spec, root, folder))
-        artifact = foreign.bind(bundle, folder, images[0])
-        _check_defaults(artifact)
+        artifact = foreign.bind(_with_defaults(bundle), folder, images[0])
         tell("parity")
         report = foreign.check(artifact, images)
         proof = exporting.Proven(artifact, report, foreign.measured(spec, root, artifact))
@@ -165,8 +164,7 @@ def _exported(
 ) -> exporting.Proven:
     """Export the network, proven against the eager module."""
     module, bundle = prepare(spec, root, folder)
-    eager = reference(bundle, module)
-    _check_defaults(eager)
+    eager = reference(_with_defaults(bundle), module)
     _check_labels(eager, module, images[0])
     return exporting.proven(spec, root, folder, module, eager, images, tell)
 
@@ -196,6 +194,11 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
 
 def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:
     """What the archive will say of its model; ``files`` are what it was made of."""
+    return replace(unrecorded(spec, root), provenance=_provenance(spec, root, notes, **files))
+
+
+def unrecorded(spec: ModelSpec, root: Path) -> Bundle:
+    """The same without its provenance, which reads every sample and asks git."""
     task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
     options = {**runtime.options, **spec.options}
     single = task.loops and (runtime.traces(options) or not runtime.dynamic_shapes)
@@ -215,7 +218,6 @@ def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> B
         closeness=spec.parity.closeness(spec.precision),
         artifact_batch=1 if single and spec.artifact is None else spec.serving.batch_size,
         foreign=resolve.contract(spec),
-        provenance=_provenance(spec, root, notes, **files),
     )
 
 
@@ -231,23 +233,28 @@ def reference(bundle: Bundle, module: Servable) -> TaskHandler:
     return handler
 
 
-def _check_defaults(reference: TaskHandler) -> None:
-    """The spec's defaults are options of the task with values that a client might send."""
-    plain = type(reference)()
-    plain.bundle = replace(reference.bundle, defaults={})
-    options = {option.name: option for option in plain.options()}
-    mistakes = []
-    for name, value in reference.bundle.defaults.items():
+def _with_defaults(bundle: Bundle) -> Bundle:
+    """The bundle with the spec's defaults as the task's options read them ("3" is 3).
+
+    Raises SpecError for one that is no option of the task, and for a value that a client could not
+    send.
+    """
+    task = plugins.load_task(bundle.task)()
+    task.bundle = replace(bundle, defaults={})
+    options = {option.name: option for option in task.options()}
+    defaults, mistakes = {}, []
+    for name, value in bundle.defaults.items():
         if name not in options:
             accepted = ", ".join(options) or "none for this task"
             mistakes.append(f"defaults has the unknown key {name!r}: accepted are {accepted}")
             continue
         try:
-            options[name].parse(value)
+            defaults[name] = options[name].parse(value)
         except BadRequest as error:
             mistakes.append(f"defaults.{name}: {error}")
     if mistakes:
         raise SpecError("; ".join(mistakes))
+    return replace(bundle, defaults=defaults)
 
 
 def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) -> None:

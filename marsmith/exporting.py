@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from handlers import plugins, split
+from handlers import inner, plugins, split
 from handlers.bundle import Bundle
 from handlers.errors import AccuracyError, ExportError, ParityError, SpecError
 from handlers.runtimes import Array, ExportRequest, check_requirements
@@ -184,7 +184,7 @@ def _passing(
     twice as many at every attempt until the gate passes, up to half of all.
     """
     wanted = spec.calibration.keep_fp32 if spec.calibration and gate.calibration else 0
-    part = split.TRUNK if _halved(bundle) else quantise.NETWORK
+    part = split.TRUNK if _halved(bundle) else inner.NETWORK
     ranked: list[tuple[str, float]] = []
     count = 0 if wanted == "auto" else wanted
     while True:
@@ -247,28 +247,34 @@ def export(
     write = getattr(runtime, "export", None)
     if write is None:
         raise ExportError(f"runtime {bundle.runtime} only serves artifacts that others exported")
-    loops = plugins.load_task(bundle.task).loops
     part: nn.Module = module
     if _halved(bundle):
-        part, loops = _trunk(bundle, module, path.parent), False
+        part = _trunk(bundle, module, path.parent)
         float_layers = frozenset(map(split.in_trunk, float_layers))
     write(
-        ExportRequest(
-            module=part,
-            # Two pictures: some exporters take an axis of length 1 for a constant.
-            example=np.stack([example, example[:, ::-1]][: bundle.artifact_batch]),
-            dynamic=dynamic(bundle),
-            path=path,
+        replace(
+            request(bundle, part, example, path),
             precision=bundle.precision,
-            loops=loops,
             calibration=calibration,
             float_layers=float_layers,
             exact=exact,
-            options=bundle.runtime_options,
         )
     )
     if not path.is_file():
         raise ExportError(f"runtime {bundle.runtime} did not write {path.name}")
+
+
+def request(bundle: Bundle, module: nn.Module, example: Array, path: Path) -> ExportRequest:
+    """To write ``module`` in fp32 to ``path``; ``example`` is one picture's pixels (H, W, C)."""
+    return ExportRequest(
+        module=module,
+        # Two pictures: some exporters take an axis of length 1 for a constant.
+        example=np.stack([example, example[:, ::-1]][: bundle.artifact_batch]),
+        dynamic=_dynamic(bundle),
+        path=path,
+        loops=plugins.load_task(bundle.task).loops and not _halved(bundle),
+        options=bundle.runtime_options,
+    )
 
 
 def _halved(bundle: Bundle) -> bool:
@@ -289,7 +295,7 @@ def _trunk(bundle: Bundle, module: Servable, folder: Path) -> nn.Module:
     return network
 
 
-def dynamic(bundle: Bundle) -> dict[int, tuple[str, int, int]]:
+def _dynamic(bundle: Bundle) -> dict[int, tuple[str, int, int]]:
     """The axes of the input (N, H, W, C) that vary from call to call."""
     axes = {}
     if bundle.artifact_batch > 1:

@@ -34,7 +34,7 @@ def write(
     tolerance = artifact.bundle.closeness.golden
     small = [_shrunk(image) for image in images]
     answers = _as_json(artifact, artifact.answer(small))
-    margins = [artifact.margin(answer) for answer in answers]
+    margins = _margins(artifact, small, answers)
     order = sorted(range(len(small)), key=lambda index: -margins[index])
     clear = [
         index
@@ -57,6 +57,20 @@ def write(
         small[index].save(folder / name, optimize=True)
         requests.append(Golden(name, answers[index], tolerance))
     (folder / golden.FILE).write_text(golden.to_json(requests), encoding="utf-8")
+
+
+def _margins(task: TaskHandler, images: list[Image.Image], answers: list[Any]) -> list[float]:
+    """The margin of each default answer or, if that is less, of the widest one.
+
+    One label of an answer does not tell how near the next is, and a box that the default threshold
+    leaves out decides nothing.
+    """
+    options = task.widest()
+    widest = task.answer(images, **options)
+    return [
+        min(task.margin(answer), task.margin(wide, **options))
+        for answer, wide in zip(answers, widest, strict=True)
+    ]
 
 
 def _as_json(task: TaskHandler, value: Any) -> Any:

@@ -13,11 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
-from handlers import onnx_export, onnx_names, plugins
+from handlers import onnx_export, onnx_names
 from handlers.errors import ExportError, RuntimeUnavailable
-from handlers.runtimes import ExportRequest
 from marsmith import build, exporting, subject
 
 SUFFIX = ".onnx"
@@ -90,17 +87,8 @@ def onnx_of(name: str) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def _export(found: subject.Subject, network: Any, path: Path) -> None:
-    spec = found.spec.on("onnx")
-    bundle = build.bundle_of(spec, Path.cwd(), [])
-    pixels = found.pixels()
-    request = ExportRequest(
-        module=network,
-        example=np.stack([pixels, pixels[:, ::-1]][: bundle.artifact_batch]),
-        dynamic=exporting.dynamic(bundle),
-        path=path,
-        loops=plugins.load_task(spec.task).loops,
-    )
-    onnx_export.export(request, path)
+    bundle = build.unrecorded(found.spec.on("onnx"), Path.cwd())
+    onnx_export.export(exporting.request(bundle, network, found.pixels(), path), path)
 
 
 def groups(path: Path, boxes: int = BOXES) -> tuple[list[Group], dict[tuple[int, int], str]]:

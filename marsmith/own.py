@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from handlers import plugins, vision
-from handlers.errors import SpecError
+from handlers.errors import SpecError, one_line
 from handlers.integrity import sha256
 from marsmith import named
 from marsmith.resolve import preset_input
@@ -207,5 +207,6 @@ def _outputs(text: str, task: str) -> dict[str, Any]:
 def _value(option: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{option}: {text!r} is no YAML value: {str(error).split()[0]}") from error
+    # PyYAML meets a date of month 13 with ValueError, other tags of its own with more.
+    except Exception as error:
+        raise SpecError(f"{option}: {text!r} is no YAML value: {one_line(error)}") from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from handlers.errors import SpecError
+from handlers.inner import NETWORK
 from handlers.integrity import sha256
 from handlers.runtimes import Array
 from handlers.servable import Servable
@@ -23,8 +24,6 @@ FILE = "calibration.json"
 # Pictures on which layers are ranked: the order needs fewer than the ranges.
 RANKED = 8
 LAYERS = (nn.Conv2d, nn.Linear)
-# What the names of a module's layers begin with.
-NETWORK = "network."
 
 
 def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from handlers.errors import SmokeError
 from marsmith.archive import STAND_IN, stage_stand_in, unpack
 
 TIMEOUT = 600
-_WORKER = Path(__file__).with_name("smoke_worker.py")
+_SMOKE = Path(__file__).with_name("smoke_worker.py")
+_LOAD = Path(__file__).with_name("load_worker.py")
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def prepared(needs_torch: bool = True) -> Iterator[Callable[[Path], None]]:
     It imports torch meanwhile if the archive's runtime ``needs_torch``. What this gives loads the
     archive at a path there and lets it answer, once; it raises SmokeError with the reason.
     """
-    with _clean(_WORKER, needs_torch=needs_torch) as load:
+    with _clean(_SMOKE, needs_torch=needs_torch) as load:
 
         def check(path: Path) -> None:
             load(path)
@@ -32,18 +35,23 @@ def prepared(needs_torch: bool = True) -> Iterator[Callable[[Path], None]]:
         yield check
 
 
-def run(path: Path, script: Path, *words: str) -> str:
-    """What ``script`` prints in a clean process, given the folder of the unpacked archive ``path``
-    and ``words``, after a line on its standard input.
+def measured(path: Path, batch: int | None = None) -> dict[str, Any]:
+    """What ``load_worker`` finds of the archive at ``path`` in a clean process; raises SmokeError.
 
-    Nothing of ours can be imported there but what the archive carries. Raises SmokeError.
+    With ``batch`` it times the model as well, of one picture and of so many.
     """
-    with _clean(script, *words) as load:
-        return load(path)
+    with _clean(_LOAD, *([] if batch is None else [str(batch)])) as load:
+        found: dict[str, Any] = json.loads(load(path).splitlines()[-1])
+        return found
 
 
 @contextmanager
 def _clean(script: Path, *words: str, needs_torch: bool = True) -> Iterator[Callable[[Path], str]]:
+    """What this gives says what ``script`` prints in a clean process, given the folder of the
+    unpacked archive and ``words``, after a line on its standard input.
+
+    Nothing of ours can be imported there but what the archive carries. Raises SmokeError.
+    """
     with tempfile.TemporaryDirectory(prefix="marsmith-smoke-") as folder:
         if not needs_torch:
             # The process begins before it is known what the archive brings.

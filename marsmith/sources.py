@@ -14,33 +14,43 @@ LARGEST = 1 << 20
 
 
 def copy(source: Path, target: Path) -> list[str]:
-    """Copy a file, or a package folder, into the folder ``target``; what was left out, in words.
+    """Copy what travels of a file, or a package folder, into the folder ``target``; what was left
+    out, in words.
 
-    Of a package travel Python files and small data (``PACKED``, up to a MiB each); caches, hidden
-    files and links never do. Raises SpecError for imports that mean something else in the archive.
+    Raises SpecError for imports that mean something else in the archive.
     """
     target.mkdir()
-    if source.is_file():
-        _check_imports(source, source.parent)
-        shutil.copy(source, target)
-        return []
-    left = []
-    for path in sorted(source.rglob("*")):
-        name = path.relative_to(source)
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
-        if hidden or (path.is_dir() and not path.is_symlink()):
-            continue
-        if path.is_symlink() or path.suffix not in PACKED or path.stat().st_size > LARGEST:
-            left.append(f"{source.name}/{name.as_posix()}")
-            continue
+    taken, left = parted(source)
+    for path in taken:
         if path.suffix == ".py":
-            _check_imports(path, source)
-        (target / source.name / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target / source.name / name)
+            _check_imports(path, source if source.is_dir() else source.parent)
+        place = target / path.relative_to(source.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
     if not left:
         return []
     kinds = f"of a package only {', '.join(PACKED)} up to {LARGEST >> 20} MiB travel"
-    return [f"left out of the archive, for {kinds}: {', '.join(left)}"]
+    names = ", ".join(path.relative_to(source.parent).as_posix() for path in left)
+    return [f"left out of the archive, for {kinds}: {names}"]
+
+
+def parted(source: Path) -> tuple[list[Path], list[Path]]:
+    """Of a file, or a package folder, the files that travel, and those that are left out.
+
+    Of a package travel Python files and small data (``PACKED``, up to a MiB each); caches, hidden
+    files and links never do.
+    """
+    if source.is_file():
+        return [source], []
+    taken, left = list[Path](), list[Path]()
+    for path in sorted(source.rglob("*")):
+        parts = path.relative_to(source).parts
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+        if hidden or (path.is_dir() and not path.is_symlink()):
+            continue
+        packed = not path.is_symlink() and path.suffix in PACKED
+        (taken if packed and path.stat().st_size <= LARGEST else left).append(path)
+    return taken, left
 
 
 def _check_imports(path: Path, package: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,7 @@ from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
 from handlers.task import TaskHandler
+from marsmith.model_options import MODELS
 from marsmith.samples import DEFAULT as SAMPLES
 from marsmith.spec_parts import (
     AccuracySpec,
@@ -39,7 +40,6 @@ from marsmith.spec_parts import (
     WeightsSpec,
 )
 
-MODELS = Path("models")
 _WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -348,13 +348,21 @@ def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str)
     return parse(given, where)
 
 
-def defaults(root: Path) -> list[ModelSpec]:
+def defaults(root: Path, tell: Callable[[str], object] = print) -> list[ModelSpec]:
     """The models that a plain ``./build_mar.sh`` builds: their weights are in the repository.
 
     Of the other files only that key is read: mistakes in one that nobody asks for stop nothing.
+    ``tell`` hears of files that cannot be read, such as half-written ones: these are left out.
     """
-    found = [(path, _fields(path)) for path in sorted((root / MODELS).glob("*.yaml"))]
-    specs = [merged(fields, None, str(path)) for path, fields in found if fields.get("default")]
+    specs = []
+    for path in sorted((root / MODELS).glob("*.yaml")):
+        try:
+            fields = _fields(path)
+        except SpecError as error:
+            tell(f"left out: {error}")
+            continue
+        if fields.get("default"):
+            specs.append(merged(fields, None, str(path)))
     return [spec for spec in specs if spec.default]
 
 

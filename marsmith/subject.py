@@ -108,6 +108,9 @@ def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
     fields = dict(bundle.provenance.get("spec", {}))
     # Of its build alone, and earlier ones took keys that are refused now.
     fields.pop("parity", None)
+    # It may be for a host of more cores than this one has.
+    cores = bundle.limits.workers * max(1, bundle.limits.threads)
+    fields["serving"] = {"cores": cores, **fields.get("serving", {})}
     # An archive tells the name of the folder of samples alone, and carries two of them.
     fields["samples"] = str(folder / "golden")
     origin, _, name = str(fields.get("architecture", "")).rpartition(":")

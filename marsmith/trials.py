@@ -24,7 +24,6 @@ from marsmith.spec import ModelSpec
 # Of which runtimes and precisions are compared; the fastest is chosen by the model's own.
 BATCH = 8
 Tell = Callable[[str], object]
-_WORKER = Path(__file__).with_name("load_worker.py")
 BUILD_SECONDS = 3600.0
 _CLEAR_SECONDS = 20.0
 REFERENCE = ("eager", "fp32")
@@ -65,8 +64,9 @@ def pairs(
 ) -> list[tuple[str, str]]:
     """Runtimes and precisions that can be tried, of those that are named if any are.
 
-    int8 is left out where the model names no pictures to calibrate and to measure with. Raises
-    SpecError for a runtime that there is not, and where no pair is left.
+    Unasked, int8 is left out where the model names no pictures to calibrate and to measure with.
+    Raises SpecError for a runtime that there is not, for a named precision in which none can be
+    built, and where no pair is left.
     """
     ready = spec.calibration is not None and spec.accuracy is not None
     known = plugins.names("runtimes")
@@ -86,10 +86,15 @@ def pairs(
         for precision in all_precisions
         if (precision in precisions or not precisions) and (precision != "int8" or ready)
     ]
-    if not found:
+    missing = [each for each in precisions if each not in {precision for _, precision in found}]
+    if missing or not found:
+        possible = dict.fromkeys(each for one in able.values() for each in one)
+        accepted = ", ".join(each for each in possible if each != "int8" or ready) or "none"
+        pictures = "int8" in possible and not ready
         raise SpecError(
             f"no runtime of {', '.join(wanted)} can be built in "
-            f"{', '.join(precisions) or 'any precision'} (int8 needs --calibrate and --evaluate)"
+            f"{', '.join(missing) or 'any precision'}: accepted are {accepted}"
+            f"{'; int8 needs --calibrate and --evaluate' if pictures else ''}"
         )
     return found
 
@@ -181,7 +186,7 @@ def _measured(
     runtime: str, precision: str, archive: Path, built: dict[str, Any], batch: int
 ) -> Trial:
     try:
-        found = json.loads(smoke.run(archive, _WORKER, str(batch)).splitlines()[-1])
+        found = smoke.measured(archive, batch)
     except SmokeError as error:
         return Trial(runtime, precision, str(error))
     accuracy = built.get("accuracy") or {}

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handlers import vision
-from handlers.errors import SpecError, WeightsError
+from handlers.errors import PluginError, SpecError, WeightsError
 from handlers.integrity import sha256
+from handlers.servable import torchvision_entry
 from marsmith.spec import ModelSpec
 
 CACHE = Path("weights/download")
@@ -44,12 +44,9 @@ def torchvision_weights(spec: ModelSpec) -> Any:
     if origin != "torchvision":
         raise SpecError("weights.torchvision needs an architecture of torchvision")
     try:
-        known = vision.torchvision().models.get_model_weights(name)
-        return known[str(spec.weights.torchvision)]
-    except (KeyError, ValueError) as error:
-        raise SpecError(
-            f"weights.torchvision: torchvision's {name} has no such entry ({error})"
-        ) from error
+        return torchvision_entry(name, str(spec.weights.torchvision))
+    except PluginError as error:
+        raise SpecError(f"weights.torchvision: {error}") from error
 
 
 def load(path: Path) -> dict[str, Tensor]:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from handlers.errors import MarsmithError, SpecError
@@ -115,10 +117,12 @@ def command(
             raise SpecError(f"--{option} makes a model without a file: leave out {names[0]}")
         if given["profile"]:
             raise SpecError("--profile is for models with a file: save one with --save-yaml first")
-        _own(given, here, force, as_json)
+        _own(given, here, force, missing, as_json)
         return
-    wanted = list(names or [spec.name for spec in defaults(Path.cwd())])
-    specs = {name: _spec(name, given, here) for name in wanted}
+    if not names:
+        tell = partial(click.echo, err=True)
+        names = tuple(spec.name for spec in defaults(Path.cwd(), tell))
+    specs = {name: _spec(name, given, here) for name in names}
     if missing:
         store = _store(given, here)
         specs = {name: spec for name, spec in specs.items() if not _is_built(spec, store)}
@@ -126,14 +130,26 @@ def command(
         return
     if len(specs) > 1:
         # TorchScript numbers its types per process: a process each keeps archives reproducible.
-        arguments = [word for word in sys.argv[1:] if word not in names]
+        words = [sys.executable, "-m", "marsmith", "build", *_options_given()]
         for name in specs:
-            done = subprocess.run([sys.executable, "-m", "marsmith", *arguments, name])
+            done = subprocess.run([*words, name])
             if done.returncode:
                 sys.exit(done.returncode)
         return
     (spec,) = specs.values()
     _build(_chosen(checked(spec, given), given), _store(given, here), force, as_json)
+
+
+def _options_given() -> list[str]:
+    """The options on the command line, of those that go with names of models: one value each."""
+    context = click.get_current_context()
+    words = []
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        if isinstance(option, click.Option) and source is ParameterSource.COMMANDLINE:
+            value = "" if option.is_flag else f"={context.params[str(option.name)]}"
+            words.append(option.opts[0] + value)
+    return words
 
 
 def _spec(name: str, given: dict[str, Any], here: Path) -> ModelSpec:
@@ -159,7 +175,7 @@ def _is_built(spec: ModelSpec, store: Path) -> bool:
     return (store / file_name(spec.name, spec.version)).is_file()
 
 
-def _own(given: dict[str, Any], here: Path, force: bool, as_json: bool) -> None:
+def _own(given: dict[str, Any], here: Path, force: bool, missing: bool, as_json: bool) -> None:
     """Build a model that the options describe."""
     from marsmith import own
     from marsmith.spec import parse
@@ -168,6 +184,8 @@ def _own(given: dict[str, Any], here: Path, force: bool, as_json: bool) -> None:
     keys, notes = own.fields({**given, "runtime": None} if automatic else given, here, Path.cwd())
     changes = overrides({**given, "weights": None}, here)
     spec = parse({**keys, **changes}, "command line")
+    if missing and _is_built(spec, _store(given, here)):
+        return
     for note in notes:
         print(note, file=sys.stderr)
     spec = _chosen(checked(spec, given), given)

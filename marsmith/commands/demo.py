@@ -35,7 +35,8 @@ def command(out: Path) -> None:
     """Build the archives of this repository's own weights, serve them, ask them, stop."""
     # A table does not fit the 80 columns that a pipe is taken for.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    specs = defaults(Path.cwd())
+    # What they leave out the build tells.
+    specs = defaults(Path.cwd(), lambda words: None)
     console.rule("1. Build: each archive is compared with its PyTorch model")
     HOME.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,9 @@ def command(
 
     console = terminal.console()
     with console.status(model) as status, subject.find(model) as found:
-        paths = [found.path] if found.path else artifacts.of_model(found.spec.name, store)
+        paths, unreadable = (
+            ([found.path], []) if found.path else artifacts.of_model(found.spec.name, store)
+        )
         counted = None
         # Of what others exported there is no network to count, only the archive.
         if found.spec.artifact is None or found.path is None:
@@ -66,6 +68,8 @@ def command(
         for path in paths:
             status.update(f"{model}: {path.name}")
             listed.append(artifacts.describe(path, load))
+    for reason in unreadable:
+        click.echo(f"left out: {reason}", err=True)
     if as_json:
         click.echo(json.dumps(_document(found, counted, listed), indent=1))
         return

@@ -50,6 +50,8 @@ def command(
     here, root = caller(), Path.cwd()
     if max_drop is not None and images is None:
         raise SpecError("--max-drop needs --images DIR, the pictures to measure on")
+    if max_drop is not None and not 0 <= max_drop <= 1:
+        raise SpecError(f"--max-drop {max_drop:g}: write a share from 0 to 1, 0.01 for one point")
     with tempfile.TemporaryDirectory(prefix="marsmith-verify-") as temporary:
         folder, other = Path(temporary) / "archive", Path(temporary) / "other"
         unpack(here / archive, folder)

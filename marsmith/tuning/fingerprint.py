@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers import plugins
-from marsmith import origin, resolve, samples, weights
+from marsmith import origin, resolve, samples, sources, weights
 from marsmith.spec import ModelSpec
 
 PROJECT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def _files(spec: ModelSpec, root: Path) -> Sequence[Path]:
     found = [weights.locate(spec, root)]
     source = resolve.source_file(spec, root)
     if source is not None:
-        found += sorted(source.parent.rglob("*.py"))
+        found += sources.parted(source)[0]
     found += samples.files(root / spec.samples, samples.SAMPLES)
     parts = ((samples.CALIBRATION, spec.calibration), (samples.ACCURACY, spec.accuracy))
     for option, part in parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,7 @@ class Session:
 
     def run(self, pairs: Sequence[Pair]) -> None:
         """Search; raises ExportError where no pair can serve the model."""
-        cores = self._host["cores"]
-        ahead = search.most(min(FINALISTS, len(pairs)), cores, self._widest(pairs)) + search.AGAIN
+        ahead = self._ahead(pairs)
         for number, pair in enumerate(self._ordered(pairs)):
             self.advance(number, len(pairs) + ahead)
             self._try(pair)
@@ -82,7 +81,7 @@ class Session:
     ) -> None:
         """Measure the points of the finalists; ``before`` steps are done."""
         cores, count = self._host["cores"], 0
-        ahead = search.most(len(finalists), cores, self._widest(finalists), sizes) + search.AGAIN
+        ahead = self._ahead(finalists, sizes)
         archives = {pair: sha256(self._archive(pair)) for pair in finalists}
         common = {"host": self._host, "seconds": self.load.seconds}
         common["pictures"] = fingerprint.of_pictures(self.load.pictures)
@@ -176,8 +175,11 @@ class Session:
         choices = runtime.load_choices.items()
         return [{key: one} for key, values in choices for one in values if one != has[key]]
 
-    def _widest(self, pairs: Iterable[Pair]) -> int:
-        return max((len(self._options(pair)) for pair in pairs), default=0)
+    def _ahead(self, pairs: Collection[Pair], sizes: Sequence[int] = BATCHES) -> int:
+        """At most so many measurements, once the finalists of ``pairs`` are known."""
+        options = max((len(self._options(pair)) for pair in pairs), default=0)
+        count = min(FINALISTS, len(pairs))
+        return search.most(count, self._host["cores"], options, sizes) + search.AGAIN
 
     def _archive(self, pair: Pair) -> Path:
         name = file_name(self.spec.name, self.spec.version)

@@ -252,6 +252,12 @@ def test_an_archive_that_needs_something_of_the_build_process_fails_smoke(
     assert content(store) == before
 
 
+@pytest.mark.parametrize("came", ["3", 3.0])
+def test_defaults_are_what_their_options_read(stage: Callable[..., Path], came: Any) -> None:
+    read = json.loads((stage(defaults={"top_k": came}) / "marsmith.json").read_text())
+    assert repr(read["defaults"]) == "{'top_k': 3}"
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [

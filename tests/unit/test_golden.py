@@ -19,6 +19,7 @@ from handlers.golden import Golden
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays
 from handlers.tasks.image_classification import ImageClassification
+from handlers.tasks.object_detection import ObjectDetection
 from marsmith import goldens
 
 LABELS = ["red", "green", "blue"]
@@ -91,6 +92,27 @@ def test_without_a_clear_sample_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="no sample is decided clearly"):
         goldens.write(handler(), handler(), [tie], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_of_one_label_hides_no_tie(tmp_path: Path) -> None:
+    task = handler()
+    task.bundle = replace(task.bundle, defaults={"top_k": 1})
+    tie = Image.new("RGB", (8, 8), (100, 100, 0))
+    goldens.write(task, task, [tie, COLORS[1]], tmp_path)
+    assert [request.answer[0]["label"] for request in golden.read(tmp_path)] == ["green"]
+
+
+def test_boxes_below_the_threshold_decide_nothing(tmp_path: Path) -> None:
+    task = ObjectDetection()
+    changes = {"task": "object-detection", "decode": dict(ObjectDetection.decode_settings)}
+    task.bundle = replace(handler().bundle, **changes)
+    task.model = lambda images: (
+        np.tile(np.float32([[[0, 0, 4, 4]]]), (len(images), 1, 1)),
+        np.full((len(images), 1), 0.4, np.float32),
+        np.ones((len(images), 1), np.int32),
+    )
+    with pytest.raises(ParityError, match="no sample is decided clearly: the best margin is 0"):
+        goldens.write(task, task, COLORS, tmp_path)
 
 
 def test_large_samples_are_shrunk_and_left_as_they_are(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,25 @@ def test_all_names_are_listed_beside_the_files() -> None:
     assert all(f"{name} " in listed.partition("And by")[0] for name in files)
 
 
+def test_each_of_several_models_is_built_with_all_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda words: commands.append(words[3:]) or subprocess.CompletedProcess(words, 0),
+    )
+    names = ["lenet5_digits", "mobilenet_v2_shapes"]
+    options = ["--store", names[0], "--runtime", "eager", "--max-drop", "0.5", "--force"]
+    result = run("build", names[0], *options, names[1], "--evaluate", names[1])
+    assert result.exit_code == 0, repr(result.exception)
+    given = ["--force", "--runtime=eager", "--max-drop=0.5"]
+    given += [f"--store={names[0]}", f"--evaluate={names[1]}"]
+    assert [command[-1] for command in commands] == names
+    for command in commands:
+        assert command[0] == "build"
+        assert sorted(command[1:-1]) == sorted(given)
+
+
 @pytest.fixture
 def bad(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file with a mistake among the models of the working folder."""
@@ -150,6 +170,15 @@ def test_a_wrong_file_that_nobody_asks_for_stops_no_plain_build(bad: Path, proje
     bad.write_text(f"{bad.read_text()}default: true\n")
     with pytest.raises(SpecError, match="mine.yaml: model: task 'mind-reading'"):
         defaults(bad.parents[1])
+
+
+def test_a_file_that_cannot_be_read_is_left_out_of_a_plain_build(bad: Path, project: Path) -> None:
+    bad.write_text("name: [mine\n")
+    told: list[str] = []
+    found = defaults(bad.parents[1], told.append)
+    assert [each.name for each in found] == [each.name for each in defaults(project)]
+    [words] = told
+    assert words.startswith(f"left out: {bad}: cannot be read as YAML: ")
 
 
 def test_a_network_by_name_is_counted_without_its_weights() -> None:

@@ -120,6 +120,15 @@ def test_the_saved_model_file_builds_the_same_bytes(user: Path) -> None:
     assert "own.yaml is there and says something else" in str(other.exception)
 
 
+def test_what_is_in_the_store_is_left_out_where_missing_is_asked_for(user: Path) -> None:
+    (user / "store").mkdir()
+    there = user / "store/own-1.0.mar"
+    there.touch()
+    result = run("--arch", "my_model.py:Net", *NETWORK, "--missing")
+    assert result.exit_code == 0, repr(result.exception)
+    assert there.stat().st_size == 0
+
+
 def test_prefixed_weights_are_noted_in_the_output_and_the_archive(user: Path) -> None:
     state = torch.load(user / "net.pth", weights_only=True)
     torch.save({f"module.{key}": value for key, value in state.items()}, user / "net.pth")
@@ -189,6 +198,14 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
             "--task object-detection: torchvision's resnet18 is a network for image-classific",
         ),
         (("--arch", "my_model.py:Net", *NETWORK, "--num-classes", "3"), "num_classes"),
+        (
+            ("--arch", "my_model.py:Net", *NETWORK, "--arg", "day=2024-13-01"),
+            "--arg day=2024-13-01: '2024-13-01' is no YAML value: month must be in 1..12",
+        ),
+        (
+            ("--arch", "my_model.py:Net", *NETWORK, "--arg", "x=[1"),
+            r"--arg x=\[1: '\[1' is no YAML value: while parsing a flow sequence .* expected ','",
+        ),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "classes=3"), "are of 2 classes"),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "width=7"), "another architecture"),
         (("--arch", "torchvision:resnet18", *NETWORK), "resnet18 with arguments .*width"),

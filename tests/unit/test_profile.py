@@ -139,6 +139,26 @@ def test_the_table_shows_every_part(lenet5: Path) -> None:
     assert "refused" not in result.output
 
 
+def test_archives_are_listed_by_version_and_a_damaged_one_is_named(
+    lenet5: Path, tmp_path: Path
+) -> None:
+    for version in ("2.0", "10.0"):
+        with (
+            zipfile.ZipFile(lenet5) as built,
+            zipfile.ZipFile(tmp_path / f"m-{version}.mar", "w") as archive,
+        ):
+            manifest = {"model": {"modelName": "lenet5_digits", "modelVersion": version}}
+            archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+            archive.writestr("marsmith.json", built.read("marsmith.json"))
+    (tmp_path / "broken.mar").write_bytes(b"damaged")
+    arguments = ["profile", "lenet5_digits", "--store", str(tmp_path), "--no-load", "--json"]
+    result = CliRunner().invoke(cli.group, arguments)
+    assert result.exit_code == 0, repr(result.exception)
+    listed = json.loads(result.stdout)["archives"]
+    assert [each["version"] for each in listed] == ["2.0", "10.0"]
+    assert result.stderr.startswith("left out: broken.mar is not a readable model archive")
+
+
 def test_an_archive_that_does_not_load_says_so(unpacked: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mar"
     (unpacked / "model.pt").write_bytes(b"damaged")
@@ -149,6 +169,16 @@ def test_an_archive_that_does_not_load_says_so(unpacked: Path, tmp_path: Path) -
     assert result.exit_code == 0, result.output
     assert "does not load in a clean process" in result.output
     assert "model.pt" in result.output
+
+
+def test_an_archive_for_a_larger_host_can_be_looked_at(unpacked: Path) -> None:
+    path = unpacked / "marsmith.json"
+    bundle = json.loads(path.read_text())
+    bundle["limits"] |= {"workers": 64, "threads": 64}
+    bundle["provenance"]["spec"]["serving"] = {"workers": 64, "threads": 64}
+    path.write_text(json.dumps(bundle))
+    serving = subject.of_archive(Path("m.mar"), unpacked).spec.serving
+    assert (serving.workers, serving.threads) == (64, 64)
 
 
 def test_weights_are_used_where_they_are_given() -> None:

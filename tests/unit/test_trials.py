@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
 
-from handlers.errors import ExportError
+from handlers.errors import ExportError, SpecError
 from marsmith import comparison, spec, trials
 from marsmith.commands import formats
 from marsmith.trials import Trial
@@ -36,6 +36,26 @@ def test_int8_is_tried_where_there_are_pictures_for_it(project: Path) -> None:
     assert not any(precision == "int8" for _, precision in plain)
     assert {("onnx", "int8"), ("openvino", "int8")} <= set(ready)
     assert {precision for _, precision in trials.pairs(lenet5(project), ["fp32"])} == {"fp32"}
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (
+            "bf61",
+            r"onnx, eager can be built in bf61: accepted are fp32, bf16, fp16; int8 needs --c",
+        ),
+        (
+            "int8",
+            r"onnx, eager can be built in int8: accepted are fp32, bf16, fp16; int8 needs --c",
+        ),
+    ],
+)
+def test_a_precision_that_nothing_is_built_in_is_refused(
+    project: Path, named: str, words: str
+) -> None:
+    with pytest.raises(SpecError, match=words):
+        trials.pairs(lenet5(project), ["fp32", named], ["onnx", "eager"])
 
 
 def test_a_pair_that_fails_says_why_and_the_next_is_tried(project: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from marsmith import host_profile, smoke, spec, trials
 from marsmith.archive import read_json
 from marsmith.commands import build, tune
 from marsmith.spec_parts import ServingSpec
-from marsmith.tuning import client, search, staging, writing
+from marsmith.tuning import client, fingerprint, search, staging, writing
 from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point, pareto
 from marsmith.tuning.record import Record
 from marsmith.tuning.search import Room
@@ -381,6 +381,31 @@ def test_an_archive_with_other_options(lenet5: Path, tmp_path: Path) -> None:
     assert record["runtime_options"] == {"method": "script"}
     assert record["provenance"]["spec"]["runtime_options"] == {"method": "script"}
     assert read_json(lenet5, "marsmith.json")["runtime_options"] == {"method": "trace"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "travels"),
+    [("my_model.py:Net", "my_model.py"), ("./mynet:Net", "mynet/parts/labels.json")],
+)
+def test_a_trial_is_made_of_what_travels_of_the_source(
+    project: Path, tmp_path: Path, architecture: str, travels: str
+) -> None:
+    shutil.copytree(project / "samples/digits", tmp_path / "samples")
+    (tmp_path / "mynet/parts").mkdir(parents=True)
+    names = ("net.pth", "my_model.py", "beside.py", "mynet/__init__.py", "mynet/parts/labels.json")
+    for name in names:
+        (tmp_path / name).touch()
+    changes = {"architecture": architecture, "samples": "samples", "weights": {"file": "net.pth"}}
+    model = spec.load(project / "models/lenet5_digits.yaml", changes)
+
+    def digest() -> str:
+        return fingerprint.of_pair(model, tmp_path, "eager", "fp32")
+
+    before = digest()
+    (tmp_path / "beside.py").write_text("changed")
+    assert digest() == before
+    (tmp_path / travels).write_text("changed")
+    assert digest() != before
 
 
 class _Server(BaseHTTPRequestHandler):

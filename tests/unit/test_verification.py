@@ -202,6 +202,15 @@ def test_labelled_pictures_give_the_metric(
     assert verdict["accuracy"]["drop"] == 0
 
 
+@pytest.mark.parametrize("drop", ["2", "-0.1", "nan"])
+def test_a_drop_that_no_metric_has_is_refused(
+    store: Path, project: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch, drop: str
+) -> None:
+    archive = str(store / "lenet5_digits-1.0.mar")
+    with pytest.raises(SpecError, match=f"--max-drop {drop}: write a share from 0 to 1"):
+        asked(project, monkeypatch, archive, "--images", str(labelled), "--max-drop", drop)
+
+
 def test_another_archive_that_answers_otherwise_is_named(
     store: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

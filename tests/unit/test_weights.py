@@ -68,7 +68,9 @@ def test_torchvisions_weights_come_from_the_cache_when_they_are_there(tmp_path: 
 
 @pytest.mark.parametrize("name", ["IMAGENET1K_V9", "", "url"])
 def test_weights_that_torchvision_does_not_have_are_refused(name: str) -> None:
-    with pytest.raises(SpecError, match=r"torchvision's squeezenet1_1 has no such entry"):
+    with pytest.raises(
+        SpecError, match=r"weights.torchvision: torchvision's squeezenet1_1 has no weights"
+    ):
         torchvision_weights(spec(torchvision=name))
 
 
