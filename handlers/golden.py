@@ -32,11 +32,22 @@ class Golden:
 
 
 def read(folder: Path) -> list[Golden]:
-    """The golden requests of an unpacked archive."""
+    """The golden requests of an unpacked archive, at least one; raises GoldenError."""
     try:
-        return [Golden(**fields) for fields in json.loads((folder / FILE).read_text("utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
+        return parse((folder / FILE).read_bytes())
+    except OSError as error:
         raise GoldenError(f"{FILE} cannot be read ({error}): build the archive again") from error
+
+
+def parse(text: bytes) -> list[Golden]:
+    """The golden requests of ``golden/requests.json``, at least one; raises GoldenError."""
+    try:
+        requests = [Golden(**fields) for fields in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise GoldenError(f"{FILE} cannot be read ({error}): build the archive again") from error
+    if not requests:
+        raise GoldenError(f"{FILE} holds no request: build the archive again")
+    return requests
 
 
 def to_json(requests: list[Golden]) -> str:
@@ -49,8 +60,6 @@ def to_json(requests: list[Golden]) -> str:
 def check(handler: TaskHandler, folder: Path) -> None:
     """Answer every golden request alone and in a full batch; raises GoldenError at a difference."""
     requests = read(folder)
-    if not requests:
-        raise GoldenError(f"{FILE} holds no request: build the archive again")
     pictures = [_picture(folder / request.picture) for request in requests]
     for request, picture in zip(requests, pictures, strict=True):
         _compare(handler, request, handler.answer([picture])[0])
