@@ -188,10 +188,6 @@ class TaskHandler(BaseHandler):
     def metric(evidence: Sequence[Any]) -> float:
         """``metric_name``, 0 to 1, of what all pictures add to it."""
 
-    def accuracy(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
-        """``metric_name`` of answers (with ``widest`` options) and truths in the same order."""
-        return self.metric([self.evidence(*each) for each in zip(answers, truths, strict=True)])
-
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
         """Pictures of a folder and their truths for ``metric``; empty where it has no labels.
 
