@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from handlers import onnx_export, onnx_names, plugins
+from handlers import layer_names, onnx_export, onnx_names, plugins
 from handlers.errors import ExportError, RuntimeUnavailable
 from handlers.runtimes import ExportRequest
 from marsmith import build, exporting, subject
@@ -161,7 +161,7 @@ def _modules(nodes: list[Any]) -> list[str]:
         elif node.name.startswith("/"):
             module = ".".join(node.name.strip("/").split("/")[:-1])
         else:
-            module = onnx_names.module_of(node.name)
+            module = layer_names.module_of(node.name)
             if "." not in node.name and "/" not in node.name:
                 module = "" if node.op_type not in onnx_names.WEIGHTED else module
         before = next((makers[name] for name in node.input if name in makers), "")

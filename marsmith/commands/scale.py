@@ -8,10 +8,10 @@ import click
 
 from marsmith import journal
 from marsmith.client import Client
-from marsmith.commands.rollout import grpc_option
 from marsmith.managing import GrpcManaged
 from marsmith.processes import require_running
 from marsmith.retire import scale_down
+from marsmith.rollout_options import grpc_option
 
 
 @click.command()
