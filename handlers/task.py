@@ -106,6 +106,8 @@ class TaskHandler(BaseHandler):
     # Whether the centre crop of a picture can be answered for: False where answers speak of every
     # pixel.
     crops: ClassVar[bool] = True
+    # Python packages of others that some answers need, beside those of every worker.
+    requires: ClassVar[tuple[str, ...]] = ()
     # What the outputs of artifacts that others exported may mean; none: the task takes no such.
     meanings: ClassVar[tuple[Meaning, ...]] = ()
 
