@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -20,8 +22,8 @@ from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import ModelExportUtils
 
 import handlers
-from handlers import torch_on_demand
-from handlers.errors import ArchiveError
+from handlers import plugins, torch_on_demand
+from handlers.errors import ArchiveError, PluginError
 from handlers.integrity import RECORD, sha256
 
 if TYPE_CHECKING:
@@ -99,8 +101,17 @@ def check_torch(path: Path) -> None:
         return
     raise ArchiveError(
         f"{path.name}: its runtime needs PyTorch, which is not installed here: install "
-        "requirements.txt, or build it with --runtime openvino or onnx"
+        f"requirements.txt, or build it with --runtime {' or '.join(_torchless())}"
     )
+
+
+def _torchless() -> Iterator[str]:
+    """The runtimes that do without PyTorch."""
+    for name in plugins.names("runtimes"):
+        # Without PyTorch the files of others cannot be imported.
+        with suppress(PluginError):
+            if not plugins.load_runtime(name).needs_torch:
+                yield name
 
 
 def pack(folder: Path, bundle: Bundle, path: Path) -> None:

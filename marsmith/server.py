@@ -131,7 +131,7 @@ class TorchServe:
         taken = {(one.model, one.version) for one in found}
         for file, header in self._expected.items():
             if (header.name, header.version) not in taken:
-                self.refused[file] = f"TorchServe did not take it: {self.last_lines()}"
+                self.refused[file] = f"{file}: TorchServe did not take it: {self.last_lines()}"
         if not found:
             raise ServerError(f"TorchServe took no archive: {self.last_lines()}")
         return found

@@ -111,10 +111,8 @@ def _report(server: TorchServe, strict: bool, timeout: float) -> None:
     click.echo("TorchServe has started, its models are loading", err=True)
     statuses = server.wait_ready(timeout)
     failed = [status for status in statuses if status.failed]
-    for name, reason in server.refused.items():
-        # Most reasons begin with the archive.
-        said = reason if reason.startswith(name) else f"{name}: {reason}"
-        click.secho(f"left out: {said}", err=True, fg="red")
+    for reason in server.refused.values():
+        click.secho(f"left out: {reason}", err=True, fg="red")
     if server.ended:
         click.echo(
             f"not loaded, for the journal says that their time is over: {', '.join(server.ended)};"
