@@ -70,12 +70,20 @@ def check(handler: TaskHandler, folder: Path) -> None:
         _compare(handler, requests[index], answer)
 
 
+def difference(handler: TaskHandler, expected: Any, answer: Any, tolerance: float) -> str | None:
+    """What the task calls a difference of two answers, as JSON values: another decision, or scores
+    moved by more than ``tolerance``; None where there is none."""
+    found = handler.compare(expected, answer)
+    if found.same and found.score <= tolerance:
+        return None
+    return f"{found.detail}, scores moved by {found.score:.3g} (allowed {tolerance:g})"
+
+
 def _compare(handler: TaskHandler, request: Golden, answer: Any) -> None:
-    difference = handler.compare(request.answer, json.loads(json.dumps(answer)))
-    if not difference.same or not difference.score <= request.tolerance:
+    as_json = json.loads(json.dumps(answer))
+    if found := difference(handler, request.answer, as_json, request.tolerance):
         raise GoldenError(
-            f"golden request {request.picture} is not answered as at build: {difference.detail}, "
-            f"scores moved by {difference.score:.3g} (allowed {request.tolerance:g}); rebuild the "
+            f"golden request {request.picture} is not answered as at build: {found}; rebuild the "
             "archive on this kind of host, or look for a damaged library"
         )
 

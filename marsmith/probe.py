@@ -68,13 +68,10 @@ class Goldens:
 
 
 def task_difference(model: Bundle, expected: Any, answer: Any, tolerance: float) -> str | None:
-    """What the task calls a difference: another decision, or scores moved by too much."""
+    """What the task of a bundle calls a difference, as ``golden.difference``."""
     handler = load_task(model.task)()
     handler.bundle = model
-    difference = handler.compare(expected, answer)
-    if difference.same and difference.score <= tolerance:
-        return None
-    return f"{difference.detail}, scores moved by {difference.score:.3g} (allowed {tolerance:g})"
+    return golden.difference(handler, expected, answer, tolerance)
 
 
 def ask(goldens: Goldens, predict: Predict, differs: Differs = task_difference) -> GoldenCheck:
