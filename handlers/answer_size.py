@@ -4,14 +4,13 @@ whole batch fails."""
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
+from handlers import properties
 from handlers.errors import TooLarge
 
 # Of TorchServe, where its configuration does not say.
 DEFAULT = 6_553_500
-_SETTING = re.compile(r"^\s*max_response_size\s*[=:]\s*(\d+)\s*$", re.MULTILINE)
 
 
 def limit() -> int:
@@ -19,8 +18,8 @@ def limit() -> int:
     file = os.environ.get("TS_CONFIG_FILE")
     if not file or not Path(file).is_file():
         return DEFAULT
-    found = _SETTING.findall(Path(file).read_text(encoding="utf-8", errors="replace"))
-    return int(found[-1]) if found else DEFAULT
+    settings = properties.parse(Path(file).read_text(encoding="utf-8", errors="replace"))
+    return int(settings.get("max_response_size", DEFAULT))
 
 
 def check(body: bytes, most: int) -> bytes:

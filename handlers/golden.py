@@ -32,11 +32,22 @@ class Golden:
 
 
 def read(folder: Path) -> list[Golden]:
-    """The golden requests of an unpacked archive."""
+    """The golden requests of an unpacked archive, at least one; raises GoldenError."""
     try:
-        return [Golden(**fields) for fields in json.loads((folder / FILE).read_text("utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
+        return parse((folder / FILE).read_bytes())
+    except OSError as error:
         raise GoldenError(f"{FILE} cannot be read ({error}): build the archive again") from error
+
+
+def parse(text: bytes) -> list[Golden]:
+    """The golden requests of ``golden/requests.json``, at least one; raises GoldenError."""
+    try:
+        requests = [Golden(**fields) for fields in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise GoldenError(f"{FILE} cannot be read ({error}): build the archive again") from error
+    if not requests:
+        raise GoldenError(f"{FILE} holds no request: build the archive again")
+    return requests
 
 
 def to_json(requests: list[Golden]) -> str:
@@ -49,8 +60,6 @@ def to_json(requests: list[Golden]) -> str:
 def check(handler: TaskHandler, folder: Path) -> None:
     """Answer every golden request alone and in a full batch; raises GoldenError at a difference."""
     requests = read(folder)
-    if not requests:
-        raise GoldenError(f"{FILE} holds no request: build the archive again")
     pictures = [_picture(folder / request.picture) for request in requests]
     for request, picture in zip(requests, pictures, strict=True):
         _compare(handler, request, handler.answer([picture])[0])
@@ -61,12 +70,20 @@ def check(handler: TaskHandler, folder: Path) -> None:
         _compare(handler, requests[index], answer)
 
 
+def difference(handler: TaskHandler, expected: Any, answer: Any, tolerance: float) -> str | None:
+    """What the task calls a difference of two answers, as JSON values: another decision, or scores
+    moved by more than ``tolerance``; None where there is none."""
+    found = handler.compare(expected, answer)
+    if found.same and found.score <= tolerance:
+        return None
+    return f"{found.detail}, scores moved by {found.score:.3g} (allowed {tolerance:g})"
+
+
 def _compare(handler: TaskHandler, request: Golden, answer: Any) -> None:
-    difference = handler.compare(request.answer, json.loads(json.dumps(answer)))
-    if not difference.same or not difference.score <= request.tolerance:
+    as_json = json.loads(json.dumps(answer))
+    if found := difference(handler, request.answer, as_json, request.tolerance):
         raise GoldenError(
-            f"golden request {request.picture} is not answered as at build: {difference.detail}, "
-            f"scores moved by {difference.score:.3g} (allowed {request.tolerance:g}); rebuild the "
+            f"golden request {request.picture} is not answered as at build: {found}; rebuild the "
             "archive on this kind of host, or look for a damaged library"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handlers import inner, onnx_names
+from handlers import inner, layer_names, onnx_names
 from handlers.errors import ExportError, one_line
 from handlers.quiet import quiet
 
@@ -121,7 +121,7 @@ def inner_nodes(model: Any, without: frozenset[str], loops: bool) -> list[str]:
         for node in model.graph.node
         if node.op_type in onnx_names.WEIGHTED and node.name.startswith(inner.NETWORK)
     }
-    kept = {name for name in layers if onnx_names.module_of(name) in without}
+    kept = {name for name in layers if layer_names.module_of(name) in without}
     if loops:
         return sorted(layers - kept)
     maker = {output: node.name for node in model.graph.node for output in node.output}

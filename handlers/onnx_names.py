@@ -7,8 +7,8 @@
   what the eager module gives. Both exporters fold a batch norm into the convolution in front of
   it: then the node is named after the convolution (``...features.0.0``) and its value after the
   batch norm (``...features.0.1``), and no value is named after the convolution.
-- ``#1``, ``#2`` follow where a module is called again (``...head.conv.0#1``); ``module_of`` takes
-  that and the kind off.
+- ``#1``, ``#2`` follow where a module is called again (``...head.conv.0#1``);
+  ``layer_names.module_of`` takes that and the kind off.
 
 What runs is another graph, in which the names are kept as far as this (measured on all tasks):
 
@@ -23,13 +23,14 @@ What runs is another graph, in which the names are kept as far as this (measured
 from __future__ import annotations
 
 import ast
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
+
+from handlers.layer_names import numbered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,16 +60,6 @@ class _Place:
     module: str
     call: int
     path: tuple[str, ...]
-
-
-def module_of(name: str) -> str:
-    """The qualified name of the module that a node or a value is named after."""
-    return name.partition("/")[0].partition("#")[0]
-
-
-def is_result(name: str) -> bool:
-    """Whether a value of an artifact of ours is named after the module that gives it."""
-    return re.fullmatch(r"(network|decode)(\.\w+)*(#\d+)?", name) is not None
 
 
 def watch(module: nn.Module, example: Tensor) -> Calls:
@@ -229,8 +220,3 @@ def _plain(node: Any, module: str, calls: Calls) -> str:
     # A batch norm's scope, or that of attention whose projection is not called as a module.
     owner = node.input[1].removesuffix(".weight")
     return owner if owner in calls.modules else module
-
-
-def numbered(name: str, call: int) -> str:
-    """The name of a module's result in one of its calls, which count from 0."""
-    return f"{name}#{call}" if call else name

@@ -106,6 +106,8 @@ class TaskHandler(BaseHandler):
     # Whether the centre crop of a picture can be answered for: False where answers speak of every
     # pixel.
     crops: ClassVar[bool] = True
+    # Python packages of others that some answers need, beside those of every worker.
+    requires: ClassVar[tuple[str, ...]] = ()
     # What the outputs of artifacts that others exported may mean; none: the task takes no such.
     meanings: ClassVar[tuple[Meaning, ...]] = ()
 
@@ -190,10 +192,6 @@ class TaskHandler(BaseHandler):
     @abstractmethod
     def metric(evidence: Sequence[Any]) -> float:
         """``metric_name``, 0 to 1, of what all pictures add to it."""
-
-    def accuracy(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
-        """``metric_name`` of answers (with ``widest`` options) and truths in the same order."""
-        return self.metric([self.evidence(*each) for each in zip(answers, truths, strict=True)])
 
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
         """Pictures of a folder and their truths for ``metric``; empty where it has no labels.

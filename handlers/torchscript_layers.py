@@ -16,7 +16,7 @@ from torch import Tensor
 
 from handlers import torchscript_devices
 from handlers.errors import RuntimeUnavailable
-from handlers.onnx_names import numbered
+from handlers.layer_names import numbered
 
 _NAME = "layer"
 

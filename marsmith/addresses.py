@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from handlers import properties
 from handlers.errors import ServerError
 
 TOKEN_FILE = "key_file.json"
@@ -19,16 +20,29 @@ _LOOPBACK = "127.0.0.1"
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # Above those of well-known services, TorchServe's own among them.
 _LOWEST, _TRIES = 10_000, 100
+# What a ``config.properties`` has by another name
+_IN_VALUES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r", "\f": r"\f"})
+_IN_KEYS = _IN_VALUES | {ord(character): f"\\{character}" for character in "=: #!"}
 
 
 def read_properties(path: Path) -> dict[str, str]:
     """The settings of a ``config.properties``; raises ServerError where it cannot be read."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeError) as error:
+        return properties.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ServerError(f"cannot read TorchServe's configuration {path}: {error}") from error
-    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def write_properties(path: Path, settings: Mapping[str, str]) -> None:
+    """Write settings as TorchServe's front end reads them.
+
+    Its launcher, which reads a few of them as well, knows no escapes: only what needs one has it.
+    """
+    lines = (
+        f"{key.translate(_IN_KEYS)}={value.translate(_IN_VALUES)}\n"
+        for key, value in settings.items()
+    )
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 @dataclass(frozen=True)

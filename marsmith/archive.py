@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -20,8 +22,8 @@ from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import ModelExportUtils
 
 import handlers
-from handlers import torch_on_demand
-from handlers.errors import ArchiveError
+from handlers import plugins, torch_on_demand
+from handlers.errors import ArchiveError, PluginError
 from handlers.integrity import RECORD, sha256
 
 if TYPE_CHECKING:
@@ -60,18 +62,17 @@ def read_header(path: Path) -> Header:
 
 def read_json(path: Path, member: str) -> Any:
     """A JSON file of an archive; raises ArchiveError."""
+    with _opened(path) as content:
+        return json.loads(content.read(member))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An archive to read; what goes wrong in the block, too, becomes ArchiveError."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read(member))
+        with zipfile.ZipFile(path) as content:
+            yield content
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
-
-
-def _members(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
         raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
 
 
@@ -95,12 +96,24 @@ def stage_stand_in(folder: Path) -> None:
 
 def check_torch(path: Path) -> None:
     """Raise ArchiveError where the archive's worker needs PyTorch and this environment has none."""
-    if find_spec("torch") is not None or STAND_IN in _members(path):
+    if find_spec("torch") is not None:
         return
+    with _opened(path) as content:
+        if STAND_IN in content.namelist():
+            return
     raise ArchiveError(
         f"{path.name}: its runtime needs PyTorch, which is not installed here: install "
-        "requirements.txt, or build it with --runtime openvino or onnx"
+        f"requirements.txt, or build it with --runtime {' or '.join(_torchless())}"
     )
+
+
+def _torchless() -> Iterator[str]:
+    """The runtimes that do without PyTorch."""
+    for name in plugins.names("runtimes"):
+        # Without PyTorch the files of others cannot be imported.
+        with suppress(PluginError):
+            if not plugins.load_runtime(name).needs_torch:
+                yield name
 
 
 def pack(folder: Path, bundle: Bundle, path: Path) -> None:
@@ -145,11 +158,8 @@ def _names(folder: Path) -> list[str]:
 
 def unpack(path: Path, folder: Path) -> None:
     """Unpack an archive as TorchServe does; raises ArchiveError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(folder)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
+    with _opened(path) as content:
+        content.extractall(folder)
 
 
 def moment() -> datetime:

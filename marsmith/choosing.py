@@ -17,7 +17,8 @@ class Choice:
     """Archives of a store by file name.
 
     ``archives`` are loaded, in this order, with what each says it is; ``refused`` says why others
-    are not, and ``ended`` are those that were left by a rollout, a rollback or `remove`.
+    are not, in words that begin with the file's name, and ``ended`` are those that were left by a
+    rollout, a rollback or `remove`.
     """
 
     archives: dict[str, Header]
@@ -82,8 +83,8 @@ def _unproven(
     loaded = {_pair(header) for header in archives.values()}
     lost = {model: version for model, version in chosen.items() if (model, version) not in loaded}
     return {
-        file: f"{one.name} {one.version} would be the default version in the place of"
-        f" {lost[one.name]}, and no rollout has proven it: name the archives to serve"
+        file: f"{file} would be the default version in the place of {lost[one.name]}, and no"
+        " rollout has proven it: name the archives to serve"
         for file, one in archives.items()
         if one.name in lost and _pair(one) not in known
     }
@@ -93,11 +94,11 @@ def _missing(headers: Mapping[str, Header], chosen: Mapping[str, str]) -> dict[s
     """Default versions that are gone from a store which has others of their models."""
     found = {_pair(one) for one in headers.values()}
     models = {one.name for one in headers.values()}
+    gone = [file_name(*pair) for pair in chosen.items() if pair[0] in models and pair not in found]
     return {
-        file_name(model, version): f"{model} {version}, the default version by the journal, is not"
-        f" in the store: build it again, or name the archives to serve"
-        for model, version in chosen.items()
-        if model in models and (model, version) not in found
+        file: f"{file}, the default version by the journal, is not in the store: build it again, or"
+        " name the archives to serve"
+        for file in gone
     }
 
 

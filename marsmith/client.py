@@ -64,6 +64,7 @@ Body = bytes | Mapping[str, Any] | Multipart
 
 # What requests reads by itself: the file of the certificates that are trusted
 TRUSTED = "REQUESTS_CA_BUNDLE"
+UNREADABLE = "name the PEM file of the certificates that are trusted"
 MODEL_API_OFF = (
     "TorchServe's model API is off: stop it, and start it with `marsmith serve --model-api`"
 )
@@ -95,8 +96,9 @@ class Client:
         self._session = requests.Session()
         # Proxies are not for loopback, and a ~/.netrc would replace the token
         self._session.trust_env = False
-        # Which authority signed the server's certificate, as for every program with requests
-        self._session.verify = os.environ.get(TRUSTED, True)
+        # Which authority signed the server's certificate, as for every program with requests, which
+        # takes an empty name for none
+        self._session.verify = os.environ.get(TRUSTED) or True
 
     @classmethod
     def of(cls, running: Running, *, timeout: float = 30.0) -> Client:
@@ -267,6 +269,8 @@ class Client:
             raise ServerError(
                 f"cannot reach TorchServe at {url} ({error}): start it with `marsmith serve`"
             ) from error
+        except OSError as error:
+            raise ServerError(f"{TRUSTED} cannot be read ({error}): {UNREADABLE}") from error
         content_type = answer.headers.get("content-type", "")
         return Reply(answer.status_code, content_type, answer.content, answer.headers)
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handlers.errors import ServerError
+from handlers.errors import MarsmithError, ServerError
 from marsmith.client import Client, Refused
+from marsmith.processes import Running
 from marsmith.status import live_workers
 
 # For a request that the front end has accepted but not queued yet.
@@ -201,3 +202,12 @@ def drain_server(client: Client, seconds: float) -> None:
         for found in client.describe(model, "all")
     ]
     drain(queues, lambda: arrivals(client.metrics()), seconds)
+
+
+def drain_before_stop(running: Running, seconds: float, tell: Callable[[str], None]) -> None:
+    """Drain a server that is to be stopped; where that fails ``tell`` gets the reason in a line."""
+    try:
+        with Client.of(running) as client:
+            drain_server(client, seconds)
+    except MarsmithError as error:
+        tell(f"stopping all the same: {error}")

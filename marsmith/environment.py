@@ -11,7 +11,10 @@ line starts its servers with the same. Standard library only, so that a shell ge
 | LOG4J_CONFIGURATION_FILE | logs that rotate: ``log4j2.xml`` beside this file |
 | MARSMITH_METRICS | ``metrics.yaml`` beside this file, for ``config.properties`` |
 | PYTHONPATH | unset: workers put it ahead of what an archive carries |
-| PATH, JAVA_HOME | so that ``java`` and this Python's ``torchserve`` are the ones found |
+| PATH | so that this Python's ``torchserve`` is the one found, and a ``java`` linked beside it |
+| OMP_WAIT_POLICY | passive unless it is set: threads of torch that spin stall each other |
+
+``JAVA_HOME``, where it is set, says which ``java`` runs; it is checked and left as it is.
 """
 
 from __future__ import annotations

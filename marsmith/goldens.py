@@ -85,8 +85,8 @@ def _as_json(task: TaskHandler, value: Any) -> Any:
 
 
 def _steady(handler: TaskHandler, image: Image.Image, answer: Any, tolerance: float) -> bool:
-    difference = handler.compare(answer, _as_json(handler, handler.answer([image])[0]))
-    return difference.same and difference.score <= tolerance
+    again = _as_json(handler, handler.answer([image])[0])
+    return golden.difference(handler, answer, again, tolerance) is None
 
 
 def _shrunk(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from handlers import onnx_export, onnx_names
+from handlers import layer_names, onnx_export, onnx_names
 from handlers.errors import ExportError, RuntimeUnavailable
 from marsmith import build, exporting, subject
 
@@ -149,7 +149,7 @@ def _modules(nodes: list[Any]) -> list[str]:
         elif node.name.startswith("/"):
             module = ".".join(node.name.strip("/").split("/")[:-1])
         else:
-            module = onnx_names.module_of(node.name)
+            module = layer_names.module_of(node.name)
             if "." not in node.name and "/" not in node.name:
                 module = "" if node.op_type not in onnx_names.WEIGHTED else module
         before = next((makers[name] for name in node.input if name in makers), "")

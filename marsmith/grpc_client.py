@@ -18,7 +18,7 @@ import grpc
 
 from handlers.errors import ServerError
 from marsmith.addresses import Addresses, Tokens, bearer
-from marsmith.client import MODEL_API_OFF, PAGE, TRUSTED, Refused, Reply, all_models
+from marsmith.client import MODEL_API_OFF, PAGE, TRUSTED, UNREADABLE, Refused, Reply, all_models
 from marsmith.grpc_messages import CLASSES
 from marsmith.processes import Running
 
@@ -217,7 +217,6 @@ def _channel(address: str, tls: bool) -> grpc.Channel:
         trusted = Path(bundle).read_bytes() if bundle else None
     except OSError as error:
         raise ServerError(
-            f"{TRUSTED}={bundle} cannot be read ({error.strerror}): name the PEM file of the "
-            "certificates that are trusted"
+            f"{TRUSTED}={bundle} cannot be read ({error.strerror}): {UNREADABLE}"
         ) from error
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(trusted), _OPTIONS)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from handlers import bundle, golden
-from handlers.errors import ArchiveError, IntegrityError, SignatureError
+from handlers.errors import ArchiveError, GoldenError, IntegrityError, SignatureError
 from handlers.integrity import RECORD, SIGNATURE, sha256
 from marsmith import sbom, signing
 from marsmith.archive import read_json
@@ -21,7 +21,7 @@ from marsmith.archive import read_json
 AS_BUILT, CHANGED, ADDED, MISSING = "as built", "changed", "added", "missing"
 # What a file that is damaged, or another's, raises at some place.
 _UNREADABLE = (
-    *(KeyError, TypeError, ValueError, AttributeError),
+    *(KeyError, TypeError, ValueError, AttributeError, GoldenError),
     *(yaml.YAMLError, zipfile.BadZipFile, zlib.error),
 )
 # Those of no weight between two archives: they follow from the rest.
@@ -45,16 +45,16 @@ def _read(path: Path, keys: Sequence[Path]) -> dict[str, Any]:
     with zipfile.ZipFile(path) as content:
         names = set(content.namelist())
         serving = yaml.safe_load(content.read("model-config.yaml"))
+        cases = golden.parse(content.read(golden.FILE)) if golden.FILE in names else []
         files = _files(content, read_json(path, RECORD)["sha256"])
     bill = read_json(path, sbom.FILE) if sbom.FILE in names else {}
-    cases = read_json(path, golden.FILE) if golden.FILE in names else []
     provenance = model.pop("provenance")
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
         "sha256": sha256(path),
         **model,
-        "golden": [{"picture": case["picture"], "answer": case["answer"]} for case in cases],
+        "golden": [{"picture": case.picture, "answer": case.answer} for case in cases],
         "report": read_json(path, "parity.json"),
         "serving": serving,
         "licence": provenance.pop("licence", "unknown"),

@@ -1,10 +1,11 @@
-"""The end of a process that has loaded torch."""
+"""The end of a process: at once, though it has loaded torch, or in order on a signal."""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import NoReturn
@@ -22,3 +23,25 @@ def leave(status: int) -> NoReturn:
         with suppress(BrokenPipeError):
             stream.flush()
     os._exit(status)
+
+
+def leave_in_order() -> None:
+    """Let SIGTERM and the end of a terminal, like Ctrl-C, take back what was done.
+
+    A second signal does not disturb that, and under nohup a terminal may end.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
+    left = False
+
+    def end(*_: object) -> None:
+        nonlocal left
+        # The handler stays: Python complains of one that goes while a second signal is on its way.
+        if not left:
+            left = True
+            sys.exit(1)
+
+    for number in numbers:
+        signal.signal(number, end)

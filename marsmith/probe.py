@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from handlers import golden
+from handlers import bundle, golden
+from handlers.bundle import Bundle
 from handlers.errors import ArchiveError, LoadError, ServerError
+from handlers.golden import Golden
+from handlers.plugins import load_task
 from marsmith.client import Reply
 
-if TYPE_CHECKING:
-    from handlers.bundle import Bundle
-
-Differs = Callable[["Bundle", Any, Any, float], str | None]
+Differs = Callable[[Bundle, Any, Any, float], str | None]
 """(bundle, expected, answer, tolerance) -> None where they agree, else what differs in one line."""
 
 Predict = Callable[[bytes], Reply]
@@ -38,14 +37,11 @@ class GoldenCheck:
         return self.problem or (f"{self.count} ok" if self.count else "none in the archive")
 
 
-@dataclass(frozen=True)
-class Case:
-    """One golden request: its picture's name and bytes, answer, and how far scores may move."""
+class Case(NamedTuple):
+    """One golden request with its picture's bytes."""
 
-    name: str
+    request: Golden
     picture: bytes
-    answer: Any
-    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -57,43 +53,25 @@ class Goldens:
 
     @classmethod
     def read(cls, path: Path) -> Goldens:
-        """The golden requests of an archive; raises ArchiveError or LoadError."""
-        # Here, for it imports torch, which takes seconds
-        from handlers import bundle
-
+        """The golden requests of an archive; raises ArchiveError."""
         try:
             with zipfile.ZipFile(path) as archive:
                 if golden.FILE not in archive.namelist():
                     return cls(None, ())
-                model = bundle.Bundle.parse(archive.read(bundle.FILE).decode("utf-8"))
-                cases = json.loads(archive.read(golden.FILE))
+                requests = golden.parse(archive.read(golden.FILE))
                 return cls(
-                    model,
-                    tuple(
-                        Case(
-                            case["picture"],
-                            archive.read(case["picture"]),
-                            case["answer"],
-                            case["tolerance"],
-                        )
-                        for case in cases
-                    ),
+                    Bundle.parse(archive.read(bundle.FILE).decode("utf-8")),
+                    tuple(Case(request, archive.read(request.picture)) for request in requests),
                 )
-        except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+        except (OSError, zipfile.BadZipFile, ValueError, KeyError, LoadError) as error:
             raise ArchiveError(f"{path.name} has no golden requests to read: {error!r}") from error
 
 
-def task_difference(bundle: Bundle, expected: Any, answer: Any, tolerance: float) -> str | None:
-    """What the task calls a difference: another decision, or scores moved by too much."""
-    # Here, for it imports torch
-    from handlers.plugins import load_task
-
-    handler = load_task(bundle.task)()
-    handler.bundle = bundle
-    difference = handler.compare(expected, answer)
-    if difference.same and difference.score <= tolerance:
-        return None
-    return f"{difference.detail}, scores moved by {difference.score:.3g} (allowed {tolerance:g})"
+def task_difference(model: Bundle, expected: Any, answer: Any, tolerance: float) -> str | None:
+    """What the task of a bundle calls a difference, as ``golden.difference``."""
+    handler = load_task(model.task)()
+    handler.bundle = model
+    return golden.difference(handler, expected, answer, tolerance)
 
 
 def ask(goldens: Goldens, predict: Predict, differs: Differs = task_difference) -> GoldenCheck:
@@ -111,9 +89,9 @@ def ask(goldens: Goldens, predict: Predict, differs: Differs = task_difference) 
 
     for count, case in enumerate(goldens.cases, 1):
         if problem := _problem(goldens.bundle, case, timed, differs):
-            return GoldenCheck(count, f"{case.name}: {problem}", spent / count)
+            return GoldenCheck(count, f"{case.request.picture}: {problem}", spent / count)
     count = len(goldens.cases)
-    return GoldenCheck(count, None, spent / max(1, count))
+    return GoldenCheck(count, None, spent / count)
 
 
 def _problem(model: Bundle, case: Case, predict: Predict, differs: Differs) -> str | None:
@@ -121,7 +99,7 @@ def _problem(model: Bundle, case: Case, predict: Predict, differs: Differs) -> s
         reply = predict(case.picture)
         if not reply.ok:
             return reply.problem()
-        return differs(model, case.answer, reply.json(), case.tolerance)
+        return differs(model, case.request.answer, reply.json(), case.request.tolerance)
     except (ServerError, LoadError) as error:
         return str(error)
     # An answer of another shape than the task's

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers import golden
-from handlers.errors import MarsmithError, ServerError
+from handlers.errors import MarsmithError
 from marsmith.client import Client
 from marsmith.processes import Running, require_running
 from marsmith.status import VersionStatus, check_golden, read_status
@@ -25,7 +22,7 @@ class Readiness:
 def read_readiness(home: Path, model: str | None, seconds: float) -> Readiness:
     """The readiness of the default version of one model, or of every model, of a folder's server.
 
-    Ready is a version that has a living worker and answers a golden request over the way that
+    Ready is a version that has a living worker and answers its golden requests over the way that
     clients take; how many workers it lacks is told, and is no reason to send it no more requests.
     ``seconds`` are for each call. Raises nothing of its own: a server that is
     silent is not ready.
@@ -64,30 +61,8 @@ def _version(running: Running, client: Client, status: VersionStatus) -> Readine
         return Readiness(False, refused or f"{name} has 0 of {max(1, status.min_workers)} workers")
     workers = f"{status.ready_workers} of {status.min_workers} workers"
     answers = f"{name} answers" + ("" if status.ready else f", with {workers}")
-    if _answers_exactly(running, client, status):
-        return Readiness(True, answers)
     check = check_golden(running, client, status)
     if check.problem:
         return Readiness(False, f"{name} answers wrongly: {check.problem}")
     unproven = f"{name} has {workers} (no golden request to ask)"
     return Readiness(True, answers if check.count else unproven)
-
-
-def _answers_exactly(running: Running, client: Client, status: VersionStatus) -> bool:
-    """Whether the first golden answer is the archive's to the digit, as it is on the build host.
-
-    That needs no torch, whose import would take a probe seconds. False says nothing yet: the task
-    has to compare.
-    """
-    try:
-        with zipfile.ZipFile(running.model_store / status.archive) as archive:
-            if golden.FILE not in archive.namelist():
-                return False
-            case = json.loads(archive.read(golden.FILE))[0]
-            picture = archive.read(case["picture"])
-    except (OSError, zipfile.BadZipFile, ValueError, LookupError, TypeError) as error:
-        raise ServerError(f"{status.archive} has no golden requests to read: {error!r}") from error
-    reply = client.predict(status.model, picture, version=status.version)
-    if not reply.ok:
-        raise ServerError(f"{status.model} {status.version} answers {reply.problem()}")
-    return bool(reply.json() == case["answer"])

@@ -13,7 +13,7 @@ from marsmith import signing
 from marsmith.addresses import read_properties
 from marsmith.archive import Header
 from marsmith.client import Client, Reply
-from marsmith.comparing import compare
+from marsmith.disagreement import compare
 from marsmith.drain import drain_version, remove_version
 from marsmith.grpc_client import GrpcClient
 from marsmith.losses import Losses

@@ -37,7 +37,8 @@ _TORCH = ("torch", "torchvision")
 
 def write(bundle: Bundle, folder: Path) -> None:
     """Write the bill of a staged archive, whose artifact is there already."""
-    torch = load_task(bundle.task).needs_torch(bundle)
+    task = load_task(bundle.task)
+    torch = task.needs_torch(bundle)
     model = Component(
         name=bundle.name,
         version=bundle.version,
@@ -48,7 +49,10 @@ def write(bundle: Bundle, folder: Path) -> None:
         description=bundle.provenance["description"] or None,
     )
     bom = Bom(
-        components=[*_origins(bundle), *map(_package, needed(bundle.runtime, torch))],
+        components=[
+            *_origins(bundle),
+            *map(_package, needed(bundle.runtime, task.requires, torch)),
+        ],
         metadata=BomMetaData(component=model),
     )
     needs = [part for part in bom.components if part.type is ComponentType.LIBRARY]
@@ -82,10 +86,10 @@ def providing(modules: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def needed(runtime: str, torch: bool = True) -> list[str]:
-    """Every package that a worker with this runtime, and with PyTorch where it computes with
-    ``torch``, needs, by its normal name, sorted."""
-    own = (*providing(load_runtime(runtime).requires), *(_TORCH if torch else ()))
+def needed(runtime: str, modules: Iterable[str] = (), torch: bool = True) -> list[str]:
+    """Every package that a worker with this runtime, with those of the task's ``modules``, and with
+    PyTorch where it computes with ``torch``, needs, by its normal name, sorted."""
+    own = (*providing((*load_runtime(runtime).requires, *modules)), *(_TORCH if torch else ()))
     found: set[str] = set()
     # With the extras that each is wanted with.
     left = {(_plain(name), frozenset[str]()) for name in (*_BASE, *own)}

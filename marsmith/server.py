@@ -12,7 +12,7 @@ from pathlib import Path
 
 from handlers.errors import ServerError
 from marsmith import environment
-from marsmith.addresses import TOKEN_FILE, read_properties
+from marsmith.addresses import TOKEN_FILE, read_properties, write_properties
 from marsmith.archive import Header
 from marsmith.choosing import choose
 from marsmith.client import Client
@@ -107,8 +107,7 @@ class TorchServe:
         shutil.rmtree(self.temp / "models", ignore_errors=True)
         (self.home / TOKEN_FILE).unlink(missing_ok=True)
         copy = self.temp / environment.CONFIG_NAME
-        lines = (f"{key}={value}\n" for key, value in self.properties.items())
-        copy.write_text("".join(lines), encoding="utf-8")
+        write_properties(copy, self.properties)
         changes = environment.variables(self.home, copy)
         kept = {name: value for name, value in os.environ.items() if name not in changes}
         wanted = {name: value for name, value in changes.items() if value is not None}
@@ -132,7 +131,7 @@ class TorchServe:
         taken = {(one.model, one.version) for one in found}
         for file, header in self._expected.items():
             if (header.name, header.version) not in taken:
-                self.refused[file] = f"TorchServe did not take it: {self.last_lines()}"
+                self.refused[file] = f"{file}: TorchServe did not take it: {self.last_lines()}"
         if not found:
             raise ServerError(f"TorchServe took no archive: {self.last_lines()}")
         return found

@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     metrics = MetricsCacheYamlImpl(str(Path(ts.__file__).parent / "configs/metrics.yaml"))
     metrics.initialize_cache()
     metrics.model_name = manifest["modelName"]
-    from handlers import device
+    from handlers import device, golden
 
     service = ModelLoaderFactory.get_model_loader().load(
         manifest["modelName"],
@@ -41,8 +41,7 @@ def main(folder: Path) -> None:
         metrics,
     )
     service.set_cl_socket(None)
-    golden = json.loads((folder / "golden/requests.json").read_text("utf-8"))[0]
-    picture = (folder / golden["picture"]).read_bytes()
+    picture = (folder / golden.read(folder)[0].picture).read_bytes()
     reply = service.predict([_request(b"good", picture), _request(b"bad", b"no picture")])
     expect(statuses(reply), {"good": 200, "bad": 415})
     strangers = {

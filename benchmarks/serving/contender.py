@@ -95,7 +95,7 @@ class Contender(ABC):
 
     def score(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
         """The task's metric of answers as ours are."""
-        return self.subject.handler.accuracy(answers, truths)
+        return self.subject.score(answers, truths)
 
     @classmethod
     def interpreter(cls) -> Path:

@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 
 from marsmith.arrivals import percentile, poisson_arrivals
+from marsmith.probe import Goldens, task_difference
 
 _TIMEOUT_SECONDS = 30.0
 # How far scores may move with the other pictures of a batch.
@@ -76,9 +77,6 @@ def _judge(job: dict[str, Any]) -> Judge:
     """What the task calls the same answer; everything, where the job expects nothing."""
     if "expected" not in job:
         return lambda number, answer: True
-    # Here, for it imports torch.
-    from marsmith.probe import Goldens, task_difference
-
     bundle = Goldens.read(Path(job["archive"])).bundle
     assert bundle is not None, "every archive that a build makes has golden requests"
 

@@ -31,4 +31,4 @@ def score(subject: Subject) -> float | None:
     answers = []
     for start in range(0, len(inputs), _BATCH):
         answers += model.predict(inputs[start : start + _BATCH])
-    return subject.handler.accuracy(answers, [one.truth for one in subject.pictures])
+    return subject.score(answers, [one.truth for one in subject.pictures])

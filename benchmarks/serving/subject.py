@@ -83,6 +83,11 @@ class Subject:
         """A handler without a model: it knows the task's metric and the labels."""
         return handler_of(self.spec)
 
+    def score(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
+        """The task's metric of answers (with ``widest`` options), truths in the same order."""
+        task = self.handler
+        return task.metric([task.evidence(*each) for each in zip(answers, truths, strict=True)])
+
     def offered(self) -> list[tuple[str, str]]:
         """The (runtime, precision) that a build takes for this model with what is installed."""
         found = []

@@ -83,7 +83,7 @@ class Runtime(ABC):
         """What each module inside gives for one batch, in the order of computing.
 
         Keys are qualified names of the eager module's submodules, ``#1`` behind at a second call;
-        see ``handlers.onnx_names``. Only submodules that give one tensor, and that the artifact
+        see ``handlers.layer_names``. Only submodules that give one tensor, and that the artifact
         still computes, are there. Raises RuntimeUnavailable where the runtime shows nothing of its
         inside.
         """

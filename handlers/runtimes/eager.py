@@ -13,7 +13,7 @@ from torch import Tensor
 
 from handlers import precision, saving
 from handlers.errors import IntegrityError, one_line
-from handlers.onnx_names import numbered
+from handlers.layer_names import numbered
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 from handlers.servable import SOURCE, Servable
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from handlers import onnx_export
 from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable, one_line
-from handlers.onnx_names import is_result
+from handlers.layer_names import is_result
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from handlers import inner, onnx_export
 from handlers.errors import ExportError, IntegrityError, LoadError, one_line
-from handlers.onnx_names import is_result, module_of
+from handlers.layer_names import is_result, module_of
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
 

@@ -90,6 +90,8 @@ class SemanticSegmentation(TaskHandler):
     most_labels = 256
     distinct_labels = True
     crops = False
+    # Masks in run lengths.
+    requires = ("pycocotools",)
 
     @staticmethod
     def adapt(network: nn.Module, settings: dict[str, Any]) -> nn.Module:

@@ -202,7 +202,7 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     if given["runtime"] != AUTO:
         return spec
     from marsmith import trials
-    from marsmith.comparison import print_table
+    from marsmith.trial_tables import print_table
 
     if spec.artifact is not None:
         raise SpecError("--runtime auto: an artifact of others runs in the runtime of its format")

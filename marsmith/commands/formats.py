@@ -42,7 +42,7 @@ def command(
     does not work says why, and Ctrl-C shows what was found so far. int8 needs --calibrate and
     --evaluate, or the model file's own.
     """
-    from marsmith import comparison, named, terminal, trials
+    from marsmith import named, terminal, trial_tables, trials
 
     here = caller()
     spec = trials.alone(named.load(model, here, overrides(given, here)))
@@ -57,11 +57,11 @@ def command(
         except KeyboardInterrupt:
             console.print(f"interrupted after {len(tried)} of {len(chosen)}")
     if as_json:
-        print(json.dumps(comparison.to_json(spec, tried), indent=1))
+        print(json.dumps(trial_tables.to_json(spec, tried), indent=1))
     else:
-        comparison.print_table(terminal.console(), spec, tried)
+        trial_tables.print_table(terminal.console(), spec, tried)
     if plot is not None:
-        comparison.plot(spec, tried, plot)
+        trial_tables.plot(spec, tried, plot)
         console.print(f"plot {plot}")
     if len(tried) < len(chosen):
         sys.exit(130)

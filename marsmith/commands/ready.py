@@ -16,7 +16,7 @@ from marsmith.readiness import read_readiness
 def command(ctx: click.Context, model: str | None, timeout: float) -> None:
     """Tell whether MODEL, or every model, really answers: status 0 or 1, and why in one line.
 
-    Asked is the default version: it must have a living worker and answer a golden request over
+    Asked is the default version: it must have a living worker and answer its golden requests over
     REST. TorchServe's own /ping says Healthy of dead and of loading workers.
     """
     readiness = read_readiness(Path.cwd(), model, timeout)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from marsmith.commands.rollout import grpc_option, leave_in_order
+from marsmith.leaving import leave_in_order
 from marsmith.processes import require_running
+from marsmith.rollout_options import grpc_option
 
 
 @click.command()

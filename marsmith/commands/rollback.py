@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from marsmith.commands.rollout import leave_in_order, read_options, watching
+from marsmith.leaving import leave_in_order
 from marsmith.processes import require_running
+from marsmith.rollout_options import read_options, watching
 
 
 @click.command()

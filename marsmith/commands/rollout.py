@@ -2,96 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from marsmith.leaving import leave_in_order
 from marsmith.processes import require_running
-
-grpc_option = click.option(
-    "--grpc", "over_grpc", is_flag=True, help="Manage TorchServe over gRPC, not over REST."
-)
-_WATCHING = (
-    click.option("--keep", is_flag=True, help="Leave the old version registered beside the new."),
-    click.option(
-        "--watch",
-        default=20.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long to watch the new default version before the old one goes.",
-    ),
-    click.option(
-        "--max-failures",
-        default=0,
-        show_default=True,
-        help="Failed requests of clients (5xx over REST) that the watch allows.",
-    ),
-    click.option(
-        "--max-slowdown",
-        default=3.0,
-        show_default=True,
-        metavar="TIMES",
-        help="How much longer than before a golden request may take.",
-    ),
-    click.option(
-        "--load-timeout", default=300.0, show_default=True, metavar="SECONDS", help="For loading."
-    ),
-    click.option(
-        "--drain-timeout",
-        default=120.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long requests of the version that goes are waited for; 0: they are lost.",
-    ),
-    grpc_option,
-)
-
-
-def watching(command: Any) -> Any:
-    """Options of every command that changes a default version."""
-    for option in reversed(_WATCHING):
-        command = option(command)
-    return command
-
-
-def read_options(given: dict[str, Any], **more: Any) -> Any:
-    """``marsmith.rollout.Options`` of those of the command line."""
-    from marsmith.rollout import Options
-    from marsmith.watch import Limits
-
-    limits = Limits(given["watch"], failures=given["max_failures"], slowdown=given["max_slowdown"])
-    return Options(
-        load=given["load_timeout"],
-        drain=given["drain_timeout"],
-        watch=limits,
-        grpc=given["over_grpc"],
-        **more,
-    )
-
-
-def leave_in_order() -> None:
-    """Let SIGTERM and the end of a terminal, like Ctrl-C, take back what was done.
-
-    A second signal does not disturb that, and under nohup a terminal may end.
-    """
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-
-    left = False
-
-    def leave(*_: object) -> None:
-        nonlocal left
-        # The handler stays: Python complains of one that goes while a second signal is on its way.
-        if not left:
-            left = True
-            sys.exit(1)
-
-    for number in numbers:
-        signal.signal(number, leave)
+from marsmith.rollout_options import read_options, watching
 
 
 def _share(_: click.Context, __: click.Parameter, text: str | None) -> float | None:

@@ -8,10 +8,10 @@ import click
 
 from marsmith import journal
 from marsmith.client import Client
-from marsmith.commands.rollout import grpc_option
 from marsmith.managing import GrpcManaged
 from marsmith.processes import require_running
 from marsmith.retire import scale_down
+from marsmith.rollout_options import grpc_option
 
 
 @click.command()
@@ -38,6 +38,8 @@ def command(
     A worker that is too many ends between two requests. With no workers TorchServe lets requests
     wait instead of refusing them. Refused while a rollout or a rollback is under way.
     """
+    if over_grpc and not workers:
+        raise click.UsageError("TorchServe's gRPC cannot scale to no workers: leave --grpc out")
     kind = GrpcManaged if over_grpc else Client
     running = require_running(Path.cwd())
     with journal.exclusive(running.home), kind.of(running) as client:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ import yaml
 
 from handlers.errors import ServerError
 from marsmith.addresses import Tokens, free_addresses
-from marsmith.commands.stop import say_if_not_drained
+from marsmith.drain import drain_before_stop
 from marsmith.exporter import Exporter
 from marsmith.processes import Running, find_running
 from marsmith.samples import DEFAULT, found
@@ -110,10 +111,8 @@ def _report(server: TorchServe, strict: bool, timeout: float) -> None:
     click.echo("TorchServe has started, its models are loading", err=True)
     statuses = server.wait_ready(timeout)
     failed = [status for status in statuses if status.failed]
-    for name, reason in server.refused.items():
-        # Most reasons begin with the archive.
-        said = reason if reason.startswith(name) else f"{name}: {reason}"
-        click.secho(f"left out: {said}", err=True, fg="red")
+    for reason in server.refused.values():
+        click.secho(f"left out: {reason}", err=True, fg="red")
     if server.ended:
         click.echo(
             f"not loaded, for the journal says that their time is over: {', '.join(server.ended)};"
@@ -165,7 +164,7 @@ def _drain(running: Running, seconds: float) -> None:
         # It may have come before
         if _ending.hurried:
             _hurry()
-        say_if_not_drained(running, seconds)
+        drain_before_stop(running, seconds, partial(click.echo, err=True))
         _ending.draining = False
     except KeyboardInterrupt:
         click.echo("stopping at once: requests under way are lost", err=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-from handlers.errors import MarsmithError
-from marsmith.client import Client
-from marsmith.drain import drain_server
+from marsmith.drain import drain_before_stop
 from marsmith.environment import others, temp_folder
-from marsmith.processes import Running, find_running, stop_running
+from marsmith.processes import find_running, stop_running
 
 
 @click.command()
@@ -38,16 +37,7 @@ def command(drain: bool, drain_timeout: float, patience: float) -> None:
     """
     temp = temp_folder(Path.cwd())
     if drain and (running := find_running(temp)):
-        say_if_not_drained(running, drain_timeout)
+        drain_before_stop(running, drain_timeout, partial(click.echo, err=True))
     pid = stop_running(temp, patience)
     none = f"no TorchServe runs for this folder{others(Path.cwd())}"
     click.echo(none if pid is None else f"TorchServe (pid {pid}) has stopped")
-
-
-def say_if_not_drained(running: Running, seconds: float) -> None:
-    """Drain a server that is to be stopped; says on the error stream what will be lost."""
-    try:
-        with Client.of(running) as client:
-            drain_server(client, seconds)
-    except MarsmithError as error:
-        click.echo(f"stopping all the same: {error}", err=True)

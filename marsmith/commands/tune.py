@@ -85,13 +85,13 @@ def command(
     int8 needs --calibrate and --evaluate, or the model file's own. Of an archive (.mar) the serving
     settings are tuned, with the artifact that it has.
     """
-    from marsmith import comparison, samples
+    from marsmith import samples, trial_tables
     from marsmith.subject import ARCHIVE
     from marsmith.tuning.points import Objective
     from marsmith.tuning.serving import Load
 
     if plot is not None:
-        comparison.new_figure()
+        trial_tables.new_figure()
     here = caller()
     told = Console(stderr=True, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()

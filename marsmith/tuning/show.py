@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from marsmith.comparison import new_figure, print_table
+from marsmith.trial_tables import new_figure, print_table
 from marsmith.trials import Trial
 from marsmith.tuning import fingerprint
 from marsmith.tuning.points import LOAD, Measured, Objective, pareto

@@ -99,7 +99,7 @@ def test_an_archive_that_needs_torch_is_named_by_doctor_and_alone_cannot_be_serv
     shutil.copy(archives / f"{NEED_IT[0]}-1.0.mar", home / "model-store")
     done = _marsmith(bare, home, "serve")
     assert done.returncode == 1
-    assert "install requirements.txt, or build it with --runtime openvino or onnx" in done.stderr
+    assert "install requirements.txt, or build it with --runtime onnx or openvino" in done.stderr
     assert "Traceback" not in done.stderr
     checked = _marsmith(bare, home, "doctor")
     assert "its workers need PyTorch" in checked.stdout

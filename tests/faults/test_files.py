@@ -90,7 +90,7 @@ def test_a_changed_archive_is_not_served_and_its_neighbour_is(
     _flip(store / lenet5.name, b"model.pt")
     with TorchServe(home) as server:
         assert [status.model for status in server.wait_ready(60)] == ["echo"]
-        assert server.refused[lenet5.name].startswith("TorchServe did not take it: ")
+        assert server.refused[lenet5.name].startswith(f"{lenet5.name}: TorchServe did not take it")
         with server.client() as client:
             assert client.predict("echo", b"x").ok
             assert client.predict("lenet5_digits", digits["3"]).status == 404

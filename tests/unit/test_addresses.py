@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from handlers.errors import ServerError
+from handlers.properties import parse
 from marsmith import addresses
 from marsmith.addresses import (
     Addresses,
@@ -15,6 +20,7 @@ from marsmith.addresses import (
     free_addresses,
     free_ports,
     read_properties,
+    write_properties,
 )
 
 PROJECT = Path(__file__).parents[2]
@@ -24,6 +30,55 @@ def test_read_properties(tmp_path: Path) -> None:
     file = tmp_path / "config.properties"
     file.write_text("# a=1\n\nb = x=y \nb2=\n")
     assert read_properties(file) == {"b": "x=y", "b2": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("require_signature: a.pub", {"require_signature": "a.pub"}),
+        ("disable_token_authorization true\n", {"disable_token_authorization": "true"}),
+        ("\t a\t:\fb = c \r\n!d=e\r# f\\\ng=h", {"a": "b = c", "g": "h"}),
+        ("a=1\na:2", {"a": "2"}),
+        ("models={\\\n  x\\\\\n\\\n# y=z", {"models": "{x\\"}),
+        ("a\\ \\=\\:\\#b=\\u0063\\ud83d\\ude00\\t\\d", {"a =:#b": "c\U0001f600\td"}),
+        ("a=b\\", {"a": "b"}),
+        ("inference_address=http\\://h\\:1", {"inference_address": "http://h:1"}),
+        ("a\x0bb\x85=c\u2028d", {"a\x0bb\x85": "c\u2028d"}),
+    ],
+)
+def test_properties_are_read_as_java_reads_them(
+    text: str, expected: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.properties"
+    file.write_bytes(text.encode())
+    assert read_properties(file) == expected
+
+
+@pytest.mark.parametrize("text", ["a=\\u12", "\\uxyz1=b", "a=\\ud83d"])
+def test_what_java_refuses_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.properties"
+    file.write_text(text)
+    with pytest.raises(ServerError, match=r"cannot read .*config\.properties"):
+        read_properties(file)
+
+
+SETTINGS = st.text(st.characters(exclude_categories=["Cs"])).map(str.strip)
+
+
+@given(st.dictionaries(SETTINGS, SETTINGS))
+def test_what_is_written_is_read_again(settings: dict[str, str]) -> None:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "config.properties"
+        write_properties(file, settings)
+        assert read_properties(file) == settings
+
+
+@given(st.text(st.sampled_from("a=: \t\f\\u0n#!\r\n\x85")))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with suppress(ValueError):
+        found = parse(text)
+        assert all(value == value.strip() for value in found.values())
+        assert "\\" in text or not any(set(key) & set("=: \t\f\r\n") for key in found)
 
 
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:

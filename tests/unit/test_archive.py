@@ -7,13 +7,14 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from handlers import integrity
+from handlers import integrity, plugins
 from handlers.bundle import Bundle
-from handlers.errors import ArchiveError
+from handlers.errors import ArchiveError, PluginError
 from handlers.inputs import ImageInput
 from marsmith import archive
 
@@ -142,6 +143,22 @@ def test_a_manifest_without_name_and_version_is_refused(tmp_path: Path, manifest
         content.writestr(archive.MANIFEST, json.dumps(manifest))
     with pytest.raises(ArchiveError, match="it is no model archive"):
         archive.read_header(path)
+
+
+def test_without_torch_the_runtimes_that_need_none_are_named(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_runtime(name: str) -> Any:
+        if name == "eager":
+            raise PluginError("handlers.runtimes.eager cannot be imported: no module named torch")
+        return SimpleNamespace(needs_torch=name == "script")
+
+    monkeypatch.setattr(archive, "find_spec", lambda _: None)
+    monkeypatch.setattr(plugins, "names", lambda _: ["a", "eager", "script", "z"])
+    monkeypatch.setattr(plugins, "load_runtime", load_runtime)
+    words = r"^m-2\.0\.mar: its runtime needs PyTorch, .*, or build it with --runtime a or z$"
+    with pytest.raises(ArchiveError, match=words):
+        archive.check_torch(packed)
 
 
 def test_the_file_name_is_name_and_version() -> None:

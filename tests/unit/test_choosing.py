@@ -96,11 +96,11 @@ def test_a_default_version_that_is_gone_is_told_and_not_replaced_in_silence(home
     found = _choose(home)
     assert list(found.archives) == ["other-1.0.mar"]
     assert found.refused == {
-        "m-5.0.mar": "m 5.0, the default version by the journal, is not in the store: build it"
+        "m-5.0.mar": "m-5.0.mar, the default version by the journal, is not in the store: build it"
         " again, or name the archives to serve"
     }
     (home / "store/other-1.0.mar").unlink()
-    with pytest.raises(ServerError, match=r"m 5\.0, the default.*m-1\.0\.mar no longer serve"):
+    with pytest.raises(ServerError, match=r"m-5\.0\.mar, the default.*m-1\.0\.mar no longer serve"):
         _choose(home)
 
 
@@ -111,8 +111,8 @@ def test_a_default_version_that_is_damaged_is_not_called_gone(home: Path) -> Non
     refused = _choose(home).refused
     assert "m-2.0.mar is not a readable model archive" in refused["m-2.0.mar"]
     assert refused["m-4.0.mar"] == (
-        "m 4.0 would be the default version in the place of 2.0, and no rollout has proven it: name"
-        " the archives to serve"
+        "m-4.0.mar would be the default version in the place of 2.0, and no rollout has proven it:"
+        " name the archives to serve"
     )
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import self_signed
 
 from handlers.errors import ServerError
 from marsmith.addresses import Addresses, Tokens
@@ -61,16 +64,25 @@ def asked() -> list[tuple[str, str, dict[str, str], bytes]]:
 
 
 @pytest.fixture
-def client(asked: list[Any]) -> Iterator[Client]:
+def server(asked: list[Any]) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Own", (_Server,), {"asked": asked}))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    with Client(Addresses(url, url, url, "", ""), Tokens("in", "man"), timeout=5) as client:
-        yield client
+    yield server
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def client_of(server: ThreadingHTTPServer, scheme: str = "http") -> Client:
+    url = f"{scheme}://127.0.0.1:{server.server_port}"
+    return Client(Addresses(url, url, url, "", ""), Tokens("in", "man"), timeout=5)
+
+
+@pytest.fixture
+def client(server: ThreadingHTTPServer) -> Iterator[Client]:
+    with client_of(server) as client:
+        yield client
 
 
 def test_a_picture_is_not_sent_as_a_form(client: Client, asked: list[Any]) -> None:
@@ -149,6 +161,26 @@ def test_nobody_there_says_how_to_start() -> None:
         pytest.raises(ServerError, match="start it with `marsmith serve`"),
     ):
         client.ping()
+
+
+def test_only_a_server_that_proves_who_it_is_gets_the_token(
+    server: ThreadingHTTPServer,
+    asked: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    for trusted, problem in [("", "CERTIFICATE_VERIFY_FAILED"), ("none.pem", "name the PEM file")]:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", trusted)
+        with client_of(server, "https") as client, pytest.raises(ServerError, match=problem):
+            client.ping()
+    assert asked == []
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "server.pem"))
+    with client_of(server, "https") as client:
+        assert client.ping()
 
 
 def test_a_body_that_is_not_json_is_shown() -> None:

@@ -93,6 +93,7 @@ def test_the_user_who_served_is_named(
 def test_variables(home: Path, java: Path) -> None:
     base = {"JAVA_HOME": str(java.parents[1]), "PATH": "/somewhere", "PYTHONPATH": "/else"}
     values = environment.variables(home, base=base)
+    assert values.keys() == {*re.findall(r"^\| ([A-Z\d_]+) \|", environment.__doc__ or "", re.M)}
     assert values["TS_CONFIG_FILE"] == str(home / "config.properties")
     assert values["TEMP"] == values["TMPDIR"] == str(environment.temp_folder(home))
     assert values["PYTHONPATH"] is None

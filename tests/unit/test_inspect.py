@@ -112,6 +112,7 @@ def test_a_signature_is_checked_by_the_keys_that_are_given(lenet5: Path, tmp_pat
         *[("marsmith.json", content) for content in (None, b"[]", b"5", b"{}", b"{")],
         *[("MAR-INF/RECORD.json", content) for content in (None, b"[]", b"5", b"{}", b"{")],
         *[("parity.json", content) for content in (None, b"{")],
+        *[("golden/requests.json", content) for content in (b"[]", b"5", b"[{}]", b"{")],
         ("model-config.yaml", b"a: b: c"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import signal, sys
-from marsmith.commands.rollout import leave_in_order
+from marsmith.leaving import leave_in_order
 {before}
 leave_in_order()
 numbers = {{{names}}}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from handlers import onnx_export, plugins
-from handlers.onnx_names import WEIGHTED, module_of
+from handlers.layer_names import module_of
+from handlers.onnx_names import WEIGHTED
 from handlers.runtimes import ExportRequest
 from handlers.servable import Servable
 

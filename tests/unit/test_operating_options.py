@@ -13,7 +13,7 @@ from marsmith import autoscale, cli, operate
 from marsmith.autoscale import Policy
 from marsmith.client import Client
 from marsmith.commands import autoscale as autoscale_command
-from marsmith.commands import rollback, rollout
+from marsmith.commands import rollback, rollout, scale
 from marsmith.rollout import Options
 from marsmith.watch import Limits
 
@@ -85,6 +85,13 @@ def test_a_share_of_no_pictures_is_refused(taken: list[Any]) -> None:
     said = _run("rollout", "m.mar", "--max-disagreement", "1%", status=2)
     assert "--max-disagreement is for the pictures of --compare: name a folder" in said
     assert taken == []
+
+
+def test_no_workers_over_grpc_are_refused_before_one_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scale, "require_running", lambda _: pytest.fail("it went to the server"))
+    assert "no workers: leave --grpc out" in _run("scale", "m", "0", "--grpc", status=2)
 
 
 @pytest.fixture

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from handlers.bundle import Bundle
+from handlers.inputs import ImageInput
 from marsmith.client import Client, Reply
 from marsmith.processes import Running
 from marsmith.readiness import Readiness, _version
@@ -16,19 +19,25 @@ from marsmith.status import VersionStatus
 
 
 class _Client(Client):
-    """A server of nothing that gives one answer."""
+    """A server of nothing that gives one answer, and counts how often."""
 
-    def __init__(self, answer: Any) -> None:
-        self._answer = answer
+    def __init__(self, score: float) -> None:
+        self._score = score
+        self.asked = 0
 
     def predict(self, model: str, body: Any, **_: Any) -> Reply:
-        return Reply(200, "", json.dumps(self._answer).encode())
+        self.asked += 1
+        return Reply(200, "", json.dumps([{"label": "cat", "score": self._score}]).encode())
 
 
 @pytest.fixture
 def running(tmp_path: Path) -> Running:
+    picture = ImageInput(resize=[8, 8])
+    bundle = Bundle("m", "1.0", "image-classification", "eager", "m.pt", ["cat"], picture)
+    answer = [{"label": "cat", "score": 0.9}]
     with zipfile.ZipFile(tmp_path / "m.mar", "w") as archive:
-        case = {"picture": "golden/0.png", "answer": [1], "tolerance": 0}
+        case = {"picture": "golden/0.png", "answer": answer, "tolerance": 0.01}
+        archive.writestr("marsmith.json", json.dumps(asdict(bundle)))
         archive.writestr("golden/requests.json", json.dumps([case]))
         archive.writestr("golden/0.png", b"")
     (tmp_path / "config.properties").write_text("model_store=.\n")
@@ -36,8 +45,14 @@ def running(tmp_path: Path) -> Running:
 
 
 def _read(running: Running, live: int, wanted: int, refusal: str | None = None) -> Readiness:
+    return _asked(running, _Client(0.9), live, wanted, refusal)
+
+
+def _asked(
+    running: Running, client: Client, live: int = 1, wanted: int = 1, refusal: str | None = None
+) -> Readiness:
     status = VersionStatus("m", "1.0", "m.mar", True, wanted, live, 0, 100, refusal)
-    return _version(running, _Client([1]), status)
+    return _version(running, client, status)
 
 
 def test_one_that_answers_is_ready_while_more_workers_load(running: Running) -> None:
@@ -53,3 +68,12 @@ def test_one_without_a_worker_is_not(running: Running) -> None:
     assert _read(running, 0, 0) == Readiness(False, "m 1.0 has 0 of 1 workers")
     found = _read(running, 0, 2, "not today")
     assert found == Readiness(False, "m 1.0 refuses to load: not today")
+
+
+def test_an_answer_may_move_as_far_as_the_build_allows(running: Running) -> None:
+    client = _Client(0.901)
+    assert _asked(running, client) == Readiness(True, "m 1.0 answers")
+    assert client.asked == 1
+    found = _asked(running, _Client(0.5))
+    assert not found.ready
+    assert found.reason.startswith("m 1.0 answers wrongly: golden/0.png: ")

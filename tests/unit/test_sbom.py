@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ def test_only_a_given_epoch_puts_a_time_into_it(
 def test_a_runtimes_own_packages_are_in_it() -> None:
     assert "onnxruntime" in sbom.needed("onnx")
     assert "onnxruntime" not in sbom.needed("eager")
+
+
+def test_what_answers_of_the_task_need_is_in_it(unpacked: Path) -> None:
+    def parts(task: str) -> set[str]:
+        sbom.write(replace(Bundle.read(unpacked), task=task), unpacked)
+        return {
+            part["name"] for part in json.loads((unpacked / sbom.FILE).read_text())["components"]
+        }
+
+    assert parts("semantic-segmentation") - parts("image-classification") == {"pycocotools"}
 
 
 def test_modules_are_of_the_packages_that_python_names() -> None:

@@ -222,7 +222,9 @@ def chosen(home: Path) -> Choice:
     return choose(home, home / "model-store", (), read_properties(home / "config.properties"))
 
 
-def test_the_server_leaves_out_what_is_not_signed(home: Path) -> None:
+@pytest.mark.parametrize("between", ["=", ": ", " ", "\t= \\\n "])
+def test_the_server_leaves_out_what_is_not_signed(home: Path, between: str) -> None:
+    (home / "config.properties").write_text(f"require_signature{between}release.pub\n")
     found = chosen(home)
     assert list(found.archives) == ["m-1.0.mar"]
     assert found.refused.keys() == {"m-2.0.mar"}

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from handlers.errors import ExportError, SpecError
-from marsmith import comparison, spec, trials
+from marsmith import spec, trial_tables, trials
 from marsmith.commands import formats
 from marsmith.trials import Trial
 
@@ -75,7 +75,7 @@ def test_the_table_shows_ratios_and_reasons(project: Path) -> None:
     file = io.StringIO()
     console = Console(file=file, width=200)
     measured = replace(FAST, metric_name="top-1", metric=0.85, reference=0.86, device="cuda:0")
-    comparison.print_table(console, lenet5(project), [EAGER, BROKEN, measured])
+    trial_tables.print_table(console, lenet5(project), [EAGER, BROKEN, measured])
     rows = [line for line in file.getvalue().splitlines() if "fp32" in line or "int8" in line]
     names = ("fast", "eager", "broken")
     assert all(name in row for name, row in zip(names, rows[-3:], strict=True))
@@ -85,7 +85,7 @@ def test_the_table_shows_ratios_and_reasons(project: Path) -> None:
     assert "ok on" not in rows[-2]
     assert "nothing" in rows[-1]
     theirs = replace(EAGER, metric_name="top-1", metric=0.85)
-    comparison.print_table(console, lenet5(project), [theirs])
+    trial_tables.print_table(console, lenet5(project), [theirs])
     assert "0.8500" in file.getvalue().splitlines()[-2]
 
 

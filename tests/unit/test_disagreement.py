@@ -10,7 +10,7 @@ from handlers.inputs import ImageInput
 from handlers.task import TaskHandler
 from handlers.tasks.image_classification import ImageClassification
 from marsmith.client import Reply
-from marsmith.comparing import Compared, difference
+from marsmith.disagreement import Compared, difference
 
 
 @pytest.fixture

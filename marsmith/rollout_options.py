@@ -1,0 +1,70 @@
+"""Command line options of what changes a default version, and that for management over gRPC."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from marsmith.rollout import Options
+
+grpc_option = click.option(
+    "--grpc", "over_grpc", is_flag=True, help="Manage TorchServe over gRPC, not over REST."
+)
+_WATCHING = (
+    click.option("--keep", is_flag=True, help="Leave the old version registered beside the new."),
+    click.option(
+        "--watch",
+        default=20.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to watch the new default version before the old one goes.",
+    ),
+    click.option(
+        "--max-failures",
+        default=0,
+        show_default=True,
+        help="Failed requests of clients (5xx over REST) that the watch allows.",
+    ),
+    click.option(
+        "--max-slowdown",
+        default=3.0,
+        show_default=True,
+        metavar="TIMES",
+        help="How much longer than before a golden request may take.",
+    ),
+    click.option(
+        "--load-timeout", default=300.0, show_default=True, metavar="SECONDS", help="For loading."
+    ),
+    click.option(
+        "--drain-timeout",
+        default=120.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long requests of the version that goes are waited for; 0: they are lost.",
+    ),
+    grpc_option,
+)
+
+
+def watching(command: Any) -> Any:
+    """Options of every command that changes a default version."""
+    for option in reversed(_WATCHING):
+        command = option(command)
+    return command
+
+
+def read_options(given: dict[str, Any], **more: Any) -> Options:
+    """What a rollout is told by those of the command line, and by ``more``."""
+    from marsmith.rollout import Options
+    from marsmith.watch import Limits
+
+    limits = Limits(given["watch"], failures=given["max_failures"], slowdown=given["max_slowdown"])
+    return Options(
+        load=given["load_timeout"],
+        drain=given["drain_timeout"],
+        watch=limits,
+        grpc=given["over_grpc"],
+        **more,
+    )
