@@ -24,7 +24,7 @@ from handlers import pictures, plugins
 from handlers.bundle import Bundle
 from handlers.runtimes import Array
 from handlers.task import TaskHandler
-from marsmith import build, exporting
+from marsmith import exporting, preparing
 from marsmith.accuracy import Evaluation
 from marsmith.spec import load
 
@@ -70,8 +70,8 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         exact = Path(temporary) / "exact"
         exact.mkdir()
-        module, bundle = build.prepare(spec, PROJECT, exact)
-        eager = build.reference(bundle, module)
+        module, bundle = preparing.prepare(spec, PROJECT, exact)
+        eager = preparing.reference(bundle, module)
         labelled = eager.labelled(given.images)
         if len(labelled) < 2:
             parser.error(f"{given.images} has no labels (docs/precision.md says how to give them)")

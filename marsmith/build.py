@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
-import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +18,25 @@ from handlers import plugins
 from handlers.bundle import Bundle
 from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError
 from handlers.integrity import sha256
-from handlers.runtimes import as_arrays
-from handlers.servable import SOURCE, Servable
+from handlers.servable import Servable
 from handlers.task import TaskHandler
 from marsmith import (
     archive,
-    catalogue,
     exporting,
-    fitting,
     foreign,
     goldens,
-    origin,
+    preparing,
     quantise,
     resolve,
     samples,
     sbom,
     smoke,
-    sources,
-    weights,
 )
 from marsmith.accuracy import Accuracy
 from marsmith.parity import Report
 from marsmith.spec import ModelSpec
 from marsmith.store import exclusive, publish, workspace
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "torchserve", "torch-model-archiver")
 Tell = Callable[[str], None]
 # A full disk, a used up quota, a file too large, a read-only place, or no right to write.
 _NO_PLACE = (
@@ -137,7 +129,7 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
     if spec.artifact is None:
         proof = _exported(spec, root, folder, images, tell)
     else:
-        bundle = bundle_of(spec, root, [], artifact=foreign.take(spec, root, folder))
+        bundle = preparing.bundle_of(spec, root, [], artifact=foreign.take(spec, root, folder))
         artifact = foreign.bind(_with_defaults(bundle), folder, images[0])
         tell("parity")
         report = foreign.check(artifact, images)
@@ -163,74 +155,10 @@ def _exported(
     spec: ModelSpec, root: Path, folder: Path, images: list[Image.Image], tell: Tell
 ) -> exporting.Proven:
     """Export the network, proven against the eager module."""
-    module, bundle = prepare(spec, root, folder)
-    eager = reference(_with_defaults(bundle), module)
+    module, bundle = preparing.prepare(spec, root, folder)
+    eager = preparing.reference(_with_defaults(bundle), module)
     _check_labels(eager, module, images[0])
     return exporting.proven(spec, root, folder, module, eager, images, tell)
-
-
-def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle]:
-    """The eager module with its weights, and what the archive will say of it."""
-    file = weights.locate(spec, root)
-    given = resolve.image_input(spec)
-    source = resolve.source_file(spec, root)
-    notes: list[str] = []
-    if source is not None:
-        notes = sources.copy(source, folder / SOURCE)
-    recipe, state = resolve.recipe(spec, given), weights.load(file)
-    if spec.weights.torchvision is None:
-        module = Servable.build(recipe, folder / SOURCE)
-        state, unwrapped = fitting.unwrapped(state, module.bare())
-        notes += unwrapped
-        classes = spec.arguments.get("num_classes")
-        fitting.check(state, module.bare(), spec.architecture, classes)
-        module.load_weights(state)
-    else:
-        module = Servable.build(recipe, folder / SOURCE, catalogue.network(recipe, state))
-    bundle = bundle_of(spec, root, notes, weights=file)
-    settled = plugins.load_task(spec.task).settled(module.bare(), bundle.decode)
-    return module, replace(bundle, decode=settled)
-
-
-def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:
-    """What the archive will say of its model; ``files`` are what it was made of."""
-    return replace(unrecorded(spec, root), provenance=_provenance(spec, root, notes, **files))
-
-
-def unrecorded(spec: ModelSpec, root: Path) -> Bundle:
-    """The same without its provenance, which reads every sample and asks git."""
-    task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
-    options = {**runtime.options, **spec.options}
-    single = task.loops and (runtime.traces(options) or not runtime.dynamic_shapes)
-    return Bundle(
-        name=spec.name,
-        version=spec.version,
-        task=spec.task,
-        runtime=spec.runtime,
-        artifact="model" + runtime.suffix,
-        labels=resolve.labels(spec, root),
-        input=resolve.image_input(spec),
-        precision=spec.precision,
-        decode=resolve.decode_settings(spec),
-        defaults=spec.defaults,
-        runtime_options=options,
-        limits=spec.serving.limits(),
-        closeness=spec.parity.closeness(spec.precision),
-        artifact_batch=1 if single and spec.artifact is None else spec.serving.batch_size,
-        foreign=resolve.contract(spec),
-    )
-
-
-def reference(bundle: Bundle, module: Servable) -> TaskHandler:
-    """A handler whose model is the eager module in memory."""
-
-    def run(*arrays: Any) -> Any:
-        with torch.inference_mode():
-            return as_arrays(module(*map(torch.from_numpy, arrays)))
-
-    handler = plugins.load_task(bundle.task)()
-    handler.bundle, handler.model = bundle, run
-    return handler
 
 
 def _with_defaults(bundle: Bundle) -> Bundle:
@@ -277,45 +205,6 @@ def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) 
             f"exactly {classes} labels in the order of its classes (torchvision's segmenters and "
             "detectors count the background as the first)"
         )
-
-
-def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> dict[str, Any]:
-    """What the archive was made of and with; nothing that differs between two builds of it on hosts
-    of one kind with the same packages.
-
-    ``files`` by the keys of the spec that name them: their names and sha256 are recorded.
-    """
-    given = spec.model_dump(mode="json", exclude_defaults=True)
-    holders = [(given, key) for key in ("architecture", "labels", "samples")]
-    holders += [(given.get(key) or {}, "folder") for key in ("calibration", "accuracy")]
-    for holder, key in holders:
-        # Where it lay on the build machine is no fact about the model.
-        if isinstance(holder.get(key), str) and holder[key].startswith("/"):
-            holder[key] = Path(holder[key]).name
-    for key, file in files.items():
-        given[key] |= {"file": file.name, "sha256": sha256(file)}
-    chosen = samples.spread(samples.files(root / spec.samples, samples.SAMPLES))
-    return {
-        "spec": given,
-        "code": origin.code(),
-        "data": {"samples": {"pictures": len(chosen), "data": quantise.digest(chosen)}},
-        **({"notes": notes} if notes else {}),
-        "licence": spec.licence,
-        "description": spec.description,
-        "versions": _versions(spec),
-        "host": origin.host(),
-    }
-
-
-def _versions(spec: ModelSpec) -> dict[str, str]:
-    """Those of Python and of the packages that made the artifact or will run it."""
-    runtime = plugins.load_runtime(spec.runtime)
-    modules = list(runtime.requires)
-    if spec.artifact is None:
-        modules += runtime.export_requires
-        modules += runtime.int8_requires if spec.precision == "int8" else ()
-    packages = [*_PACKAGES, *sbom.providing(modules)]
-    return {"python": platform.python_version(), **{name: installed(name) for name in packages}}
 
 
 def _check_target(target: Path, digest: str, force: bool) -> bool:

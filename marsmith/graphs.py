@@ -15,7 +15,7 @@ from typing import Any
 
 from handlers import layer_names, onnx_export, onnx_names
 from handlers.errors import ExportError, RuntimeUnavailable
-from marsmith import build, exporting, subject
+from marsmith import exporting, preparing, subject
 
 SUFFIX = ".onnx"
 # So many boxes a person can still read; where modules have more, theirs stay together.
@@ -87,7 +87,7 @@ def onnx_of(name: str) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def _export(found: subject.Subject, network: Any, path: Path) -> None:
-    bundle = build.unrecorded(found.spec.on("onnx"), Path.cwd())
+    bundle = preparing.unrecorded(found.spec.on("onnx"), Path.cwd())
     onnx_export.export(exporting.request(bundle, network, found.pixels(), path), path)
 
 

@@ -20,7 +20,7 @@ from handlers.inputs import ImageInput
 from handlers.integrity import sha256
 from handlers.resampling import Pixels
 from handlers.servable import SOURCE, Servable
-from marsmith import archive, build, named, resolve, samples, weights
+from marsmith import archive, named, preparing, resolve, samples, weights
 from marsmith.model_options import MODELS, caller
 from marsmith.spec import ModelSpec, parse, weights_files
 from marsmith.spec_parts import WeightsSpec
@@ -56,7 +56,7 @@ class Subject:
             given = _found(self.spec)
         spec = self.spec.model_copy(update={"weights": given})
         with tempfile.TemporaryDirectory(prefix="marsmith-") as folder:
-            return build.prepare(spec, Path.cwd(), Path(folder))[0]
+            return preparing.prepare(spec, Path.cwd(), Path(folder))[0]
 
     def pixels(self, size: tuple[int, int] | None = None, picture: Path | None = None) -> Pixels:
         """A picture as the model takes it, uint8 (H, W, C); ``size`` (H, W) stretches it instead

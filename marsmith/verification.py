@@ -13,7 +13,7 @@ from handlers.bundle import Bundle
 from handlers.errors import ParityError, RequestError, WeightsError
 from handlers.integrity import sha256
 from handlers.task import TaskHandler
-from marsmith import accuracy, build, parity, quantise, samples
+from marsmith import accuracy, parity, preparing, quantise, samples
 from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.client import Client
 from marsmith.spec import ModelSpec
@@ -68,7 +68,7 @@ def eager(task: TaskHandler, given: Subject, file: Path | None = None) -> TaskHa
     """
     if file is not None:
         _check_weights(given.spec, file)
-    return build.reference(task.bundle, given.trained(file))
+    return preparing.reference(task.bundle, given.trained(file))
 
 
 def _check_weights(spec: ModelSpec, file: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from handlers import plugins
 from handlers.task import Difference, TaskHandler
-from marsmith import build, samples, spec, spec_parts
+from marsmith import build, preparing, samples, spec, spec_parts
 
 TASKS = plugins.names("tasks")
 RUNTIMES = {name: plugins.load_runtime(name) for name in plugins.names("runtimes")}
@@ -45,8 +45,8 @@ class Material:
 
     def __init__(self, task: str, folder: Path) -> None:
         self.model = model_of(task).model_copy(update={"runtime": "eager", "runtime_options": {}})
-        module, bundle = build.prepare(self.model, PROJECT, folder)
-        self.handler: TaskHandler = build.reference(bundle, module)
+        module, bundle = preparing.prepare(self.model, PROJECT, folder)
+        self.handler: TaskHandler = preparing.reference(bundle, module)
         limit = self.model.serving.max_pixels
         files = samples.found(PROJECT / self.model.samples)[:3]
         self.images = samples.compared(files, limit, any_size=False)

@@ -22,7 +22,7 @@ from handlers.servable import Network, Servable
 from handlers.tasks.image_classification import ImageClassification, softmax
 from handlers.tasks.object_detection import ObjectDetection
 from handlers.tasks.semantic_segmentation import SemanticSegmentation
-from marsmith import accuracy, quantise
+from marsmith import accuracy, preparing, quantise
 from marsmith.accuracy import Evaluation
 from marsmith.spec_parts import AccuracySpec, CalibrationSpec
 
@@ -358,14 +358,14 @@ def test_a_detectors_own_sure_boxes_are_a_perfect_truth() -> None:
 
 def test_ranking_layers_warns_of_no_picture(project: Path, tmp_path: Path) -> None:
     """What Pillow gives may not be written, and torch warns of such arrays."""
-    from marsmith import build, exporting, samples, spec
+    from marsmith import exporting, samples, spec
 
     folders = {"calibration": {"folder": "samples/digits", "count": 4}}
     changes = {**folders, "accuracy": {"folder": "samples/digits"}, "precision": "int8"}
     path = project / "models/lenet5_digits.yaml"
     model = spec.load(path, {**changes, "runtime": "openvino"})
-    module, bundle = build.prepare(model, project, tmp_path)
-    reference = build.reference(bundle, module)
+    module, bundle = preparing.prepare(model, project, tmp_path)
+    reference = preparing.reference(bundle, module)
     images = samples.compared(samples.found(project / model.samples), 10**8, any_size=False)
     gate = exporting._Gate(model, project, reference, images)
     assert len(gate.calibration) == 4

@@ -30,7 +30,7 @@ from handlers.errors import (
 )
 from handlers.integrity import RECORD, sha256
 from handlers.runtimes.torchscript import TorchScript
-from marsmith import archive, build, exporting, spec
+from marsmith import archive, build, exporting, preparing, spec
 
 RUNTIMES = [
     ("torchscript", {"method": "trace"}),
@@ -127,7 +127,7 @@ def test_no_path_of_a_folder_of_pictures_is_in_an_archive(project: Path, tmp_pat
         "accuracy": {"folder": str(tmp_path / "theirs")},
     }
     made = lenet5(project, **changes)
-    bundle = build.bundle_of(made, project, [], weights=project / made.weights.file)
+    bundle = preparing.bundle_of(made, project, [], weights=project / made.weights.file)
     recorded = bundle.provenance["spec"]
     assert recorded["calibration"]["folder"] == "ours"
     assert recorded["accuracy"]["folder"] == "theirs"

@@ -15,7 +15,7 @@ from handlers.options import parse_options
 from handlers.pictures import Picture
 from handlers.servable import Servable
 from handlers.tasks.object_detection import ObjectDetection
-from marsmith import build
+from marsmith import preparing
 from marsmith.spec import load
 
 
@@ -138,7 +138,7 @@ def test_an_archive_tells_what_its_network_has(
     project: Path, tmp_path: Path, said: float | None, has: float
 ) -> None:
     changes = {"decode": {"nms_iou": said, "max_detections": None}}
-    _, bundle = build.prepare(
+    _, bundle = preparing.prepare(
         load(project / "models/ssdlite_shapes.yaml", changes), project, tmp_path
     )
     assert bundle.decode == {"score_floor": 0.05, "nms_iou": has, "max_detections": 300}

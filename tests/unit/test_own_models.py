@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from handlers.errors import BuildError, ExportError, MarsmithError, ParityError, SpecError
 from handlers.integrity import sha256
-from marsmith import archive, build, cli, own, resolve, sources, spec
+from marsmith import archive, build, cli, own, preparing, resolve, sources, spec
 
 PROJECT = Path(__file__).parents[2]
 
@@ -233,7 +233,7 @@ def test_too_many_labels_are_counted(user: Path) -> None:
     arguments |= {"weights": "net.pth", "labels": "labels.txt", "task": "image-classification"}
     keys, _ = own.fields(arguments, user, PROJECT)
     with pytest.raises(BuildError, match="1000 labels for num_classes 2"):
-        build.bundle_of(spec.parse(keys, "m"), PROJECT, [], weights=user / "net.pth")
+        preparing.bundle_of(spec.parse(keys, "m"), PROJECT, [], weights=user / "net.pth")
 
 
 SEGMENTER = """

@@ -22,7 +22,7 @@ from handlers.runtimes import Array, Arrays, as_arrays
 from handlers.servable import Network, Servable
 from handlers.task import TaskHandler
 from handlers.tasks.image_classification import ImageClassification, softmax
-from marsmith import build, parity, samples, spec
+from marsmith import parity, preparing, samples, spec
 
 Model = Callable[[Array], Arrays]
 TOLERANCE = Closeness().outputs
@@ -278,9 +278,9 @@ def test_the_report_holds_what_repeats() -> None:
 
 def test_a_detector_that_lost_its_nms_threshold_is_caught(project: Path, tmp_path: Path) -> None:
     model = spec.load(project / "models/ssdlite_shapes.yaml", {"runtime": "eager"})
-    module, bundle = build.prepare(model, project, tmp_path)
+    module, bundle = preparing.prepare(model, project, tmp_path)
     scenes = samples.compared(samples.found(project / model.samples)[:2], 10**8, any_size=False)
-    right = build.reference(bundle, module)
+    right = preparing.reference(bundle, module)
     report = compare(right, right, scenes)
     assert (report.pictures, report.largest_difference) == (2, None)
     assert report.figures == {"boxes": report.figures["boxes"], "least_overlap": 1.0}
@@ -290,4 +290,4 @@ def test_a_detector_that_lost_its_nms_threshold_is_caught(project: Path, tmp_pat
     lost = copy.deepcopy(module)
     lost.bare().nms_thresh = 0.99
     with pytest.raises(ParityError, match="boxes lost or added"):
-        compare(right, build.reference(bundle, lost), scenes)
+        compare(right, preparing.reference(bundle, lost), scenes)

@@ -26,7 +26,7 @@ from handlers.runtimes.eager import Eager
 from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable
 from handlers.task import TaskHandler
-from marsmith import build, parity, quantise, samples, spec, spec_parts
+from marsmith import build, parity, preparing, quantise, samples, spec, spec_parts
 from marsmith.archive import unpack
 from marsmith.build import Built
 
@@ -145,7 +145,7 @@ def test_a_wrong_export_that_hides_within_the_limits_of_few_bits_is_refused(
 ) -> None:
     right, module = eager(project, tmp_path)
     images = [Image.open(path) for path in samples.found(project / DIGITS)]
-    wrong = build.reference(right.bundle, mistaken(module))
+    wrong = preparing.reference(right.bundle, mistaken(module))
     for each in (right, wrong):
         each.bundle = replace(each.bundle, closeness=DEFAULTS["int8"])
     assert parity.check(parity.Expected.of(right, images), wrong).largest_difference > 1e-3
@@ -246,8 +246,8 @@ def int8(**calibration: Any) -> dict[str, Any]:
 def eager(project: Path, folder: Path) -> tuple[TaskHandler, Servable]:
     """The eager network as a handler, and alone."""
     model = spec.load(project / "models/lenet5_digits.yaml")
-    module, bundle = build.prepare(model, project, folder)
-    return build.reference(bundle, module), module
+    module, bundle = preparing.prepare(model, project, folder)
+    return preparing.reference(bundle, module), module
 
 
 def ranking(project: Path, folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from cyclonedx.model.bom import Bom
 
 from handlers.bundle import Bundle
 from handlers.integrity import sha256
-from marsmith import build, origin, quantise, sbom, spec
+from marsmith import origin, preparing, quantise, sbom, spec
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_provenance_tells_the_packages_that_made_the_artifact(
     folders = {key: {"folder": "samples/digits"} for key in ("calibration", "accuracy")}
     changes = {"runtime": runtime, "precision": precision, **folders}
     model = spec.load(project / "models/lenet5_digits.yaml", changes)
-    bundle = build.bundle_of(model, project, [], weights=project / "weights/lenet5_digits.pth")
+    bundle = preparing.bundle_of(model, project, [], weights=project / "weights/lenet5_digits.pth")
     found = bundle.provenance["versions"]
     base = {"python", "torch", "torchvision", "numpy", "pillow", "torchserve"}
     assert found.keys() == base | packages | {"torch-model-archiver"}

@@ -22,7 +22,7 @@ from handlers.plugins import load_task
 from handlers.runtimes import Arrays, ExportRequest
 from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable, create_network
-from marsmith import build, exporting, quantise
+from marsmith import exporting, preparing, quantise
 
 SIZE = 192
 # Scores that lie closer tie.
@@ -93,7 +93,7 @@ def test_the_two_halves_answer_like_the_whole(name: str, spread: bool, tmp_path:
     artifact.bind(bundle, tmp_path)
     assert artifact.model_streams == 1
     batch = np.stack([pixels])
-    expected, found = build.reference(bundle, module).model(batch), artifact.model(batch)
+    expected, found = preparing.reference(bundle, module).model(batch), artifact.model(batch)
     assert [output.shape for output in expected] == [output.shape for output in found]
     assert len(expected[1][0]) > 3
     # Where boxes tie, which of them comes first is a matter of rounding.
