@@ -145,7 +145,7 @@ def test_a_crowd_is_nothing_that_a_detector_misses() -> None:
     boxes, classes, _ = task.as_truth(answer)
     crowd = np.array([[40, 40, 90, 90]], np.float32)
     truth = np.concatenate([boxes, crowd]), np.repeat(classes, 2), np.array([0, 1])
-    assert task.accuracy([answer], [truth]) == pytest.approx(1.0)
+    assert task.metric([task.evidence(answer, truth)]) == pytest.approx(1.0)
 
 
 def test_masks_lie_beside_their_pictures(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_whatever_the_default_mask_all_that_a_build_asks_is_answered(
     (found,) = task.answer(images[:1], **task.widest())
     truth = task.as_truth(found)
     assert truth.tolist() == [[0] * 4, [1] * 4, [2] * 4, [3] * 4]
-    assert task.accuracy([found], [truth]) == 1.0
+    assert task.metric([task.evidence(found, truth)]) == 1.0
 
 
 # pycocotools' own, of NumPy 2.
