@@ -101,10 +101,15 @@ class Change:
     def unregister(self) -> str:
         if self.status() is None:
             return ""
-        if self.old:
-            # Alone it is the default version, and nobody else could answer
-            drain_version(self._client, self.model, self.version, self._options.drain)
-        return self._client.unregister(self.model, self.version)
+        lost = ""
+        # Alone it is the default version, and nobody else could answer
+        if self.old and self._options.drain:
+            try:
+                drain_version(self._client, self.model, self.version, self._options.drain)
+            except ServerError as error:
+                # A version that hangs is never drained, and must not stay for that
+                lost = f", and what it still had is lost: {error}"
+        return self._client.unregister(self.model, self.version) + lost
 
     def load(self) -> str:
         deadline = time.monotonic() + self._options.load

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 from itertools import cycle, islice
 from pathlib import Path
@@ -30,12 +31,17 @@ class _Server(Client):
     def __init__(self, workers: dict[str, int], status: int = 415) -> None:
         self.workers, self.status, self.default = workers, status, "1.0"
         self.wanted, self.pids = 1, [os.getpid()]
+        self.hangs = False
         self.done: list[str] = []
 
     def models(self) -> list[str]:
         return ["m"]
 
-    def describe(self, model: str, version: str | None = None, **_: Any) -> list[dict[str, Any]]:
+    def describe(
+        self, model: str, version: str | None = None, **given: Any
+    ) -> list[dict[str, Any]]:
+        if given.get("customized") and self.hangs:
+            raise ServerError("no answer within 1 s")
         names = list(self.workers) if version == "all" else [version or self.default]
         return [
             {
@@ -67,6 +73,9 @@ class _Server(Client):
         self.done.append(f"default {version}")
         return "switched"
 
+    def metrics(self) -> str:
+        return ""
+
     def predict(self, model: str, body: Any, **_: Any) -> Reply:
         return Reply(self.status, "", b"{}")
 
@@ -79,14 +88,14 @@ class _Grpc(GrpcClient):
         return Reply(200, "", b"{}")
 
 
-def _change(folder: Path, server: _Server, old_workers: int = 1, load: float = 0.0) -> Change:
+def _change(folder: Path, server: _Server, old_workers: int = 1, **given: Any) -> Change:
     (folder / "logs").mkdir(exist_ok=True)
     (folder / "logs/access_log.log").touch()
     config = folder / "config.properties"
     config.write_text("model_store=.\n")
     running = Running(os.getpid(), folder, config, 0)
     old = VersionStatus("m", "1.0", "m-1.0.mar", True, old_workers, old_workers, 0, 100, None)
-    options = Options(load=load)
+    options = Options(**{"load": 0.0, **given})
     return Change(running, (server, _Grpc()), "m-2.0.mar", Header("m", "2.0"), old, options)
 
 
@@ -155,6 +164,18 @@ def test_steps(tmp_path: Path) -> None:
     assert names[0] == "register m-2.0.mar"
     assert names[-2:] == ["make 2.0 the default version", "watch it for 20 s"]
     assert [step.name for step in change.steps(registered=True)] == names[1:]
+
+
+def test_a_version_that_hangs_is_taken_back(tmp_path: Path) -> None:
+    for drain, told in (
+        (0.0, "unregistered$"),
+        (0.1, r"unregistered, .* not drained within 0\.1 s"),
+    ):
+        server = _Server({"1.0": 1, "2.0": 1})
+        server.hangs = True
+        change = _change(tmp_path, server, drain=drain)
+        assert re.match(told, change.unregister())
+        assert list(server.workers) == ["1.0"]
 
 
 def test_a_version_beside_the_default_one_comes_back_where_a_rollout_fails(tmp_path: Path) -> None:
