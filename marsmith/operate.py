@@ -71,8 +71,8 @@ def end_version(
             raise ServerError(f"{model} {version} is not registered: `marsmith status` lists them")
         if status.default:
             raise ServerError(f"{model} {version} is the default version: roll out another first")
-        told = remove_version(clients.rest, model, version, seconds)
         entry = Entry(journal.REMOVE, model, version, "", journal.DONE, status.archive)
+        told = remove_version(clients.rest, model, version, seconds)
         journal.append(running.home, entry)
         return told
 
