@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import NoReturn
 
 
@@ -25,15 +27,18 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def catch_ends(end: Callable[[int, FrameType | None], None]) -> None:
+    """Let ``end`` handle Ctrl-C, SIGTERM and the end of a terminal, which may end under nohup."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+
+
 def leave_in_order() -> None:
     """Let SIGTERM and the end of a terminal, like Ctrl-C, take back what was done.
 
     A second signal does not disturb that, and under nohup a terminal may end.
     """
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-
     left = False
 
     def end(*_: object) -> None:
@@ -43,5 +48,4 @@ def leave_in_order() -> None:
             left = True
             sys.exit(1)
 
-    for number in numbers:
-        signal.signal(number, end)
+    catch_ends(end)

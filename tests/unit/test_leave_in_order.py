@@ -1,4 +1,4 @@
-"""What a rollout does of signals: the first one ends it in order, others disturb nothing then."""
+"""What rollouts and ``serve`` do of signals: the first ends them in order, which others let be."""
 
 from __future__ import annotations
 
@@ -49,3 +49,56 @@ def test_a_signal_ends_it_once_and_in_order(names: str, before: str, said: str) 
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{said}\n", "")
+
+
+SERVE = """
+import signal, sys
+from handlers.errors import ServerError
+from marsmith import cli
+from marsmith.commands import serve
+{before}
+signals = {signals}
+
+def at(place):
+    print(place, end=" ")
+    for name in signals.get(place, ()):
+        signal.raise_signal(getattr(signal, name))
+
+class Server:
+    temp = None
+    def __init__(self, *_, **__): pass
+    def start(self): at("start")
+    def stop(self): at("stop"); print("stopped", flush=True)
+
+def report(*_):
+    at("report")
+    raise ServerError("no model loads")
+
+serve.TorchServe, serve._report = Server, report
+serve.find_running, serve.drain_before_stop = lambda _: True, lambda *_: at("drain")
+sys.argv[1:] = ["serve"]
+cli.main()
+"""
+FAILED = "start report drain stop stopped"
+
+
+@pytest.mark.parametrize(
+    ("signals", "before", "said", "status"),
+    [
+        ({}, USUAL, FAILED, 1),
+        ({"stop": ["SIGTERM"]}, USUAL, FAILED, 1),
+        ({"drain": ["SIGINT"], "stop": ["SIGINT", "SIGINT"]}, USUAL, FAILED, 1),
+        ({"start": ["SIGTERM"], "stop": ["SIGTERM"]}, USUAL, "start stop stopped", 0),
+        ({"report": ["SIGHUP"], "stop": ["SIGHUP"]}, USUAL, FAILED, 0),
+        ({"report": ["SIGHUP"]}, NOHUP, FAILED, 1),
+    ],
+)
+def test_no_signal_breaks_off_the_stopping(
+    signals: dict[str, list[str]], before: str, said: str, status: int
+) -> None:
+    script = SERVE.format(signals=signals, before=before)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (status, f"{said}\n")
+    assert ("no model loads" in done.stderr) == bool(status)
