@@ -91,7 +91,7 @@ def command(
         raise click.UsageError(
             "--exporter ends with this command: with --background start it apart"
         )
-    with _stopped(server), Exporter(Path.cwd(), exporter) if exporter else nullcontext():
+    with _stopped(server), Exporter(Path.cwd(), exporter) if exporter else nullcontext() as pages:
         try:
             _report(server, strict, timeout)
             if background:
@@ -103,6 +103,8 @@ def command(
         # Also while others load: a model that has loaded may be answering.
         except (SystemExit, ServerError):
             _ending.begun = True
+            if pages:
+                pages.say_stopping()
             if drain_timeout and (running := find_running(server.temp)):
                 _drain(running, drain_timeout)
             raise

@@ -70,16 +70,22 @@ class Server:
     def start(self): at("start")
     def stop(self): at("stop"); print("stopped", flush=True)
 
+class Exporter:
+    def __init__(self, *_): pass
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+    def say_stopping(self): print("unready", end=" ")
+
 def report(*_):
     at("report")
     raise ServerError("no model loads")
 
-serve.TorchServe, serve._report = Server, report
+serve.TorchServe, serve.Exporter, serve._report = Server, Exporter, report
 serve.find_running, serve.drain_before_stop = lambda _: True, lambda *_: at("drain")
-sys.argv[1:] = ["serve"]
+sys.argv[1:] = ["serve", "--exporter", ":0"]
 cli.main()
 """
-FAILED = "start report drain stop stopped"
+FAILED = "start report unready drain stop stopped"
 
 
 @pytest.mark.parametrize(
