@@ -57,7 +57,11 @@ class Multipart:
 
 
 class Refused(ServerError):
-    """TorchServe, or a worker, has answered a call of management with an error."""
+    """TorchServe, or a worker, has answered a call of management with an error status."""
+
+    def __init__(self, problem: str, status: int) -> None:
+        super().__init__(problem)
+        self.status = status
 
 
 Body = bytes | Mapping[str, Any] | Multipart
@@ -238,7 +242,7 @@ class Client:
         if reply.status == 405:
             raise ServerError(MODEL_API_OFF)
         if not reply.ok:
-            raise Refused(f"TorchServe refuses {method} {path}: {reply.problem()}")
+            raise Refused(f"TorchServe refuses {method} {path}: {reply.problem()}", reply.status)
         return reply.json()
 
     def _call(

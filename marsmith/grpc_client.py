@@ -157,10 +157,11 @@ class GrpcClient:
         try:
             answer = self._call("Management", method, request, "ManagementResponse", timeout)
         except grpc.RpcError as error:
-            problem = _refusal(error).problem()
+            refusal = _refusal(error)
+            problem = refusal.problem()
             if "Model API disabled" in problem:
                 raise ServerError(MODEL_API_OFF) from error
-            raise Refused(f"TorchServe refuses {method}: {problem}") from error
+            raise Refused(f"TorchServe refuses {method}: {problem}", refusal.status) from error
         return str(answer.msg)
 
     def _call(
