@@ -167,7 +167,7 @@ def _removal(running: Running, client: Client, beside: VersionStatus, options: O
     def undo() -> str:
         if find_version(read_status(running, client), model, version):
             return ""
-        return client.register(beside.archive)
+        return client.register(beside.archive, timeout=options.load)
 
     return Step(
         f"remove the {version} that is registered beside the default version",

@@ -17,7 +17,7 @@ from handlers.errors import ServerError
 from handlers.integrity import RECORD
 from marsmith import journal, operate
 from marsmith.archive import Header
-from marsmith.client import Client, Reply
+from marsmith.client import Client, Refused, Reply
 from marsmith.grpc_client import GrpcClient
 from marsmith.processes import Running
 from marsmith.rollout import Change, Options
@@ -31,7 +31,7 @@ class _Server(Client):
     def __init__(self, workers: dict[str, int], status: int = 415) -> None:
         self.workers, self.status, self.default = workers, status, "1.0"
         self.wanted, self.pids = 1, [os.getpid()]
-        self.hangs = False
+        self.hangs, self.unzips = False, 0.0
         self.done: list[str] = []
 
     def models(self) -> list[str]:
@@ -57,7 +57,9 @@ class _Server(Client):
             for name in names
         ]
 
-    def register(self, url: str, **_: Any) -> str:
+    def register(self, url: str, timeout: float | None = None) -> str:
+        if timeout is not None and timeout < self.unzips:
+            raise ServerError(f"no answer within {timeout:g} s")
         self.done.append(f"register {url}")
         return "registered"
 
@@ -176,6 +178,50 @@ def test_a_version_that_hangs_is_taken_back(tmp_path: Path) -> None:
         change = _change(tmp_path, server, drain=drain)
         assert re.match(told, change.unregister())
         assert list(server.workers) == ["1.0"]
+
+
+def test_a_version_that_is_registered_late_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marsmith.rollout.signing.admit", lambda *_: None)
+    server = _Server({"1.0": 1})
+    server.unzips = 2.0
+    assert _change(tmp_path, server, load=9.0).register() == "registered"
+    for late, told in ((True, "unregistered"), (False, "not known whether .* `marsmith status`")):
+        change = _change(tmp_path, server, load=1.0, drain=0.0)
+        with pytest.raises(ServerError, match="no answer within 1 s"):
+            change.register()
+        naps = [0.0]
+
+        def sleep(seconds: float, naps: list[float] = naps, late: bool = late) -> None:
+            naps.append(naps[-1] + seconds)
+            if late and naps[-1] > 5:
+                server.workers["2.0"] = 1
+
+        monkeypatch.setattr("marsmith.rollout.time.sleep", sleep)
+        monkeypatch.setattr("marsmith.rollout.time.monotonic", lambda naps=naps: naps[-1])
+        try:
+            said = change.unregister()
+        except ServerError as error:
+            said = str(error)
+        assert re.match(told, said)
+        assert list(server.workers) == ["1.0"]
+
+
+def test_a_version_that_is_refused_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise Refused("409: registered already", 409)
+
+    monkeypatch.setattr("marsmith.rollout.signing.admit", lambda *_: None)
+    monkeypatch.setattr("marsmith.rollout.time.sleep", lambda _: pytest.fail("it waited"))
+    monkeypatch.setattr(_Server, "register", refuse)
+    change = _change(tmp_path, _Server({"1.0": 1}))
+    assert change.unregister() == ""
+    with pytest.raises(Refused):
+        change.register()
+    assert change.unregister() == ""
 
 
 def test_a_version_beside_the_default_one_comes_back_where_a_rollout_fails(tmp_path: Path) -> None:
