@@ -187,9 +187,13 @@ class Change:
 
     def switch(self) -> str:
         told = self._measure_old() if self.old else ""
-        # From now on failures are this version's
+        # Before, for without that log nothing is switched
         self._failures = Failures(self._running.home / ACCESS_LOG, self.model, self.version)
-        return self._client.set_default(self.model, self.version) + told
+        switched = self._client.set_default(self.model, self.version)
+        # What comes from now on is this version's; the call writes the line that says when that is
+        self._failures.begin()
+        self._client.ping()
+        return switched + told
 
     def _measure_old(self) -> str:
         """How long the old version takes; a dead or damaged one must not be kept for that."""

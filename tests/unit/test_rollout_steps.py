@@ -78,6 +78,9 @@ class _Server(Client):
     def metrics(self) -> str:
         return ""
 
+    def ping(self) -> bool:
+        return True
+
     def predict(self, model: str, body: Any, **_: Any) -> Reply:
         return Reply(self.status, "", b"{}")
 
