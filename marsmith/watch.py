@@ -55,8 +55,7 @@ class Failures:
                 " `. ./env.sh`, which name the logging that writes it"
             )
         self._log = Follower(log, from_end=True)
-        path = f"{re.escape(model)}(?:/(?:{re.escape(version)})?)?"
-        self._path = re.compile(rf"/predictions/{path}(?:\?.*)?")
+        self._path = _paths(re.escape(model), re.escape(version))
         self._count = 0
         self._begun: datetime | None = None
 
@@ -75,6 +74,21 @@ class Failures:
             is_failure = int(found["code"]) >= FIRST_SERVER_ERROR
             self._count += is_new and is_failure and bool(self._path.fullmatch(found["path"]))
         return self._count
+
+
+def _paths(model: str, version: str) -> re.Pattern[str]:
+    """Where TorchServe 0.12 takes requests for a model's version or its default one."""
+    path = "|".join(
+        (
+            rf"(?:predictions|explanations)/{model}(?:/(?:{version}(?:/[^?]*)?)?)?",
+            rf"{model}(?:/{version})?/predict",
+            rf"models/{model}/invoke",
+            rf"v1/models/{model}:(?:predict|explain)",
+            rf"v2/models/{model}/(?:infer|explain)",
+            rf"invocations\?(?:.*&)?model_name={model}(?:&.*)?",
+        )
+    )
+    return re.compile(rf"/(?:{path})(?:\?.*)?")
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,27 @@ def test_failures_are_those_of_the_version_since_the_switch(tmp_path: Path) -> N
     assert found == 3
 
 
+@pytest.mark.parametrize(
+    ("path", "count"),
+    [
+        ("/predictions/m/2.0/any/path", 1),
+        ("/explanations/m", 1),
+        ("/v1/models/m:predict", 1),
+        ("/v2/models/m/infer?a=b", 1),
+        ("/models/m/invoke", 1),
+        ("/m/predict", 1),
+        ("/m/2.0/predict", 1),
+        ("/invocations?a=b&model_name=m", 1),
+        ("/predictions/m/1.0/any/path", 0),
+        ("/m/1.0/predict", 0),
+        ("/v2/models/m2/infer", 0),
+        ("/invocations?model_name=m2", 0),
+    ],
+)
+def test_failures_by_all_paths_of_torchserve(tmp_path: Path, path: str, count: int) -> None:
+    assert _failures(tmp_path / "access_log.log", _line(f"POST {path}", 503)) == count
+
+
 def test_what_came_before_the_switch_is_the_old_versions(tmp_path: Path) -> None:
     found = _failures(
         tmp_path / "access_log.log",
