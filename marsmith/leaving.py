@@ -34,10 +34,11 @@ def catch_ends(end: Callable[[int, FrameType | None], None]) -> None:
             signal.signal(number, end)
 
 
-def leave_in_order() -> None:
+def leave_in_order(status: int = 1) -> None:
     """Let SIGTERM and the end of a terminal, like Ctrl-C, take back what was done.
 
-    A second signal does not disturb that, and under nohup a terminal may end.
+    They raise SystemExit with ``status``. A second signal does not disturb that, and under nohup a
+    terminal may end.
     """
     left = False
 
@@ -46,6 +47,6 @@ def leave_in_order() -> None:
         # The handler stays: Python complains of one that goes while a second signal is on its way.
         if not left:
             left = True
-            sys.exit(1)
+            sys.exit(status)
 
     catch_ends(end)

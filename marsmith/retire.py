@@ -69,6 +69,8 @@ def _held(running: Running, queue: Queue, pid: int, seconds: float) -> Iterator[
     """Enter when a worker waits, holding nothing but a describe call of ours."""
     folder = temp_folder(running.home)
     asked, held = hold.asked(folder, pid), hold.held(folder, pid)
+    # Left by somebody who was killed, it would say that a worker waits that does not
+    held.unlink(missing_ok=True)
     asked.touch(mode=0o600)
     try:
         _ask_until(running, queue, held.exists, seconds)

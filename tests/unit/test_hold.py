@@ -69,3 +69,16 @@ def test_a_full_queue_has_room_later(monkeypatch: pytest.MonkeyPatch) -> None:
     retire._ask_until(running, queue, lambda: next(left, None) is None, 60.0)
     with pytest.raises(ServerError, match=r"became free within 0\.1 s: its queue is too long"):
         retire._ask_until(running, queue, lambda: False, 0.1)
+
+
+def test_what_an_earlier_try_left_is_no_worker_that_waits(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold.held(folder, 7).touch()
+    waits: list[bool] = []
+    monkeypatch.setattr(retire, "temp_folder", lambda _: folder)
+    monkeypatch.setattr(retire, "_ask_until", lambda _, __, done, ___: waits.append(done()))
+    queue, running = Queue(Client.__new__(Client), "m", "1.0"), Running(1, folder, folder, 0.0)
+    with retire._held(running, queue, 7, 1.0):
+        assert hold.asked(folder, 7).exists()
+    assert waits == [False]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,42 @@ def test_no_signal_breaks_off_the_stopping(
     )
     assert (done.returncode, done.stdout) == (status, f"{said}\n")
     assert ("no model loads" in done.stderr) == bool(status)
+
+
+SCALING = """
+import contextlib, signal, sys
+from pathlib import Path
+from marsmith import autoscale as rounds, cli
+from marsmith.client import Client
+from marsmith.commands import {command}
+
+def work(*_):
+    try:
+        signal.raise_signal(signal.SIG{name})
+        print("it goes on")
+    finally:
+        signal.raise_signal(signal.SIG{name})
+        print("the worker goes on")
+
+class Server:
+    describe = lambda *_: [{{"modelVersion": "1.0"}}]
+
+{command}.require_running = lambda _: type("R", (), {{"home": Path({home!r})}})
+Client.of = lambda *_: contextlib.nullcontext(Server())
+rounds.run = {command}.scale_down = work
+sys.argv[1:] = {words}
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+@pytest.mark.parametrize(("words", "status"), [(["autoscale"], 0), (["scale", "m", "1"], 1)])
+def test_a_scaling_that_is_told_to_end_lets_its_worker_go(
+    tmp_path: Path, words: list[str], status: int, name: str
+) -> None:
+    script = SCALING.format(command=words[0], words=words, name=name, home=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (status, "the worker goes on\n"), done.stderr
+    assert ("stopped; the workers stay as they are" in done.stderr) == (status == 0)
