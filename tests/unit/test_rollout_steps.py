@@ -49,7 +49,7 @@ class _Server(Client):
                 "modelUrl": f"m-{name}.mar",
                 "minWorkers": self.wanted,
                 "workers": [
-                    {"status": "READY", "pid": pid}
+                    {"id": "9000", "status": "READY", "pid": pid}
                     for pid in islice(cycle(self.pids), self.workers[name])
                 ],
                 "jobQueueStatus": {"pendingRequests": 0, "remainingCapacity": 100},
