@@ -57,7 +57,11 @@ class Multipart:
 
 
 class Refused(ServerError):
-    """TorchServe, or a worker, has answered a call of management with an error."""
+    """TorchServe, or a worker, has answered a call of management with an error status."""
+
+    def __init__(self, problem: str, status: int) -> None:
+        super().__init__(problem)
+        self.status = status
 
 
 Body = bytes | Mapping[str, Any] | Multipart
@@ -204,13 +208,14 @@ class Client:
         """Make a loaded version the one that requests without a version get."""
         return self._status("PUT", f"models/{_path(model, version)}/set-default")
 
-    def register(self, archive: str) -> str:
+    def register(self, archive: str, timeout: float | None = None) -> str:
         """Load an archive of the model store, by its bare file name, beside other versions.
 
-        Returns at once, with the workers still loading. The model's first version becomes the
-        default one.
+        Returns when TorchServe has unpacked it, with the workers still loading. The model's first
+        version becomes the default one.
         """
-        return self._status("POST", f"models?url={quote(archive, safe='')}&synchronous=false")
+        path = f"models?url={quote(archive, safe='')}&synchronous=false"
+        return self._status("POST", path, timeout)
 
     def unregister(self, model: str, version: str, timeout: float | None = None) -> str:
         """End a version that is not the default one, unless it is the only one.
@@ -236,9 +241,9 @@ class Client:
         url = f"{self.addresses.management}/{path}"
         reply = self._call(method, url, self.tokens.management, timeout=timeout)
         if reply.status == 405:
-            raise ServerError(MODEL_API_OFF)
+            raise Refused(MODEL_API_OFF, reply.status)
         if not reply.ok:
-            raise Refused(f"TorchServe refuses {method} {path}: {reply.problem()}")
+            raise Refused(f"TorchServe refuses {method} {path}: {reply.problem()}", reply.status)
         return reply.json()
 
     def _call(

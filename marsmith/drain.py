@@ -23,6 +23,9 @@ from marsmith.status import live_workers
 QUIET_SECONDS = 0.5
 _PAUSE_SECONDS = 0.1
 _SHORTEST_SECONDS = 0.1
+_NOT_FOUND = 404
+# Only the front end's words tell: of a worker that cannot be described the status is 503 as well
+_FULL = "has no worker to serve describe request"
 _REQUESTS = re.compile(r"^ts_inference_requests_total\{(.*)\} (\S+)", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -38,6 +41,10 @@ def arrivals(metrics: str, model: str | None = None, version: str | None = None)
         if model is None or (found["model_name"], found["model_version"]) == (model, version):
             total += float(value)
     return total
+
+
+class QueueFull(ServerError):
+    """No worker has got a describe call, for it found no room in the version's queue."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +66,18 @@ class Queue:
     def ask_worker(self, seconds: float | None = None) -> int | None:
         """The pid of a worker that has answered a describe call; None where it does not tell.
 
-        Raises ServerError where none has within ``seconds`` (default: those of the client).
+        Raises QueueFull, or ServerError where none has within ``seconds`` (default: those of the
+        client) or the version is gone.
         """
         try:
             found = self.client.describe(
                 self.model, self.version, customized=True, timeout=seconds
             )[0]
-        except Refused:
+        except Refused as error:
+            if _FULL in str(error):
+                raise QueueFull(f"the queue of {self.model} {self.version} is full") from error
+            if error.status == _NOT_FOUND:
+                raise
             # A handler that cannot be described has answered as well
             return None
         told = found.get("customizedMetadata")
@@ -92,10 +104,13 @@ def passed(queue: Queue, deadline: float, clock: Clock, sleep: Callable[[float],
     while left:
         try:
             pid = queue.ask_worker(max(deadline - clock(), _SHORTEST_SECONDS))
-        except ServerError:
+        except ServerError as error:
             if clock() >= deadline:
                 return False
-            raise
+            if not isinstance(error, QueueFull):
+                raise
+            sleep(_PAUSE_SECONDS)
+            continue
         if alone:
             return True
         if pid is None:

@@ -116,14 +116,14 @@ class Exporter:
     def __init__(self, home: Path, address: str) -> None:
         registry = CollectorRegistry()
         registry.register(StatusCollector(home))
-        pages: dict[str, Page] = {
+        self._pages: dict[str, Page] = {
             "/metrics": make_wsgi_app(registry),
             "/ready": ProbePage(lambda: read_readiness(home, None, _SECONDS)),
             "/live": ProbePage(lambda: read_liveness(home, _SECONDS)),
         }
 
         def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-            if page := pages.get(environ["PATH_INFO"]):
+            if page := self._pages.get(environ["PATH_INFO"]):
                 return page(environ, start_response)
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [b"ask /metrics, /ready or /live\n"]
@@ -131,6 +131,10 @@ class Exporter:
         self._server = _listen(address, application)
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def say_stopping(self) -> None:
+        """Let ``/ready`` say 503 from now on, so that a load balancer sends nothing more."""
+        self._pages["/ready"] = ProbePage(lambda: Readiness(False, "stopping"))
 
     def __enter__(self) -> Exporter:
         self._thread.start()

@@ -143,9 +143,9 @@ class GrpcClient:
         """As ``Client.set_default``."""
         return self._manage("SetDefault", {"model_name": model, "model_version": version})
 
-    def register(self, archive: str) -> str:
+    def register(self, archive: str, timeout: float | None = None) -> str:
         """As ``Client.register``."""
-        return self._manage("RegisterModel", {"url": archive, "synchronous": False})
+        return self._manage("RegisterModel", {"url": archive, "synchronous": False}, timeout)
 
     def unregister(self, model: str, version: str, timeout: float | None = None) -> str:
         """As ``Client.unregister``."""
@@ -157,10 +157,11 @@ class GrpcClient:
         try:
             answer = self._call("Management", method, request, "ManagementResponse", timeout)
         except grpc.RpcError as error:
-            problem = _refusal(error).problem()
+            refusal = _refusal(error)
+            problem = refusal.problem()
             if "Model API disabled" in problem:
-                raise ServerError(MODEL_API_OFF) from error
-            raise Refused(f"TorchServe refuses {method}: {problem}") from error
+                raise Refused(MODEL_API_OFF, refusal.status) from error
+            raise Refused(f"TorchServe refuses {method}: {problem}", refusal.status) from error
         return str(answer.msg)
 
     def _call(

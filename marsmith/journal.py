@@ -30,6 +30,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def user_name() -> str:
+    """Who runs this: a login name, or "#UID" where the host knows none, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"#{os.getuid()}"
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line: an operation on a model, the versions before and after, and how it went.
@@ -46,7 +54,7 @@ class Entry:
     archive: str = ""
     sha256: str = ""
     reason: str = ""
-    user: str = field(default_factory=getpass.getuser)
+    user: str = field(default_factory=user_name)
     time: str = field(default_factory=now)
 
 

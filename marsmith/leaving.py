@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import NoReturn
 
 
@@ -25,15 +27,19 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def leave_in_order() -> None:
+def catch_ends(end: Callable[[int, FrameType | None], None]) -> None:
+    """Let ``end`` handle Ctrl-C, SIGTERM and the end of a terminal, which may end under nohup."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+
+
+def leave_in_order(status: int = 1) -> None:
     """Let SIGTERM and the end of a terminal, like Ctrl-C, take back what was done.
 
-    A second signal does not disturb that, and under nohup a terminal may end.
+    They raise SystemExit with ``status``. A second signal does not disturb that, and under nohup a
+    terminal may end.
     """
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-
     left = False
 
     def end(*_: object) -> None:
@@ -41,7 +47,6 @@ def leave_in_order() -> None:
         # The handler stays: Python complains of one that goes while a second signal is on its way.
         if not left:
             left = True
-            sys.exit(1)
+            sys.exit(status)
 
-    for number in numbers:
-        signal.signal(number, end)
+    catch_ends(end)

@@ -14,7 +14,8 @@ class Losses:
     """Counts workers that died, by comparing each status with the one before.
 
     TorchServe replaces a dead worker within seconds, mostly between two scrapes: the process ids
-    tell all the same. What was lost by asking for fewer workers does not count.
+    tell all the same. What was lost by asking for fewer workers does not count, nor what a version
+    had that is registered anew, whose workers have other ids.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,8 @@ class Losses:
         for one in statuses:
             version = one.model, one.version
             self.lost[version] += 0
-            if before := self._before.get(version):
+            before = self._before.get(version)
+            if before and set(before.worker_ids) & set(one.worker_ids):
                 gone = len(set(before.pids) - set(one.pids))
                 fewer = max(0, before.min_workers - one.min_workers)
                 self.lost[version] += max(0, gone - fewer)

@@ -39,9 +39,9 @@ class GrpcManaged(Client):
         """As ``Client.set_default``."""
         return self._grpc.set_default(model, version)
 
-    def register(self, archive: str) -> str:
+    def register(self, archive: str, timeout: float | None = None) -> str:
         """As ``Client.register``."""
-        return self._grpc.register(archive)
+        return self._grpc.register(archive, timeout)
 
     def unregister(self, model: str, version: str, timeout: float | None = None) -> str:
         """As ``Client.unregister``."""

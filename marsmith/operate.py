@@ -71,8 +71,8 @@ def end_version(
             raise ServerError(f"{model} {version} is not registered: `marsmith status` lists them")
         if status.default:
             raise ServerError(f"{model} {version} is the default version: roll out another first")
-        told = remove_version(clients.rest, model, version, seconds)
         entry = Entry(journal.REMOVE, model, version, "", journal.DONE, status.archive)
+        told = remove_version(clients.rest, model, version, seconds)
         journal.append(running.home, entry)
         return told
 
@@ -167,7 +167,7 @@ def _removal(running: Running, client: Client, beside: VersionStatus, options: O
     def undo() -> str:
         if find_version(read_status(running, client), model, version):
             return ""
-        return client.register(beside.archive)
+        return client.register(beside.archive, timeout=options.load)
 
     return Step(
         f"remove the {version} that is registered beside the default version",

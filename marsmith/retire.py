@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from handlers import hold
 from handlers.errors import ServerError
 from marsmith.client import Client
-from marsmith.drain import Queue
+from marsmith.drain import Queue, QueueFull
 from marsmith.environment import temp_folder
 from marsmith.processes import Running, is_alive
 from marsmith.status import live_workers
@@ -69,6 +69,8 @@ def _held(running: Running, queue: Queue, pid: int, seconds: float) -> Iterator[
     """Enter when a worker waits, holding nothing but a describe call of ours."""
     folder = temp_folder(running.home)
     asked, held = hold.asked(folder, pid), hold.held(folder, pid)
+    # Left by somebody who was killed, it would say that a worker waits that does not
+    held.unlink(missing_ok=True)
     asked.touch(mode=0o600)
     try:
         _ask_until(running, queue, held.exists, seconds)
@@ -84,16 +86,17 @@ def _ask_until(running: Running, queue: Queue, done: Callable[[], bool], seconds
     while not done():
         asking = _Asking(running, queue)
         asking.start()
-        while asking.is_alive() and not done():
+        while asking.is_alive() and not done() and time.monotonic() < deadline:
             time.sleep(0.005)
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    f"no worker of {queue.model} {queue.version} to be ended became free within"
-                    f" {seconds:g} s: its queue is too long"
-                )
-        if not done():
-            asking.check()
-            time.sleep(0.01)
+        if done():
+            return
+        if time.monotonic() >= deadline:
+            raise ServerError(
+                f"no worker of {queue.model} {queue.version} to be ended became free within"
+                f" {seconds:g} s: its queue is too long"
+            )
+        asking.check()
+        time.sleep(0.01)
 
 
 class _Asking(threading.Thread):
@@ -116,7 +119,9 @@ class _Asking(threading.Thread):
             self._problem = error
 
     def check(self) -> None:
-        """Raise what went wrong with a call that was answered."""
+        """Raise what went wrong with a call that was answered; a full queue may have room later."""
+        if isinstance(self._problem, QueueFull):
+            return
         if self._problem:
             raise self._problem
         if self._worker is None:

@@ -12,7 +12,7 @@ from handlers.errors import MarsmithError, ServerError
 from marsmith import signing
 from marsmith.addresses import read_properties
 from marsmith.archive import Header
-from marsmith.client import Client, Reply
+from marsmith.client import Client, Refused, Reply
 from marsmith.disagreement import compare
 from marsmith.drain import drain_version, remove_version
 from marsmith.grpc_client import GrpcClient
@@ -23,6 +23,8 @@ from marsmith.status import VersionStatus, find_version, read_status
 from marsmith.steps import Step
 from marsmith.watch import ACCESS_LOG, Failures, Limits, median_time, watch
 
+# For TorchServe to unpack an archive after who asked for it has given up, or was told to
+_LATE_SECONDS = 60.0
 _NO_PICTURE = b"<html>not a picture</html>"
 
 
@@ -64,6 +66,8 @@ class Change:
         self.model, self.version = new.name, new.version
         self._usual = 0.0
         self._since = running
+        # Whether a call of register got no answer
+        self._unanswered = False
         self._losses = Losses()
 
     @cached_property
@@ -96,15 +100,41 @@ class Change:
         signing.admit(store / self.archive, read_properties(self._running.config), home)
         # An earlier try of the same version may have left its refusal in the log
         self._since = replace(self._running, started=time.time())
-        return self._client.register(self.archive)
+        self._unanswered = True
+        try:
+            told = self._client.register(self.archive, timeout=self._options.load)
+        except Refused:
+            self._unanswered = False
+            raise
+        self._unanswered = False
+        return told
 
     def unregister(self) -> str:
-        if self.status() is None:
+        if not self._is_registered():
             return ""
-        if self.old:
-            # Alone it is the default version, and nobody else could answer
-            drain_version(self._client, self.model, self.version, self._options.drain)
-        return self._client.unregister(self.model, self.version)
+        lost = ""
+        # Alone it is the default version, and nobody else could answer
+        if self.old and self._options.drain:
+            try:
+                drain_version(self._client, self.model, self.version, self._options.drain)
+            except ServerError as error:
+                # A version that hangs is never drained, and must not stay for that
+                lost = f", and what it still had is lost: {error}"
+        return self._client.unregister(self.model, self.version) + lost
+
+    def _is_registered(self) -> bool:
+        deadline = time.monotonic() + _LATE_SECONDS
+        while self.status() is None:
+            if not self._unanswered:
+                return False
+            # TorchServe goes on with a call that nobody waits for any more
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"not known whether {self.model} {self.version} is registered later: see"
+                    " `marsmith status`"
+                )
+            time.sleep(0.2)
+        return True
 
     def load(self) -> str:
         deadline = time.monotonic() + self._options.load
@@ -157,9 +187,13 @@ class Change:
 
     def switch(self) -> str:
         told = self._measure_old() if self.old else ""
-        # From now on failures are this version's
+        # Before, for without that log nothing is switched
         self._failures = Failures(self._running.home / ACCESS_LOG, self.model, self.version)
-        return self._client.set_default(self.model, self.version) + told
+        switched = self._client.set_default(self.model, self.version)
+        # What comes from now on is this version's; the call writes the line that says when that is
+        self._failures.begin()
+        self._client.ping()
+        return switched + told
 
     def _measure_old(self) -> str:
         """How long the old version takes; a dead or damaged one must not be kept for that."""

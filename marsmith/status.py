@@ -17,7 +17,8 @@ from marsmith.refusals import read_refusals
 class VersionStatus:
     """One version of a model; counts of workers and of requests that wait in its queue.
 
-    ``pids`` are those of the ready workers.
+    ``pids`` are those of the ready workers; ``worker_ids`` are TorchServe's own, of all, which a
+    worker keeps when its process is replaced.
     """
 
     model: str
@@ -30,6 +31,7 @@ class VersionStatus:
     capacity: int
     refusal: str | None
     pids: tuple[int, ...] = ()
+    worker_ids: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -57,6 +59,7 @@ def read_status(running: Running, client: Client) -> list[VersionStatus]:
             capacity=found["jobQueueStatus"]["remainingCapacity"],
             refusal=refusals.get((model, version)),
             pids=tuple(pids),
+            worker_ids=tuple(worker["id"] for worker in found["workers"]),
         )
         for model, default, found in _described(client)
     ]

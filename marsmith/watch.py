@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from handlers.errors import ServerError
@@ -14,6 +15,11 @@ from marsmith.log_lines import Follower
 from marsmith.probe import GoldenCheck, Predict
 
 ACCESS_LOG = Path("logs/access_log.log")
+# When it was answered, and the milliseconds since it came
+_LINE = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\dT[\d:,]+) - "
+    r'\S+ "\S+ (?P<path>\S+) [^"]*" (?P<code>\d+) (?P<taken>\d+)'
+)
 # What one probe may vary by on a busy host
 _GRACE_SECONDS = 0.1
 FIRST_SERVER_ERROR = 500
@@ -35,11 +41,11 @@ class Limits:
 
 
 class Failures:
-    """Answers of 500 and above since this object was made, by TorchServe's access log.
+    """Answers of 500 and above to requests that came since ``begin``, by TorchServe's access log.
 
     Of a model, to requests that name no version or this one: what another version does to those who
-    name it is not this one's. The log has one line for a request over REST. Its lines of gRPC name
-    no model. Raises ServerError where there is no such log.
+    name it is not this one's. The log has one line for a request over REST, written when it is
+    answered. Its lines of gRPC name no model. Raises ServerError where there is no such log.
     """
 
     def __init__(self, log: Path, model: str, version: str) -> None:
@@ -49,16 +55,40 @@ class Failures:
                 " `. ./env.sh`, which name the logging that writes it"
             )
         self._log = Follower(log, from_end=True)
-        path = f"{re.escape(model)}(?:/(?:{re.escape(version)})?)?"
-        self._line = re.compile(rf' /predictions/{path}[? ][^"]*" (?P<code>\d+) \d+$')
+        self._path = _paths(re.escape(model), re.escape(version))
         self._count = 0
+        self._begun: datetime | None = None
+
+    def begin(self) -> None:
+        """Count from the log's next line on, by its time: the log's clock may be another zone's."""
+        self._log.lines()
+        self._begun = None
 
     def read(self) -> int:
         """How many there were."""
-        for line in self._log.lines():
-            found = self._line.search(line)
-            self._count += found is not None and int(found["code"]) >= FIRST_SERVER_ERROR
+        for found in filter(None, map(_LINE.fullmatch, self._log.lines())):
+            answered = datetime.fromisoformat(found["time"])
+            self._begun = self._begun or answered
+            # A request that came before is the version's before, however late that one fails
+            is_new = answered - timedelta(milliseconds=int(found["taken"])) >= self._begun
+            is_failure = int(found["code"]) >= FIRST_SERVER_ERROR
+            self._count += is_new and is_failure and bool(self._path.fullmatch(found["path"]))
         return self._count
+
+
+def _paths(model: str, version: str) -> re.Pattern[str]:
+    """Where TorchServe 0.12 takes requests for a model's version or its default one."""
+    path = "|".join(
+        (
+            rf"(?:predictions|explanations)/{model}(?:/(?:{version}(?:/[^?]*)?)?)?",
+            rf"{model}(?:/{version})?/predict",
+            rf"models/{model}/invoke",
+            rf"v1/models/{model}:(?:predict|explain)",
+            rf"v2/models/{model}/(?:infer|explain)",
+            rf"invocations\?(?:.*&)?model_name={model}(?:&.*)?",
+        )
+    )
+    return re.compile(rf"/(?:{path})(?:\?.*)?")
 
 
 @dataclass(frozen=True)

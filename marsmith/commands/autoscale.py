@@ -9,6 +9,7 @@ import click
 
 from handlers.errors import ServerError
 from marsmith.client import Client
+from marsmith.leaving import leave_in_order
 from marsmith.processes import require_running
 
 
@@ -53,8 +54,8 @@ def command(
 ) -> None:
     """Scale the default versions of the MODELs (default: all) by how long requests wait.
 
-    Runs until Ctrl-C, or for --rounds or --seconds. A worker ends between two requests, never in
-    one. Prints a line a round, and what it does.
+    Runs until Ctrl-C or SIGTERM, or for --rounds or --seconds. A worker ends between two requests,
+    never in one. Prints a line a round, and what it does.
     """
     from marsmith.autoscale import Policy, run
 
@@ -68,9 +69,11 @@ def command(
     def go_on() -> bool:
         return time.monotonic() < end and next(left, None) is not None
 
+    leave_in_order(0)
     with Client.of(running) as client:
         policy = Policy(least, most, up / 1000, down / 1000, calm)
         try:
             run(running, client, models, policy, interval, go_on, click.echo)
-        except KeyboardInterrupt:
+        except SystemExit:
             click.echo("stopped; the workers stay as they are", err=True)
+            raise

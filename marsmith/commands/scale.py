@@ -8,6 +8,7 @@ import click
 
 from marsmith import journal
 from marsmith.client import Client
+from marsmith.leaving import leave_in_order
 from marsmith.managing import GrpcManaged
 from marsmith.processes import require_running
 from marsmith.retire import scale_down
@@ -41,6 +42,7 @@ def command(
     if over_grpc and not workers:
         raise click.UsageError("TorchServe's gRPC cannot scale to no workers: leave --grpc out")
     kind = GrpcManaged if over_grpc else Client
+    leave_in_order()
     running = require_running(Path.cwd())
     with journal.exclusive(running.home), kind.of(running) as client:
         chosen = client.describe(model, version)[0]["modelVersion"]

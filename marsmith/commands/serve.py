@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,12 @@ from handlers.errors import ServerError
 from marsmith.addresses import Tokens, free_addresses
 from marsmith.drain import drain_before_stop
 from marsmith.exporter import Exporter
+from marsmith.leaving import catch_ends
 from marsmith.processes import Running, find_running
 from marsmith.samples import DEFAULT, found
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
+from marsmith.steps import heedless
 
 
 @click.command()
@@ -73,11 +74,11 @@ def command(
 
     Loads the newest version of each model first, which makes it the default one; where versions
     were rolled out or back, the journal says which it is, and which are over and not loaded. Models
-    that do not load are named with the reason and the others are served. Ctrl-C or SIGTERM stops
-    everything when requests under way are answered; a second one does not wait for them.
+    that do not load are named with the reason and the others are served. Ctrl-C, SIGTERM or the end
+    of the terminal stops everything when requests under way are answered; a second one does not
+    wait for them.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+    catch_ends(_end)
     server = TorchServe(
         Path.cwd(),
         archives=[name for name in (*first, *archives) if name != "all"],
@@ -90,7 +91,7 @@ def command(
         raise click.UsageError(
             "--exporter ends with this command: with --background start it apart"
         )
-    with server, Exporter(Path.cwd(), exporter) if exporter else nullcontext():
+    with _stopped(server), Exporter(Path.cwd(), exporter) if exporter else nullcontext() as pages:
         try:
             _report(server, strict, timeout)
             if background:
@@ -101,6 +102,9 @@ def command(
                 time.sleep(1)
         # Also while others load: a model that has loaded may be answering.
         except (SystemExit, ServerError):
+            _ending.begun = True
+            if pages:
+                pages.say_stopping()
             if drain_timeout and (running := find_running(server.temp)):
                 _drain(running, drain_timeout)
             raise
@@ -133,6 +137,7 @@ def _report(server: TorchServe, strict: bool, timeout: float) -> None:
 class _Ending:
     """How far the stopping is, without locks: a signal may come in the middle of anything."""
 
+    begun: bool = False
     hurried: bool = False
     draining: bool = False
 
@@ -140,16 +145,19 @@ class _Ending:
 _ending = _Ending()
 
 
-def _leave(*_: object) -> None:
-    # A second signal ends the draining, and must not leave the stopping half done
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _hurry)
-    # Not click.echo: the signal may have come in the middle of one
-    os.write(2, b"stopping TorchServe\n")
+def _end(*_: object) -> None:
+    if _ending.begun:
+        # It ends the draining, and must not leave the stopping half done
+        _hurry()
+        return
+    _ending.begun = True
+    # Not click.echo: the signal may have come in the middle of one. The terminal may be gone.
+    with suppress(OSError):
+        os.write(2, b"stopping TorchServe\n")
     sys.exit(0)
 
 
-def _hurry(*_: object) -> None:
+def _hurry() -> None:
     _ending.hurried = True
     # Only then, and once: an exception gets out of a call that waits for a busy worker
     if _ending.draining:
@@ -157,17 +165,31 @@ def _hurry(*_: object) -> None:
         raise KeyboardInterrupt
 
 
+@contextmanager
+def _stopped(server: TorchServe) -> Iterator[None]:
+    """Start the server and stop it on exit, which no signal breaks off."""
+    try:
+        server.start()
+        yield
+    finally:
+        _ending.begun = True
+        server.stop()
+
+
 def _drain(running: Running, seconds: float) -> None:
     """Wait for requests under way, until a second signal; says what will be lost."""
+    tell = heedless(partial(click.echo, err=True))
     try:
-        _ending.draining = True
-        # It may have come before
-        if _ending.hurried:
-            _hurry()
-        drain_before_stop(running, seconds, partial(click.echo, err=True))
-        _ending.draining = False
+        try:
+            _ending.draining = True
+            # It may have come before
+            if _ending.hurried:
+                _hurry()
+            drain_before_stop(running, seconds, tell)
+        finally:
+            _ending.draining = False
     except KeyboardInterrupt:
-        click.echo("stopping at once: requests under way are lost", err=True)
+        tell("stopping at once: requests under way are lost")
 
 
 def _how_to_ask(running: Running, statuses: Iterable[VersionStatus]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from certificates import self_signed
 
 from handlers.errors import ServerError
 from marsmith.addresses import Addresses, Tokens
-from marsmith.client import Client, Multipart, Reply
+from marsmith.client import Client, Multipart, Refused, Reply
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -132,7 +132,7 @@ def test_management(client: Client, asked: list[Any]) -> None:
 
 
 def test_the_model_api_is_off(client: Client) -> None:
-    with pytest.raises(ServerError, match="start it with `marsmith serve --model-api`"):
+    with pytest.raises(Refused, match="start it with `marsmith serve --model-api`"):
         client.register("closed.mar")
 
 
@@ -152,6 +152,8 @@ def test_an_error_status_is_a_reply_of_predict_and_an_error_elsewhere(client: Cl
 def test_every_call_has_a_timeout(client: Client) -> None:
     with pytest.raises(ServerError, match=r"no answer within 0.1 s .* `marsmith status`"):
         client.predict("slow", b"", timeout=0.1)
+    with pytest.raises(ServerError, match=r"no answer within 0.2 s .*url=slow"):
+        client.register("slow.mar", timeout=0.2)
 
 
 def test_nobody_there_says_how_to_start() -> None:

@@ -6,8 +6,16 @@ from typing import Any
 import pytest
 
 from handlers.errors import ServerError
-from marsmith.client import Client
-from marsmith.drain import QUIET_SECONDS, Queue, arrivals, drain, silent_workers
+from marsmith.client import Client, Refused
+from marsmith.drain import (
+    QUIET_SECONDS,
+    Queue,
+    QueueFull,
+    arrivals,
+    drain,
+    passed,
+    silent_workers,
+)
 
 _NEVER = 2**22 + 1  # above Linux' largest pid
 
@@ -128,6 +136,45 @@ def test_a_busy_worker_is_not_waited_for_longer_than_told() -> None:
     with pytest.raises(ServerError, match=r"not drained within 5 s: 0 requests wait.*under way"):
         drain([_Busy([0], [], os.getpid())], lambda: 7, 5, clock=time.clock, sleep=time.sleep)
     assert time.now == 5
+
+
+class _Refusing(Client):
+    """A version with a worker; its customized description fails as told, and then is answered."""
+
+    def __init__(self, *refusals: tuple[int, str]) -> None:
+        self._refusals = list(refusals)
+
+    def describe(self, *_: Any, customized: bool = False, **__: Any) -> list[dict[str, Any]]:
+        if customized and self._refusals:
+            status, message = self._refusals.pop(0)
+            raise Refused(f"TorchServe refuses it: {status}: {message}", status)
+        workers = [{"status": "READY", "pid": os.getpid()}]
+        return [{"workers": workers, "customizedMetadata": {"worker": os.getpid()}}]
+
+
+# As TorchServe says it over REST and over gRPC
+_FULL = 'Model "m" has no worker to serve describe request. Please use scale workers API to add'
+
+
+@pytest.mark.parametrize("status", [503, 500])
+def test_a_full_queue_is_no_answer_of_a_worker(status: int) -> None:
+    time = _Time()
+    full = (status, _FULL)
+    assert passed(Queue(_Refusing(full, full), "m", "1.0"), 1.0, time.clock, time.sleep)
+    assert time.now > 0
+    queue = Queue(_Refusing(*[full] * 99), "m", "1.0")
+    assert not passed(queue, 1.0, time.clock, time.sleep)
+    assert silent_workers(queue, 1.0, time.clock, time.sleep) == {os.getpid()}
+    with pytest.raises(QueueFull, match=r"the queue of m 1\.0 is full"):
+        queue.ask_worker()
+
+
+def test_a_worker_that_cannot_be_described_has_answered_and_a_version_that_is_gone_has_not() -> (
+    None
+):
+    assert Queue(_Refusing((503, "Prediction failed")), "m", "1.0").ask_worker() is None
+    with pytest.raises(Refused, match="404: gone"):
+        Queue(_Refusing((404, "gone")), "m", "1.0").ask_worker()
 
 
 def test_arrivals_of_prometheus_text() -> None:

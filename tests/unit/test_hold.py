@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 from handlers import hold
+from handlers.errors import ServerError
+from marsmith import retire
+from marsmith.client import Client
+from marsmith.drain import Queue, QueueFull
+from marsmith.processes import Running
 
 
 @pytest.fixture
@@ -50,3 +55,30 @@ def test_files_of_others_count_for_nothing(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("os.getuid", lambda: -1)
     hold.wait_if_asked()
     assert hold.asked(folder, os.getpid()).exists()
+
+
+def test_a_full_queue_has_room_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Queue, __: float | None = None) -> int:
+        raise QueueFull("the queue of m 1.0 is full")
+
+    monkeypatch.setattr(Client, "of", lambda *_, **__: Client.__new__(Client))
+    monkeypatch.setattr(Client, "close", lambda _: None)
+    monkeypatch.setattr(Queue, "ask_worker", full)
+    queue, running = Queue(Client.__new__(Client), "m", "1.0"), Running(1, Path(), Path(), 0.0)
+    left = iter(range(5))
+    retire._ask_until(running, queue, lambda: next(left, None) is None, 60.0)
+    with pytest.raises(ServerError, match=r"became free within 0\.1 s: its queue is too long"):
+        retire._ask_until(running, queue, lambda: False, 0.1)
+
+
+def test_what_an_earlier_try_left_is_no_worker_that_waits(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold.held(folder, 7).touch()
+    waits: list[bool] = []
+    monkeypatch.setattr(retire, "temp_folder", lambda _: folder)
+    monkeypatch.setattr(retire, "_ask_until", lambda _, __, done, ___: waits.append(done()))
+    queue, running = Queue(Client.__new__(Client), "m", "1.0"), Running(1, folder, folder, 0.0)
+    with retire._held(running, queue, 7, 1.0):
+        assert hold.asked(folder, 7).exists()
+    assert waits == [False]

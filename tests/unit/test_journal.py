@@ -26,6 +26,14 @@ def test_an_entry_is_read_as_written(tmp_path: Path) -> None:
     assert entry.time.endswith("+00:00")
 
 
+def test_a_user_without_a_name_is_written_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    # As `podman --user 12345`: above every user that this host knows.
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_001)
+    assert Entry(ROLLOUT, "m", "1.0", "2.0", DONE).user == "#4000000001"
+
+
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE))
     with (tmp_path / journal.FILE).open("a") as file:

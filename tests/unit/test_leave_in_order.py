@@ -1,9 +1,10 @@
-"""What a rollout does of signals: the first one ends it in order, others disturb nothing then."""
+"""What rollouts and ``serve`` do of signals: the first ends them in order, which others let be."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,101 @@ def test_a_signal_ends_it_once_and_in_order(names: str, before: str, said: str) 
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{said}\n", "")
+
+
+SERVE = """
+import signal, sys
+from handlers.errors import ServerError
+from marsmith import cli
+from marsmith.commands import serve
+{before}
+signals = {signals}
+
+def at(place):
+    print(place, end=" ")
+    for name in signals.get(place, ()):
+        signal.raise_signal(getattr(signal, name))
+
+class Server:
+    temp = None
+    def __init__(self, *_, **__): pass
+    def start(self): at("start")
+    def stop(self): at("stop"); print("stopped", flush=True)
+
+class Exporter:
+    def __init__(self, *_): pass
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+    def say_stopping(self): print("unready", end=" ")
+
+def report(*_):
+    at("report")
+    raise ServerError("no model loads")
+
+serve.TorchServe, serve.Exporter, serve._report = Server, Exporter, report
+serve.find_running, serve.drain_before_stop = lambda _: True, lambda *_: at("drain")
+sys.argv[1:] = ["serve", "--exporter", ":0"]
+cli.main()
+"""
+FAILED = "start report unready drain stop stopped"
+
+
+@pytest.mark.parametrize(
+    ("signals", "before", "said", "status"),
+    [
+        ({}, USUAL, FAILED, 1),
+        ({"stop": ["SIGTERM"]}, USUAL, FAILED, 1),
+        ({"drain": ["SIGINT"], "stop": ["SIGINT", "SIGINT"]}, USUAL, FAILED, 1),
+        ({"start": ["SIGTERM"], "stop": ["SIGTERM"]}, USUAL, "start stop stopped", 0),
+        ({"report": ["SIGHUP"], "stop": ["SIGHUP"]}, USUAL, FAILED, 0),
+        ({"report": ["SIGHUP"]}, NOHUP, FAILED, 1),
+    ],
+)
+def test_no_signal_breaks_off_the_stopping(
+    signals: dict[str, list[str]], before: str, said: str, status: int
+) -> None:
+    script = SERVE.format(signals=signals, before=before)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (status, f"{said}\n")
+    assert ("no model loads" in done.stderr) == bool(status)
+
+
+SCALING = """
+import contextlib, signal, sys
+from pathlib import Path
+from marsmith import autoscale as rounds, cli
+from marsmith.client import Client
+from marsmith.commands import {command}
+
+def work(*_):
+    try:
+        signal.raise_signal(signal.SIG{name})
+        print("it goes on")
+    finally:
+        signal.raise_signal(signal.SIG{name})
+        print("the worker goes on")
+
+class Server:
+    describe = lambda *_: [{{"modelVersion": "1.0"}}]
+
+{command}.require_running = lambda _: type("R", (), {{"home": Path({home!r})}})
+Client.of = lambda *_: contextlib.nullcontext(Server())
+rounds.run = {command}.scale_down = work
+sys.argv[1:] = {words}
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+@pytest.mark.parametrize(("words", "status"), [(["autoscale"], 0), (["scale", "m", "1"], 1)])
+def test_a_scaling_that_is_told_to_end_lets_its_worker_go(
+    tmp_path: Path, words: list[str], status: int, name: str
+) -> None:
+    script = SCALING.format(command=words[0], words=words, name=name, home=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (status, "the worker goes on\n"), done.stderr
+    assert ("stopped; the workers stay as they are" in done.stderr) == (status == 0)

@@ -111,8 +111,11 @@ def test_what_a_batch_publishes(caplog: pytest.LogCaptureFixture) -> None:
     assert _lines(caplog) == []
 
 
-def _status(pids: tuple[int, ...], wanted: int, version: str = "1.0") -> VersionStatus:
-    return VersionStatus("m", version, "m.mar", True, wanted, len(pids), 0, 9, None, pids)
+def _status(
+    pids: tuple[int, ...], wanted: int, version: str = "1.0", first: int = 9000
+) -> VersionStatus:
+    ids = tuple(str(first + each) for each in range(wanted))
+    return VersionStatus("m", version, "m.mar", True, wanted, len(pids), 0, 9, None, pids, ids)
 
 
 def test_lost_workers_are_those_that_nobody_scaled_away() -> None:
@@ -126,6 +129,8 @@ def test_lost_workers_are_those_that_nobody_scaled_away() -> None:
     losses.see(1, [_status((), 1)])
     losses.see(1, [_status((13,), 1)])
     assert losses.lost["m", "1.0"] == 2
+    losses.see(1, [_status((15,), 1, first=9002)])
+    assert losses.lost["m", "1.0"] == 2, "registered anew"
     losses.see(1, [_status((14,), 1, "2.0")])
     assert losses.lost == {("m", "1.0"): 2, ("m", "2.0"): 0}, "a removed version loses nothing"
     losses.see(2, [_status((20,), 1, "2.0")])

@@ -100,6 +100,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     given: list[Any] = []
     server = SimpleNamespace(addresses=None, home=Path("/nowhere"))
     monkeypatch.setattr(autoscale_command, "require_running", lambda _: server)
+    monkeypatch.setattr(autoscale_command, "leave_in_order", lambda _: None)
     monkeypatch.setattr(Client, "of", lambda _: Client.__new__(Client))
     monkeypatch.setattr(Client, "close", lambda _: None)
 

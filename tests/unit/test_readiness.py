@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from handlers.bundle import Bundle
 from handlers.inputs import ImageInput
 from marsmith.client import Client, Reply
+from marsmith.exporter import Exporter
 from marsmith.processes import Running
 from marsmith.readiness import Readiness, _version
 from marsmith.status import VersionStatus
@@ -77,3 +79,14 @@ def test_an_answer_may_move_as_far_as_the_build_allows(running: Running) -> None
     found = _asked(running, _Client(0.5))
     assert not found.ready
     assert found.reason.startswith("m 1.0 answers wrongly: golden/0.png: ")
+
+
+def test_who_drains_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Readiness(True, "m 1.0 answers")
+    monkeypatch.setattr("marsmith.exporter.read_readiness", lambda *_: answers)
+    with Exporter(tmp_path, "127.0.0.1:0") as exporter:
+        url = f"http://127.0.0.1:{exporter.port}/ready"
+        assert requests.get(url, timeout=10).text == "m 1.0 answers\n"
+        exporter.say_stopping()
+        found = requests.get(url, timeout=10)
+        assert (found.status_code, found.text) == (503, "stopping\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 from itertools import cycle, islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from handlers.errors import ServerError
 from handlers.integrity import RECORD
 from marsmith import journal, operate
 from marsmith.archive import Header
-from marsmith.client import Client, Reply
+from marsmith.client import Client, Refused, Reply
 from marsmith.grpc_client import GrpcClient
 from marsmith.processes import Running
 from marsmith.rollout import Change, Options
@@ -30,12 +31,17 @@ class _Server(Client):
     def __init__(self, workers: dict[str, int], status: int = 415) -> None:
         self.workers, self.status, self.default = workers, status, "1.0"
         self.wanted, self.pids = 1, [os.getpid()]
+        self.hangs, self.unzips = False, 0.0
         self.done: list[str] = []
 
     def models(self) -> list[str]:
         return ["m"]
 
-    def describe(self, model: str, version: str | None = None, **_: Any) -> list[dict[str, Any]]:
+    def describe(
+        self, model: str, version: str | None = None, **given: Any
+    ) -> list[dict[str, Any]]:
+        if given.get("customized") and self.hangs:
+            raise ServerError("no answer within 1 s")
         names = list(self.workers) if version == "all" else [version or self.default]
         return [
             {
@@ -43,7 +49,7 @@ class _Server(Client):
                 "modelUrl": f"m-{name}.mar",
                 "minWorkers": self.wanted,
                 "workers": [
-                    {"status": "READY", "pid": pid}
+                    {"id": "9000", "status": "READY", "pid": pid}
                     for pid in islice(cycle(self.pids), self.workers[name])
                 ],
                 "jobQueueStatus": {"pendingRequests": 0, "remainingCapacity": 100},
@@ -51,7 +57,9 @@ class _Server(Client):
             for name in names
         ]
 
-    def register(self, url: str, **_: Any) -> str:
+    def register(self, url: str, timeout: float | None = None) -> str:
+        if timeout is not None and timeout < self.unzips:
+            raise ServerError(f"no answer within {timeout:g} s")
         self.done.append(f"register {url}")
         return "registered"
 
@@ -67,6 +75,12 @@ class _Server(Client):
         self.done.append(f"default {version}")
         return "switched"
 
+    def metrics(self) -> str:
+        return ""
+
+    def ping(self) -> bool:
+        return True
+
     def predict(self, model: str, body: Any, **_: Any) -> Reply:
         return Reply(self.status, "", b"{}")
 
@@ -79,14 +93,14 @@ class _Grpc(GrpcClient):
         return Reply(200, "", b"{}")
 
 
-def _change(folder: Path, server: _Server, old_workers: int = 1, load: float = 0.0) -> Change:
+def _change(folder: Path, server: _Server, old_workers: int = 1, **given: Any) -> Change:
     (folder / "logs").mkdir(exist_ok=True)
     (folder / "logs/access_log.log").touch()
     config = folder / "config.properties"
     config.write_text("model_store=.\n")
     running = Running(os.getpid(), folder, config, 0)
     old = VersionStatus("m", "1.0", "m-1.0.mar", True, old_workers, old_workers, 0, 100, None)
-    options = Options(load=load)
+    options = Options(**{"load": 0.0, **given})
     return Change(running, (server, _Grpc()), "m-2.0.mar", Header("m", "2.0"), old, options)
 
 
@@ -155,6 +169,62 @@ def test_steps(tmp_path: Path) -> None:
     assert names[0] == "register m-2.0.mar"
     assert names[-2:] == ["make 2.0 the default version", "watch it for 20 s"]
     assert [step.name for step in change.steps(registered=True)] == names[1:]
+
+
+def test_a_version_that_hangs_is_taken_back(tmp_path: Path) -> None:
+    for drain, told in (
+        (0.0, "unregistered$"),
+        (0.1, r"unregistered, .* not drained within 0\.1 s"),
+    ):
+        server = _Server({"1.0": 1, "2.0": 1})
+        server.hangs = True
+        change = _change(tmp_path, server, drain=drain)
+        assert re.match(told, change.unregister())
+        assert list(server.workers) == ["1.0"]
+
+
+def test_a_version_that_is_registered_late_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marsmith.rollout.signing.admit", lambda *_: None)
+    server = _Server({"1.0": 1})
+    server.unzips = 2.0
+    assert _change(tmp_path, server, load=9.0).register() == "registered"
+    for late, told in ((True, "unregistered"), (False, "not known whether .* `marsmith status`")):
+        change = _change(tmp_path, server, load=1.0, drain=0.0)
+        with pytest.raises(ServerError, match="no answer within 1 s"):
+            change.register()
+        naps = [0.0]
+
+        def sleep(seconds: float, naps: list[float] = naps, late: bool = late) -> None:
+            naps.append(naps[-1] + seconds)
+            if late and naps[-1] > 5:
+                server.workers["2.0"] = 1
+
+        monkeypatch.setattr("marsmith.rollout.time.sleep", sleep)
+        monkeypatch.setattr("marsmith.rollout.time.monotonic", lambda naps=naps: naps[-1])
+        try:
+            said = change.unregister()
+        except ServerError as error:
+            said = str(error)
+        assert re.match(told, said)
+        assert list(server.workers) == ["1.0"]
+
+
+def test_a_version_that_is_refused_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise Refused("409: registered already", 409)
+
+    monkeypatch.setattr("marsmith.rollout.signing.admit", lambda *_: None)
+    monkeypatch.setattr("marsmith.rollout.time.sleep", lambda _: pytest.fail("it waited"))
+    monkeypatch.setattr(_Server, "register", refuse)
+    change = _change(tmp_path, _Server({"1.0": 1}))
+    assert change.unregister() == ""
+    with pytest.raises(Refused):
+        change.register()
+    assert change.unregister() == ""
 
 
 def test_a_version_beside_the_default_one_comes_back_where_a_rollout_fails(tmp_path: Path) -> None:

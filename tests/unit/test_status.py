@@ -42,7 +42,7 @@ def _described(version: str, *workers: tuple[str, int]) -> dict[str, Any]:
         "modelVersion": version,
         "modelUrl": f"m-{version}.mar",
         "minWorkers": 2,
-        "workers": [{"status": status, "pid": pid} for status, pid in workers],
+        "workers": [{"id": "9000", "status": status, "pid": pid} for status, pid in workers],
         "jobQueueStatus": {"pendingRequests": 3, "remainingCapacity": 97},
     }
 

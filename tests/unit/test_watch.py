@@ -62,28 +62,71 @@ def test_what_is_allowed_passes() -> None:
     assert seen.failures == 2
 
 
-def test_failures_are_those_of_the_version_since_the_start(tmp_path: Path) -> None:
-    path = tmp_path / "access_log.log"
-    line = '2026-11-21T04:12:55,906 - /127.0.0.1:4 "{} HTTP/1.1" {} 5\n'
-    path.write_text(line.format("POST /predictions/m", 503))
+def _line(request: str, code: int, time: str = "04:13:05,000", milliseconds: int = 5) -> str:
+    """A line of the access log: when it was answered, and how long after it came."""
+    return f'2026-11-21T{time} - /127.0.0.1:4 "{request} HTTP/1.1" {code} {milliseconds}\n'
+
+
+def _failures(path: Path, *lines: str) -> int:
+    """Failures of version 2.0 by what is written after the switch at 04:13:00."""
+    path.write_text(_line("POST /predictions/m", 503))
     failures = Failures(path, "m", "2.0")
-    assert failures.read() == 0
     with path.open("a") as log:
-        for request, code in (
-            ("POST /predictions/m", 500),
-            ("POST /predictions/m/2.0", 503),
-            ("POST /predictions/m?top_k=1", 507),
-            ("POST /predictions/m", 422),
-            ("POST /predictions/m2", 500),
-            # Of clients who name another version, whose failures these are
-            ("POST /predictions/m/1.0", 503),
-            ("POST /predictions/m/1.0?top_k=1", 500),
-            ("POST /predictions/m/2.0.1", 500),
-            ("POST /predictions/m/2x0", 500),
-            ("GET /models/m", 500),
-        ):
-            log.write(line.format(request, code))
-    assert failures.read() == 3
+        log.write(_line("POST /predictions/m", 503))
+        log.flush()
+        failures.begin()
+        log.write(_line("GET /ping", 200, "04:13:00,000", 0))
+        log.writelines(lines)
+    return failures.read()
+
+
+def test_failures_are_those_of_the_version_since_the_switch(tmp_path: Path) -> None:
+    found = _failures(
+        tmp_path / "access_log.log",
+        _line("POST /predictions/m", 500),
+        _line("POST /predictions/m/2.0", 503),
+        _line("POST /predictions/m?top_k=1", 507),
+        _line("POST /predictions/m", 422),
+        _line("POST /predictions/m2", 500),
+        # Of clients who name another version, whose failures these are
+        _line("POST /predictions/m/1.0", 503),
+        _line("POST /predictions/m/1.0?top_k=1", 500),
+        _line("POST /predictions/m/2.0.1", 500),
+        _line("POST /predictions/m/2x0", 500),
+        _line("GET /models/m", 500),
+    )
+    assert found == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "count"),
+    [
+        ("/predictions/m/2.0/any/path", 1),
+        ("/explanations/m", 1),
+        ("/v1/models/m:predict", 1),
+        ("/v2/models/m/infer?a=b", 1),
+        ("/models/m/invoke", 1),
+        ("/m/predict", 1),
+        ("/m/2.0/predict", 1),
+        ("/invocations?a=b&model_name=m", 1),
+        ("/predictions/m/1.0/any/path", 0),
+        ("/m/1.0/predict", 0),
+        ("/v2/models/m2/infer", 0),
+        ("/invocations?model_name=m2", 0),
+    ],
+)
+def test_failures_by_all_paths_of_torchserve(tmp_path: Path, path: str, count: int) -> None:
+    assert _failures(tmp_path / "access_log.log", _line(f"POST {path}", 503)) == count
+
+
+def test_what_came_before_the_switch_is_the_old_versions(tmp_path: Path) -> None:
+    found = _failures(
+        tmp_path / "access_log.log",
+        _line("POST /predictions/m", 500, "04:13:01,000", 1001),
+        _line("POST /predictions/m", 500, "04:14:00,000", 60_050),
+        _line("POST /predictions/m", 500, "04:14:00,000", 59_950),
+    )
+    assert found == 1
 
 
 def test_without_an_access_log_nothing_is_taken_for_granted(tmp_path: Path) -> None:
