@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 from collections.abc import Sequence
 
-from handlers import torch_on_demand
+from handlers import cores, torch_on_demand
 from handlers.bundle import Limits
 from handlers.errors import RuntimeUnavailable
 
@@ -95,6 +94,5 @@ def exact(device: str) -> None:
 
 
 def threads(limits: Limits) -> int:
-    """Native threads of one worker: as the spec says, or an equal share of the host's cores."""
-    cores = len(os.sched_getaffinity(0))
-    return limits.threads or max(1, cores // limits.workers)
+    """Native threads of one worker: as the spec says, or an equal share of the cores there are."""
+    return limits.threads or max(1, cores.usable() // limits.workers)

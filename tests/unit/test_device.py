@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from ts.model_loader import ModelLoaderFactory
 
-from handlers import device, task
+from handlers import cores, device, task
 from handlers.bundle import Bundle, Limits
 from handlers.entry import Service
 from handlers.errors import RuntimeUnavailable
@@ -62,11 +61,11 @@ def test_a_demanded_gpu_is_the_first_where_a_build_is_given_none() -> None:
 
 
 def test_threads_are_a_share_of_the_cores() -> None:
-    cores = len(os.sched_getaffinity(0))
+    here = cores.usable()
     assert device.threads(Limits(threads=3, workers=2)) == 3
-    assert device.threads(Limits(workers=1)) == cores
-    assert device.threads(Limits(workers=cores)) == 1
-    assert device.threads(Limits(workers=10 * cores)) == 1
+    assert device.threads(Limits(workers=1)) == here
+    assert device.threads(Limits(workers=here)) == 1
+    assert device.threads(Limits(workers=10 * here)) == 1
 
 
 @pytest.mark.usefixtures("gpu")
