@@ -145,7 +145,7 @@ class ImageInput:
         """Boxes (K, 4) xyxy in pixels of the input as pixels of the picture of ``size``."""
         place = self.place(size)
         if place.size == place.canvas == size:
-            return boxes
+            return boxes.clip(0, np.array(size * 2, boxes.dtype))
         offset = np.array([place.at[axis] - place.window[axis] for axis in (0, 1)] * 2)
         scale = np.array([size[axis] / place.size[axis] for axis in (0, 1)] * 2)
         moved: NDArray[np.floating] = ((boxes - offset) * scale).clip(0, np.array(size * 2))
