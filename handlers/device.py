@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 from collections.abc import Sequence
 
-from handlers import torch_on_demand
+from handlers import cores, torch_on_demand
 from handlers.bundle import Limits
 from handlers.errors import RuntimeUnavailable
 
@@ -52,49 +51,50 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
         who = "the model's spec demands" if wanted == "gpu" else "the model's runtime needs"
         raise RuntimeUnavailable(
             f"{who} a GPU (serving.device: {wanted}) and this worker has none "
-            f"(torch.cuda.is_available() is {_available()}, gpu_id is {gpu_id}): "
-            "take a host with an NVIDIA driver, or build it "
+            f"(TorchServe's gpu_id is {gpu_id}, and no GPU can be used here): "
+            "take a host with an NVIDIA driver, for PyTorch's runtimes a torch that was built for "
+            "CUDA, or build it "
             + ("with serving.device: auto" if "cpu" in able else "with another runtime")
         )
     if gpu_id is not None:
         logger.warning(
-            "marsmith: warning: GPU %s is left idle and the model runs on the CPU, for "
-            "torch.cuda.is_available() is False: look at the NVIDIA driver and the build of torch",
+            "marsmith: warning: GPU %s is left idle and the model runs on the CPU, for no GPU can "
+            "be used here: look at the NVIDIA driver, and for PyTorch's runtimes at the build of "
+            "torch",
             gpu_id,
         )
     return "cpu"
 
 
 def _available() -> bool:
-    # Without NVIDIA's driver the answer is known, and torch costs a worker half a gigabyte.
-    if not torch_on_demand.loaded() and not _has_driver():
-        return False
-    import torch
+    """Whether there is a GPU for what computes: for torch, where it is loaded, else by the driver.
 
-    return torch.cuda.is_available()
-
-
-def _has_driver() -> bool:
+    Other runtimes may have no torch here, and it would cost their workers half a gigabyte.
+    """
+    if torch_on_demand.loaded():
+        return bool(torch_on_demand.package().cuda.is_available())
     try:
-        ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return False
-    return True
+    count = ctypes.c_int(0)
+    # Both return 0 where all is well.
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return not failed and count.value > 0
 
 
 def exact(device: str) -> None:
     """Compute float32 as float32 on a GPU: cuDNN's default is TF32, which has 10 bits.
 
-    The limits of parity and of golden requests are those of float32.
+    The limits of parity and of golden requests are those of float32. Runtimes that compute without
+    torch see to it themselves.
     """
-    if device != "cpu":
-        import torch
-
+    if device != "cpu" and torch_on_demand.loaded():
+        torch = torch_on_demand.package()
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def threads(limits: Limits) -> int:
-    """Native threads of one worker: as the spec says, or an equal share of the host's cores."""
-    cores = len(os.sched_getaffinity(0))
-    return limits.threads or max(1, cores // limits.workers)
+    """Native threads of one worker: as the spec says, or an equal share of the cores there are."""
+    return limits.threads or max(1, cores.usable() // limits.workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from handlers import isa
 from handlers.errors import RuntimeUnavailable
 
 # Where a package of AOTInductor keeps its models.
@@ -29,10 +31,13 @@ def check_compiler(when: str) -> None:
 def use_cache(folder: str) -> Path:
     """Let TorchInductor keep what it compiles in ``folder``, and return where that is.
 
-    Inside, versions and kinds of machine are kept apart. Compiled code is run as it is found, so
-    that the folder must be the user's own: anything else is RuntimeUnavailable.
+    Inside, versions and kinds of processor are kept apart, for code is compiled for the very one
+    that is here and the folder may be on a disk or in an image that another one gets. Compiled code
+    is run as it is found, so that the folder must be the user's own: anything else is
+    RuntimeUnavailable.
     """
-    kind = f"torch{torch.__version__}-{platform.python_version()}-{platform.machine()}"
+    processor = hashlib.sha256(" ".join(sorted(isa.here())).encode()).hexdigest()[:8]
+    kind = f"torch{torch.__version__}-{platform.python_version()}-{platform.machine()}-{processor}"
     place = private(cache_root(folder) / "inductor") / kind
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(place)
     # Triton's is inside of it only where nobody said otherwise.

@@ -394,7 +394,9 @@ class TaskHandler(BaseHandler):
             raise BadRequest("explanations are not offered: ask /predictions/MODEL")
         limits = self.bundle.limits
         request = requests.read(row, headers, self.options(), limits.max_pictures, self.fixed())
-        images = pictures.read_all(request.pictures, limits.max_pixels, self.bundle.input.wanted)
+        given = self.bundle.input
+        images = pictures.read_all(request.pictures, limits.max_pixels, given.wanted)
+        given.check_together([image.size for image in images], limits.max_pictures)
         forced = {} if request.media_type == JSON else self.drawing_options()
         return _Asked(request, [Item(image, request.options | forced) for image in images])
 

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from handlers import cores
 from handlers.errors import MarsmithError, ServerError
 from handlers.plugins import load_runtime
 from marsmith import WAIT_POLICY, doctor_settings, environment, inspection, signing
@@ -185,14 +186,12 @@ def _installed(name: str) -> str:
 
 
 def _cores(found: list[dict[str, Any]]) -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0))
+    here = cores.usable()
     for one in found:
         workers, threads = one["serving"]["minWorkers"], one["limits"]["threads"]
-        if workers * max(threads, 1) > cores:
-            text = f"{workers} workers x {threads or 1} threads on {cores} cores"
+        if workers * max(threads, 1) > here:
+            text = f"{workers} workers x {threads or 1} threads on {here} cores"
             yield Finding("warning", one["file"], text, "build it with fewer, or take more cores")
     workers = sum(one["serving"]["minWorkers"] for one in found)
-    text = f"{workers} workers of {len(found)} archives on {cores} cores"
-    yield judge(
-        workers > 4 * cores, "cores", text, "serve fewer archives, or take more cores", True
-    )
+    text = f"{workers} workers of {len(found)} archives on {here} cores"
+    yield judge(workers > 4 * here, "cores", text, "serve fewer archives, or take more cores", True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from handlers.bundle import Limits
 from handlers.closeness import DEFAULTS, Closeness
+from handlers.cores import usable
 from handlers.resampling import FILTERS, PLAIN_MODES, TENSOR_MODES
 
 Side = Annotated[int, Field(ge=1, le=8192)]
@@ -212,7 +212,7 @@ class ServingSpec(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> ServingSpec:
-        cores = self.cores or len(os.sched_getaffinity(0))
+        cores = self.cores or usable()
         if self.threads and self.workers * self.threads > cores:
             raise ValueError(
                 f"{self.workers} workers x {self.threads} threads fight for {cores} cores: lower "

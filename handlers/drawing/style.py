@@ -9,10 +9,15 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
+from handlers.errors import TooLarge
+
 Color = tuple[int, int, int]
 
 WHITE: Color = (255, 255, 255)
 INK: Color = (18, 20, 24)
+
+# Of libjpeg's encoder, a little less than the format could name.
+MAX_JPEG_SIDE = 65_500
 
 _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 # Like hues are a Fibonacci number of indices apart; this step parts them best by their lightness,
@@ -130,11 +135,20 @@ def pill(canvas: Image.Image, box: tuple[int, int, int, int], fill: Color, radiu
 
 
 def encode(picture: Image.Image, media_type: str) -> bytes:
-    """``picture`` as ``image/png`` or ``image/jpeg``; any other type is a ValueError."""
+    """``picture`` as ``image/png`` or ``image/jpeg``; any other type is a ValueError.
+
+    Raises TooLarge for a side that JPEG does not have.
+    """
     file = BytesIO()
     if media_type == "image/png":
         picture.save(file, "PNG", compress_level=1)
     elif media_type == "image/jpeg":
+        if max(picture.size) > MAX_JPEG_SIDE:
+            raise TooLarge(
+                f"the drawing is {picture.width}x{picture.height}, and a JPEG has at most "
+                f"{MAX_JPEG_SIDE} pixels a side: ask for image/png or application/json",
+                max_side=MAX_JPEG_SIDE,
+            )
         # Full colour resolution: thin coloured lines and words turn to mud without it.
         picture.save(file, "JPEG", quality=90, subsampling=0)
     else:

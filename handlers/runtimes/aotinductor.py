@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,7 +113,7 @@ class AotInductor(Runtime):
         level = _level(request.options["isa"])
         program = torch_export.capture(request)
         try:
-            with quiet(), torch.no_grad():
+            with quiet(), torch.no_grad(), _vectors(level):
                 torch._inductor.aoti_compile_and_package(
                     program, package_path=str(request.path), inductor_configs=_settings(level)
                 )
@@ -145,6 +146,29 @@ def _settings(level: str) -> dict[str, Any]:
         "aot_inductor.enable_line_tables": False,
         "aot_inductor.enable_frame_pointer": False,
     }
+
+
+@contextmanager
+def _vectors(level: str) -> Iterator[None]:
+    """Let torch compile for x86-64-v4 with what that level has.
+
+    Of all instruction sets of 512 bits, which ``cpp.simdlen`` does not tell apart, torch takes the
+    one with most (AMX, VNNI), and with the plain one bf16 where the building host has it.
+    """
+    if level != "x86-64-v4":
+        yield
+        return
+    from torch._inductor import cpu_vec_isa
+
+    known = cpu_vec_isa.valid_vec_isa_list
+    # Only the one that torch has tried on this host has bf16 among its flags, a new one has not.
+    tried = known()
+    plain = [each for each in (cpu_vec_isa.VecAVX512(),) if each in tried]
+    cpu_vec_isa.valid_vec_isa_list = lambda: plain  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        cpu_vec_isa.valid_vec_isa_list = known
 
 
 def _read(path: Path) -> dict[str, bytes]:

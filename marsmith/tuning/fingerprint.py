@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from handlers import plugins
+from handlers import cores, plugins
 from marsmith import origin, resolve, samples, sources, weights
 from marsmith.spec import ModelSpec
 
@@ -30,7 +29,7 @@ def code_digest() -> bytes:
 
 def host() -> dict[str, Any]:
     """The kind of this host: its processor and the cores that this process may use."""
-    return {"cpu": origin.processor(), "cores": len(os.sched_getaffinity(0))}
+    return {"cpu": origin.processor(), "cores": cores.usable()}
 
 
 def of_pictures(files: Iterable[Path]) -> str:

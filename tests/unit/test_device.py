@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import ctypes
 import json
-import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 import torch
 from ts.model_loader import ModelLoaderFactory
 
-from handlers import device, task
+from handlers import cores, device, task, torch_on_demand
 from handlers.bundle import Bundle, Limits
 from handlers.entry import Service
 from handlers.errors import RuntimeUnavailable
@@ -61,12 +62,57 @@ def test_a_demanded_gpu_is_the_first_where_a_build_is_given_none() -> None:
     assert device.choose("auto", None, BOTH) == "cpu"
 
 
+class _Driver:
+    """Stands in for NVIDIA's driver, with ``count`` GPUs, on a host without PyTorch."""
+
+    def __init__(self, count: int, error: int = 0) -> None:
+        self.count, self.error = count, error
+
+    def cuInit(self, flags: int) -> int:
+        return self.error
+
+    def cuDeviceGetCount(self, found: Any) -> int:
+        found._obj.value = self.count
+        return 0
+
+
+@pytest.fixture
+def torchless(monkeypatch: pytest.MonkeyPatch) -> Callable[[_Driver], None]:
+    """Neither torch nor a GPU is real here: an import of torch fails, the driver is a stand-in."""
+
+    def stand_in(driver: _Driver) -> None:
+        monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(torch_on_demand, "loaded", lambda: False)
+    return stand_in
+
+
+def test_without_torch_the_driver_tells_of_gpus(torchless: Callable[[_Driver], None]) -> None:
+    torchless(_Driver(1))
+    assert device.choose("auto", 0, BOTH) == "cuda:0"
+    assert device.choose("gpu", 0, BOTH) == "cuda:0"
+    assert device.choose("auto", device.FIRST, BOTH) == "cuda:0"
+    device.exact("cuda:0")
+
+
+@pytest.mark.parametrize("driver", [_Driver(0), _Driver(1, error=100)])
+def test_without_torch_a_driver_that_has_no_gpu_gives_none(
+    torchless: Callable[[_Driver], None], driver: _Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    torchless(driver)
+    assert device.choose("auto", 0, BOTH) == "cpu"
+    assert "GPU 0 is left idle" in caplog.text
+    with pytest.raises(RuntimeUnavailable, match=r"demands a GPU .* NVIDIA driver"):
+        device.choose("gpu", 0, BOTH)
+
+
 def test_threads_are_a_share_of_the_cores() -> None:
-    cores = len(os.sched_getaffinity(0))
+    here = cores.usable()
     assert device.threads(Limits(threads=3, workers=2)) == 3
-    assert device.threads(Limits(workers=1)) == cores
-    assert device.threads(Limits(workers=cores)) == 1
-    assert device.threads(Limits(workers=10 * cores)) == 1
+    assert device.threads(Limits(workers=1)) == here
+    assert device.threads(Limits(workers=here)) == 1
+    assert device.threads(Limits(workers=10 * here)) == 1
 
 
 @pytest.mark.usefixtures("gpu")

@@ -15,6 +15,7 @@ from handlers import drawing
 from handlers.drawing import LEAST_SIDE, boxes, color, draw_boxes, draw_labels, draw_mask, encode
 from handlers.drawing.panel import PANEL, enlargement
 from handlers.drawing.style import contrasting, fit, font, percent, plain
+from handlers.errors import TooLarge
 
 SIZES = [(1, 1), (32, 32), (200, 150), (640, 480), (2000, 1500), (1, 2000), (2000, 3), (383, 9)]
 AWKWARD = ["", " ", "a\nb\tc", "猫", "🙂", "Straße", "\ud800", "\x00\x1b", "x" * 5000, "עברית"]
@@ -309,6 +310,14 @@ def test_encode(media_type: str, kind: str) -> None:
     assert opened.format == kind
     difference = np.abs(np.asarray(opened.convert("RGB"), int) - np.asarray(picture, int))
     assert difference.mean() <= (0 if kind == "PNG" else 1)
+
+
+def test_encode_refuses_what_jpeg_has_no_room_for() -> None:
+    assert encode(grey(65_500, 2), "image/jpeg")
+    assert encode(grey(65_501, 2), "image/png")
+    for size in ((65_501, 2), (2, 65_501)):
+        with pytest.raises(TooLarge, match="at most 65500 pixels a side: ask for image/png"):
+            encode(grey(*size), "image/jpeg")
 
 
 def test_encode_knows_two_types() -> None:

@@ -121,8 +121,16 @@ def test_boxes_come_back_to_where_they_are_in_the_picture(given: ImageInput) -> 
     back = given.boxes_in_picture(box, picture.size)
     assert np.abs(back - [[130, 80, 190, 120]]).max() <= 3
     outside = given.boxes_in_picture(np.array([[-999.0, -999, 9999, 9999]]), picture.size)
-    if given != ImageInput():
-        assert outside.tolist() == [[0, 0, 300, 200]]
+    assert outside.tolist() == [[0, 0, 300, 200]]
+
+
+@pytest.mark.parametrize("side", [640, 1280])
+def test_boxes_end_at_the_picture_where_it_has_the_inputs_size(side: int) -> None:
+    given = ImageInput(resize=[640, 640], letterbox=114)
+    boxes = np.array([[-12.3, 5, 700.5, 650]], np.float32)
+    found = given.boxes_in_picture(boxes, (side, side))
+    assert found.tolist() == [[0, 5 * side / 640, side, side]]
+    assert given.boxes_in_picture(boxes, (640, 640)).dtype == np.float32
 
 
 def test_a_plane_loses_what_is_around_the_letterbox() -> None:

@@ -180,6 +180,25 @@ def test_a_picture_that_would_become_too_large_is_refused() -> None:
     assert MAX_PIXELS < 128_000_000 * 256
 
 
+def test_pictures_that_together_would_become_too_large_are_refused() -> None:
+    """As PNG 32 of 1x236 pixels are 3 KB, and would be 6 GB."""
+    given, thin = ImageInput(resize=520), (1, 236)
+    with pytest.raises(TooLarge, match=r"request \(32\) would become 2042060800 pixels"):
+        given.check_together([thin] * 32, 32)
+    with pytest.raises(TooLarge, match="the limit of a request is 16000000"):
+        given.check_together([thin], 32)
+    with pytest.raises(TooLarge, match="the limit of a request is 2359296"):
+        ImageInput(resize=192).check_together([(1, 65)], 32)
+    given.check_together([(1920, 1080)] * 32, 32)
+
+
+def test_what_the_model_file_allows_is_not_refused() -> None:
+    ImageInput(resize=3000).check_together([(8000, 1000)], 1)
+    ImageInput(resize=[2048, 2048]).check_together([(1, 236)] * 32, 32)
+    ImageInput(resize=520, crop=480).check_together([(1, 236)] * 32, 32)
+    ImageInput().check_together([(5000, 4000)] * 5, 32)
+
+
 def test_the_picture_itself_is_left_as_it_is() -> None:
     picture = noise(40, 30)
     before = picture.tobytes()

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor import cpu_vec_isa
 
 from handlers import isa
 from handlers.errors import ExportError, RuntimeUnavailable
 from handlers.plugins import load_runtime
-from handlers.runtimes import ExportRequest
+from handlers.runtimes import ExportRequest, aotinductor
 from handlers.servable import Network
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (6, 16, 12, 3), dtype=np.uint8)
@@ -111,6 +112,29 @@ def test_it_is_compiled_for_the_processor_asked_for(
         _export(tmp_path, options={"isa": "x86-64-v4"})
     with pytest.raises(ExportError, match="isa 'avx': accepted are x86-64-v3, x86-64-v4"):
         _export(tmp_path, options={"isa": "avx"})
+
+
+avx512 = pytest.mark.skipif(isa.best() != "x86-64-v4", reason="a processor without AVX-512")
+
+
+@avx512
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_package_for_a_level_needs_no_more_than_that_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Where the building host has VNNI or AMX besides, torch would take them, too."""
+    given = {"precision": precision, "calibration": [PIXELS], "options": {"isa": "x86-64-v4"}}
+    path = _export(tmp_path, **given)
+    level = isa.LEVELS["x86-64-v4"]
+    monkeypatch.setattr(isa, "here", lambda: level)
+    np.testing.assert_allclose(_load(path, precision)(PIXELS)[0], _expected(), atol=0.02)
+
+
+@avx512
+def test_the_compiler_is_told_of_no_more_than_the_level_has() -> None:
+    with aotinductor._vectors("x86-64-v4"), torch._inductor.config.patch({"cpp.simdlen": 512}):
+        flags = cpu_vec_isa.pick_vec_isa().build_arch_flags()
+    assert flags == "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma"
 
 
 def test_without_a_compiler_nothing_is_built(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
+from handlers import inductor, isa
 from handlers.errors import LoadError, RuntimeUnavailable
 from handlers.plugins import load_runtime
 from handlers.runtimes import ExportRequest
@@ -135,6 +136,16 @@ def test_what_is_compiled_lies_in_a_private_folder(
     (kind,) = folder.iterdir()
     assert torch.__version__ in kind.name
     assert list(kind.rglob("*.so"))
+
+
+def test_processors_share_no_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk or an image outlives the processor; another one's code would end in SIGILL."""
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(variable, "")
+    here = isa.here()
+    first, again = inductor.use_cache(str(tmp_path)), inductor.use_cache(str(tmp_path))
+    monkeypatch.setattr(isa, "here", lambda: here | {"made_up"})
+    assert first == again != inductor.use_cache(str(tmp_path))
 
 
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from handlers import plugins
+from handlers import cores, plugins
 from handlers.errors import BuildError, SpecError
 from handlers.tasks.image_classification import ImageClassification
 from marsmith import resolve, spec
@@ -257,7 +256,7 @@ def test_more_threads_than_cores_are_refused() -> None:
 
 
 def test_the_cores_are_this_machines_when_none_are_named() -> None:
-    here = len(os.sched_getaffinity(0))
+    here = cores.usable()
     assert with_changes(serving={"threads": here}).serving.threads == here
     assert f"fight for {here} cores" in mistake(serving={"threads": here + 1})
 

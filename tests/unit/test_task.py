@@ -19,6 +19,7 @@ from PIL import Image
 
 from handlers import pictures
 from handlers.errors import BadRequest
+from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays
 from handlers.tasks.image_classification import ImageClassification
 
@@ -311,6 +312,19 @@ def test_instances_share_the_pixels_of_one_request(
     assert good.status == 200
     assert bad.status == 413
     assert "8192 pixels to decode; the limit of one request is 5000" in bad.json()["message"]
+
+
+def test_instances_share_the_pixels_that_they_would_become(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """32 of 1x236 pixels are 3 KB, and would be 6 GB."""
+    bundle = replace(worker.handler.bundle, input=ImageInput(resize=520))
+    monkeypatch.setattr(worker.handler, "bundle", bundle)
+    file = BytesIO()
+    Image.new("L", (1, 236)).save(file, "PNG")
+    (reply,) = worker.ask(document(instances=[{"b64": b64(file.getvalue())}] * 2))
+    assert reply.status == 413
+    assert "of this request (2) would become 127628800 pixels" in reply.json()["message"]
 
 
 @pytest.mark.parametrize("bad", [b"?", b"\x89PNG\r\n\x1a\n"])
