@@ -30,6 +30,7 @@ sys.path.insert(0, str(PROJECT / "tests/e2e"))
 
 from asking import Counts, asking  # noqa: E402
 
+from handlers.formats import is_picture  # noqa: E402
 from handlers.golden import FILE as GOLDEN  # noqa: E402
 from handlers.integrity import RECORD  # noqa: E402
 from marsmith.addresses import free_addresses  # noqa: E402
@@ -158,7 +159,7 @@ def _measure(
     watch: float,
 ) -> int:
     samples = PROJECT / load(PROJECT / "models" / f"{model}.yaml").samples
-    pictures = sorted(p.read_bytes() for p in samples.iterdir() if p.suffix in (".jpg", ".png"))
+    pictures = sorted(path.read_bytes() for path in samples.iterdir() if is_picture(path))
     with server.client() as client:
         answers = {picture: client.predict(model, picture).json() for picture in pictures}
     expected = {

@@ -65,8 +65,8 @@ def pairs(
     """Runtimes and precisions that can be tried, of those that are named if any are.
 
     Unasked, int8 is left out where the model names no pictures to calibrate and to measure with.
-    Raises SpecError for a runtime that there is not, for a named precision in which none can be
-    built, and where no pair is left.
+    Raises SpecError for a runtime that there is not, for a named precision or runtime of which no
+    pair can be built, and where none is left.
     """
     ready = spec.calibration is not None and spec.accuracy is not None
     known = plugins.names("runtimes")
@@ -95,6 +95,12 @@ def pairs(
             f"no runtime of {', '.join(wanted)} can be built in "
             f"{', '.join(missing) or 'any precision'}: accepted are {accepted}"
             f"{'; int8 needs --calibrate and --evaluate' if pictures else ''}"
+        )
+    tried = {name for name, _ in found}
+    if runtimes and (idle := [name for name in wanted if name not in tried]):
+        raise SpecError(
+            f"runtime {idle[0]} can be built in {', '.join(able.get(idle[0], ())) or 'nothing'}, "
+            f"not in {', '.join(precisions) or 'fp32'}: leave it out, or name a precision of it"
         )
     return found
 

@@ -58,6 +58,12 @@ def test_a_precision_that_nothing_is_built_in_is_refused(
         trials.pairs(lenet5(project), ["fp32", named], ["onnx", "eager"])
 
 
+def test_a_runtime_of_which_nothing_can_be_built_is_refused(project: Path) -> None:
+    words = "runtime onnx can be built in fp32, fp16, int8, not in bf16: leave it out"
+    with pytest.raises(SpecError, match=words):
+        trials.pairs(lenet5(project), ["bf16"], ["eager", "onnx"])
+
+
 def test_a_pair_that_fails_says_why_and_the_next_is_tried(project: Path, tmp_path: Path) -> None:
     model = lenet5(project, samples="samples/none")
     tried = list(trials.run(model, project, tmp_path, [("eager", "fp32"), ("onnx", "fp32")], print))
