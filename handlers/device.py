@@ -18,14 +18,15 @@ KINDS = {"cpu": "cpu", "gpu": "cuda"}
 FIRST = -1
 
 
-def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
+def choose(wanted: str, gpu_id: int | None, able: Sequence[str], by_torch: bool = True) -> str:
     """The torch device of this worker: TorchServe gives each worker its ``gpu_id``.
 
     It may be None, for none, or ``FIRST``. ``wanted`` is cpu, gpu or auto, ``able`` the kinds that
-    the runtime runs on. Where there is no device that is both, RuntimeUnavailable is raised.
+    the runtime runs on, ``by_torch`` whether PyTorch computes there. Where there is no device that
+    is both, RuntimeUnavailable is raised.
     """
     if gpu_id == FIRST:
-        gpu_id = 0 if "cuda" in able and _available() else None
+        gpu_id = 0 if "cuda" in able and _available(by_torch) else None
     if wanted != "auto" and KINDS[wanted] not in able:
         raise RuntimeUnavailable(
             f"the model's spec says serving.device: {wanted}, and its runtime runs on "
@@ -45,7 +46,7 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
     if gpu_id is None and (wanted == "gpu" or "cpu" not in able):
         # A build has no TorchServe to give it one.
         gpu_id = 0
-    if gpu_id is not None and _available():
+    if gpu_id is not None and _available(by_torch):
         return f"cuda:{gpu_id}"
     if wanted == "gpu" or "cpu" not in able:
         who = "the model's spec demands" if wanted == "gpu" else "the model's runtime needs"
@@ -66,12 +67,13 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str]) -> str:
     return "cpu"
 
 
-def _available() -> bool:
-    """Whether there is a GPU for what computes: for torch, where it is loaded, else by the driver.
+def _available(by_torch: bool) -> bool:
+    """Whether there is a GPU for what computes: for torch, or else by the driver.
 
-    Other runtimes may have no torch here, and it would cost their workers half a gigabyte.
+    Other runtimes may have no torch here, and it would cost their workers half a gigabyte. Whether
+    it happens to be loaded decides nothing: in a build it is, in a worker not.
     """
-    if torch_on_demand.loaded():
+    if by_torch:
         return bool(torch_on_demand.package().cuda.is_available())
     try:
         driver = ctypes.CDLL("libcuda.so.1")

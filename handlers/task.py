@@ -253,7 +253,7 @@ class TaskHandler(BaseHandler):
                 options["threads"], "pictures", initializer=_torch_threads, initargs=(1,)
             )
         _torch_threads(options["threads"])
-        place = device.choose(bundle.limits.device, gpu_id, runtime.devices)
+        place = device.choose(bundle.limits.device, gpu_id, runtime.devices, runtime.needs_torch)
         device.exact(place)
         self.place = place
         model = runtime(folder / bundle.artifact, place, options)

@@ -90,10 +90,21 @@ def torchless(monkeypatch: pytest.MonkeyPatch) -> Callable[[_Driver], None]:
 
 def test_without_torch_the_driver_tells_of_gpus(torchless: Callable[[_Driver], None]) -> None:
     torchless(_Driver(1))
-    assert device.choose("auto", 0, BOTH) == "cuda:0"
-    assert device.choose("gpu", 0, BOTH) == "cuda:0"
-    assert device.choose("auto", device.FIRST, BOTH) == "cuda:0"
+    assert device.choose("auto", 0, BOTH, by_torch=False) == "cuda:0"
+    assert device.choose("gpu", 0, BOTH, by_torch=False) == "cuda:0"
+    assert device.choose("auto", device.FIRST, BOTH, by_torch=False) == "cuda:0"
     device.exact("cuda:0")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_what_the_runtime_computes_with_decides_and_not_what_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As in a build on a host with a GPU and a torch that was built for CPUs; the driver stands in.
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: _Driver(1))
+    assert torch_on_demand.loaded()
+    assert device.choose("auto", device.FIRST, BOTH, by_torch=False) == "cuda:0"
+    assert device.choose("auto", device.FIRST, BOTH, by_torch=True) == "cpu"
 
 
 @pytest.mark.parametrize("driver", [_Driver(0), _Driver(1, error=100)])
@@ -101,10 +112,10 @@ def test_without_torch_a_driver_that_has_no_gpu_gives_none(
     torchless: Callable[[_Driver], None], driver: _Driver, caplog: pytest.LogCaptureFixture
 ) -> None:
     torchless(driver)
-    assert device.choose("auto", 0, BOTH) == "cpu"
+    assert device.choose("auto", 0, BOTH, by_torch=False) == "cpu"
     assert "GPU 0 is left idle" in caplog.text
     with pytest.raises(RuntimeUnavailable, match=r"demands a GPU .* NVIDIA driver"):
-        device.choose("gpu", 0, BOTH)
+        device.choose("gpu", 0, BOTH, by_torch=False)
 
 
 def test_threads_are_a_share_of_the_cores() -> None:
