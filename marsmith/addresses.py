@@ -23,6 +23,8 @@ _LOWEST, _TRIES = 10_000, 100
 # What a ``config.properties`` has by another name
 _IN_VALUES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r", "\f": r"\f"})
 _IN_KEYS = _IN_VALUES | {ord(character): f"\\{character}" for character in "=: #!"}
+# What TorchServe's launcher reads of it, which knows no escapes; it hands on what Java needs
+_LAUNCHERS = ("model_store", "vmargs", "plugins_path")
 
 
 def read_properties(path: Path) -> dict[str, str]:
@@ -34,15 +36,21 @@ def read_properties(path: Path) -> dict[str, str]:
 
 
 def write_properties(path: Path, settings: Mapping[str, str]) -> None:
-    """Write settings as TorchServe's front end reads them.
-
-    Its launcher, which reads a few of them as well, knows no escapes: only what needs one has it.
-    """
+    """Write settings as TorchServe's front end reads them, and as its launcher does its own."""
     lines = (
-        f"{key.translate(_IN_KEYS)}={value.translate(_IN_VALUES)}\n"
+        f"{key}={value}\n"
+        if key in _LAUNCHERS
+        else f"{_ascii(key.translate(_IN_KEYS))}={_ascii(value.translate(_IN_VALUES))}\n"
         for key, value in settings.items()
     )
     path.write_text("".join(lines), encoding="utf-8")
+
+
+def _ascii(text: str) -> str:
+    """Without what Java, which reads Latin-1, would read otherwise."""
+    units = text.encode("utf-16-be")
+    codes = (int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2))
+    return "".join(chr(code) if code < 0x80 else f"\\u{code:04x}" for code in codes)
 
 
 @dataclass(frozen=True)

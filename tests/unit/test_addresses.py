@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ts.model_server import load_properties
 
 from handlers.errors import ServerError
 from handlers.properties import parse
@@ -71,6 +72,17 @@ def test_what_is_written_is_read_again(settings: dict[str, str]) -> None:
         file = Path(folder) / "config.properties"
         write_properties(file, settings)
         assert read_properties(file) == settings
+
+
+def test_what_is_written_is_for_java_and_for_the_launcher(tmp_path: Path) -> None:
+    file = tmp_path / "config.properties"
+    write_properties(
+        file, {"certificate_file": "zertifik\u00e4t\U0001f600.pem", "model_store": r"a\b"}
+    )
+    # java.util.Properties reads bytes as Latin-1.
+    read = parse(file.read_bytes().decode("latin-1"))
+    assert read["certificate_file"] == "zertifik\u00e4t\U0001f600.pem"
+    assert load_properties(str(file))["model_store"] == r"a\b"
 
 
 @given(st.text(st.sampled_from("a=: \t\f\\u0n#!\r\n\x85")))
