@@ -26,12 +26,14 @@ Predict = Callable[[bytes], Reply]
 @dataclass(frozen=True)
 class GoldenCheck:
     """How many golden requests were asked, what is wrong with an answer, in one line, and how long
-    one takes at the server, in seconds (their mean; 0 where none was answered).
+    one takes at the server, in seconds (their mean; 0 where none was answered). ``is_wrong``: the
+    problem is an answer, and not that there is none.
     """
 
     count: int
     problem: str | None
     seconds: float = 0.0
+    is_wrong: bool = False
 
     def __str__(self) -> str:
         return self.problem or (f"{self.count} ok" if self.count else "none in the archive")
@@ -78,18 +80,20 @@ def ask(goldens: Goldens, predict: Predict, differs: Differs = task_difference) 
     """Ask golden requests, until one goes wrong."""
     if goldens.bundle is None:
         return GoldenCheck(0, None)
-    spent = 0.0
+    spent, answered = 0.0, False
 
     def timed(picture: bytes) -> Reply:
-        nonlocal spent
-        start = time.perf_counter()
+        nonlocal spent, answered
+        start, answered = time.perf_counter(), False
         reply = predict(picture)
         spent += time.perf_counter() - start
+        answered = reply.ok
         return reply
 
     for count, case in enumerate(goldens.cases, 1):
         if problem := _problem(goldens.bundle, case, timed, differs):
-            return GoldenCheck(count, f"{case.request.picture}: {problem}", spent / count)
+            said = f"{case.request.picture}: {problem}"
+            return GoldenCheck(count, said, spent / count, is_wrong=answered)
     count = len(goldens.cases)
     return GoldenCheck(count, None, spent / count)
 

@@ -63,6 +63,7 @@ def _version(running: Running, client: Client, status: VersionStatus) -> Readine
     answers = f"{name} answers" + ("" if status.ready else f", with {workers}")
     check = check_golden(running, client, status)
     if check.problem:
-        return Readiness(False, f"{name} answers wrongly: {check.problem}")
+        how = " answers wrongly" if check.is_wrong else ""
+        return Readiness(False, f"{name}{how}: {check.problem}")
     unproven = f"{name} has {workers} (no golden request to ask)"
     return Readiness(True, answers if check.count else unproven)

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from handlers.bundle import Bundle
+from handlers.errors import ServerError
 from handlers.inputs import ImageInput
 from marsmith.client import Client, Reply
 from marsmith.exporter import Exporter
@@ -79,6 +80,25 @@ def test_an_answer_may_move_as_far_as_the_build_allows(running: Running) -> None
     found = _asked(running, _Client(0.5))
     assert not found.ready
     assert found.reason.startswith("m 1.0 answers wrongly: golden/0.png: ")
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(503, "", b'{"message": "queue full"}'), "m 1.0: golden/0.png: 503: queue full"),
+        (ServerError("no answer within 4 s"), "m 1.0: golden/0.png: no answer within 4 s"),
+    ],
+)
+def test_no_answer_is_not_a_wrong_one(
+    running: Running, reply: Reply | ServerError, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(*_: Any, **__: Any) -> Reply:
+        if isinstance(reply, ServerError):
+            raise reply
+        return reply
+
+    monkeypatch.setattr(_Client, "predict", predict)
+    assert _read(running, 1, 1) == Readiness(False, words)
 
 
 def test_who_drains_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
