@@ -7,19 +7,27 @@ import os
 from pathlib import Path
 
 from handlers import properties
-from handlers.errors import TooLarge
+from handlers.errors import LoadError, TooLarge
 
 # Of TorchServe, where its configuration does not say.
 DEFAULT = 6_553_500
 
 
 def limit() -> int:
-    """``max_response_size``, in bytes, of the configuration that TS_CONFIG_FILE names."""
+    """``max_response_size``, in bytes, of the configuration that TS_CONFIG_FILE names.
+
+    Raises LoadError where that is no number.
+    """
     file = os.environ.get("TS_CONFIG_FILE")
     if not file or not Path(file).is_file():
         return DEFAULT
-    settings = properties.parse(Path(file).read_text(encoding="utf-8", errors="replace"))
-    return int(settings.get("max_response_size", DEFAULT))
+    text = Path(file).read_text(encoding="utf-8", errors="replace")
+    try:
+        return int(properties.parse(text).get("max_response_size", DEFAULT))
+    except ValueError as error:
+        raise LoadError(
+            f"max_response_size cannot be read from {file} ({error}): write a number of bytes"
+        ) from error
 
 
 def check(body: bytes, most: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from handlers.errors import ServerError
 from marsmith.client import Client
 from marsmith.leaving import leave_in_order
 from marsmith.processes import require_running
+from marsmith.steps import heedless
 
 
 @click.command()
@@ -75,5 +77,6 @@ def command(
         try:
             run(running, client, models, policy, interval, go_on, click.echo)
         except SystemExit:
-            click.echo("stopped; the workers stay as they are", err=True)
+            # The terminal may be what has ended.
+            heedless(partial(click.echo, err=True))("stopped; the workers stay as they are")
             raise

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from handlers import answer_size
+from handlers.errors import LoadError
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,16 @@ def test_the_limit_is_that_of_the_configuration(
     (tmp_path / "config.properties").write_text(text)
     monkeypatch.setenv("TS_CONFIG_FILE", str(tmp_path / "config.properties"))
     assert answer_size.limit() == expected
+
+
+def test_a_limit_that_is_no_number_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.properties"
+    file.write_text("max_response_size=32 MB\n")
+    monkeypatch.setenv("TS_CONFIG_FILE", str(file))
+    with pytest.raises(LoadError, match=rf"max_response_size .* {file} .*'32 MB'.* write a number"):
+        answer_size.limit()
 
 
 def test_without_a_configuration_it_is_torchserves_own(

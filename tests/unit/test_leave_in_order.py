@@ -148,3 +148,14 @@ def test_a_scaling_that_is_told_to_end_lets_its_worker_go(
     )
     assert (done.returncode, done.stdout) == (status, "the worker goes on\n"), done.stderr
     assert ("stopped; the workers stay as they are" in done.stderr) == (status == 0)
+
+
+def test_an_autoscale_whose_terminal_is_gone_ends_as_well(tmp_path: Path) -> None:
+    script = SCALING.format(
+        command="autoscale", words=["autoscale"], name="TERM", home=str(tmp_path)
+    )
+    with Path("/dev/full").open("w") as gone:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=gone, timeout=60
+        )
+    assert (done.returncode, done.stdout) == (0, b"the worker goes on\n")
