@@ -66,7 +66,7 @@ def _numbers(kind: Any) -> Any:
 @click.option("--rounds", type=click.IntRange(1), help="Default: 3.")
 @click.option("--seconds", type=click.FloatRange(0.5), help="Of each load. Default: 5.")
 @click.option("--warm", type=click.FloatRange(0.5), help="Seconds of load before. Default: 5.")
-@click.option("--warm-requests", type=click.IntRange(0), help="Answers before. Default: 15000.")
+@click.option("--warm-requests", type=click.IntRange(0), help="Answers before. Default: 20000.")
 @click.option("--warm-most", type=click.FloatRange(0.5), help="Seconds for those. Default: 60.")
 @click.option("--warm-each", type=click.FloatRange(0.5), help="Before each load. Default: 2.")
 @click.option("--connections", callback=_numbers(int), help="Closed loops. Default: 1,8,32.")

@@ -23,7 +23,7 @@ class Plan:
     rounds: int = 3
     seconds: float = 5.0
     warm: float = 5.0
-    warm_requests: int = 15_000
+    warm_requests: int = 20_000
     warm_most: float = 60.0
     warm_each: float = 2.0
     connections: tuple[int, ...] = (1, 8, 32)
