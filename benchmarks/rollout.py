@@ -30,7 +30,6 @@ sys.path.insert(0, str(PROJECT / "tests/e2e"))
 
 from asking import Counts, asking  # noqa: E402
 
-from handlers.formats import is_picture  # noqa: E402
 from handlers.golden import FILE as GOLDEN  # noqa: E402
 from handlers.integrity import RECORD  # noqa: E402
 from marsmith.addresses import free_addresses  # noqa: E402
@@ -38,6 +37,7 @@ from marsmith.archive import file_name  # noqa: E402
 from marsmith.build import build  # noqa: E402
 from marsmith.operate import roll_back, roll_out  # noqa: E402
 from marsmith.rollout import Options  # noqa: E402
+from marsmith.samples import found  # noqa: E402
 from marsmith.server import TorchServe  # noqa: E402
 from marsmith.spec import load  # noqa: E402
 from marsmith.steps import RolledBack  # noqa: E402
@@ -159,12 +159,12 @@ def _measure(
     watch: float,
 ) -> int:
     samples = PROJECT / load(PROJECT / "models" / f"{model}.yaml").samples
-    pictures = sorted(path.read_bytes() for path in samples.iterdir() if is_picture(path))
+    pictures = [path.read_bytes() for path in found(samples)]
     with server.client() as client:
         answers = {picture: client.predict(model, picture).json() for picture in pictures}
     expected = {
-        picture: [(one["label"].partition("/")[2], one["score"]) for one in found]
-        for picture, found in answers.items()
+        picture: [(one["label"].partition("/")[2], one["score"]) for one in answer]
+        for picture, answer in answers.items()
     }
     asked: dict[str, Any] = {
         "threads": _THREADS,

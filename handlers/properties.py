@@ -28,9 +28,10 @@ def parse(text: str) -> dict[str, str]:
             continue
         while _CONTINUES.search(line):
             line = line[:-1] + next(lines, "").lstrip(_SPACE)
-        if pair := _PAIR.match(line):
-            key, value = map(_unescaped, pair.groups())
-            found[key] = value.strip()
+        pair = _PAIR.match(line)
+        assert pair, "all parts of it may be empty"
+        key, value = map(_unescaped, pair.groups())
+        found[key] = value.strip()
     return found
 
 

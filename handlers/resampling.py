@@ -66,7 +66,7 @@ def _by_axes(pixels: Pixels, size: tuple[int, int], window: Window, mode: str) -
     """Along the rows first, then along the columns, each for what the window needs of it.
 
     Pillow takes the two in this order itself, and rounds to uint8 between them. Of photographs a
-    fifth of the time is left out for the usual crop of 224 from 256.
+    sixth of the time is left out for the usual crop of 224 from 256.
     """
     method, reach = FILTERS[mode]
     height, width = pixels.shape[:2]

@@ -348,7 +348,7 @@ def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str)
     return parse(given, where)
 
 
-def defaults(root: Path, tell: Callable[[str], object] = print) -> list[ModelSpec]:
+def defaults(root: Path, tell: Callable[[str], object] = lambda words: None) -> list[ModelSpec]:
     """The models that a plain ``./build_mar.sh`` builds: their weights are in the repository.
 
     Of the other files only that key is read: mistakes in one that nobody asks for stop nothing.

@@ -62,7 +62,6 @@ class Failures:
     def begin(self) -> None:
         """Count from the log's next line on, by its time: the log's clock may be another zone's."""
         self._log.lines()
-        self._begun = None
 
     def read(self) -> int:
         """How many there were."""

@@ -36,7 +36,7 @@ def command(out: Path) -> None:
     # A table does not fit the 80 columns that a pipe is taken for.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     # What they leave out the build tells.
-    specs = defaults(Path.cwd(), lambda words: None)
+    specs = defaults(Path.cwd())
     console.rule("1. Build: each archive is compared with its PyTorch model")
     HOME.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
