@@ -22,6 +22,7 @@ def test_status_command(served: TorchServe) -> None:
     assert rows["refuses", "1.0"]["refusal"] == "not today"
     assert rows["echo", "10.0"]["golden"] == {
         "count": 0,
+        "is_wrong": False,
         "problem": None,
         "seconds": 0.0,
     }
