@@ -10,6 +10,7 @@ without ``accuracy`` to leave them out.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import statistics
@@ -32,18 +33,23 @@ _TIMEOUT = 1800
 
 def main(words: Sequence[str]) -> int:
     """Build each model several times and print where the time went."""
-    if words[:1] == ["--child"]:
-        _build(Path(words[1]), Path(words[2]))
+    parser = argparse.ArgumentParser(prog="benchmarks.building", description=__doc__)
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args(words)
+    files = [_file(model) for model in given.models]
+    if given.child:
+        _build(files[0], given.child)
         return 0
-    rounds, models = 3, list(words)
-    if "--rounds" in models:
-        at = models.index("--rounds")
-        rounds = int(models[at + 1])
-        del models[at : at + 2]
-    for model in models:
-        file = Path(model) if model.endswith((".yaml", ".yml")) else Path(f"models/{model}.yaml")
-        _print(model, [_round(file.absolute()) for _ in range(rounds)])
+    for model, file in zip(given.models, files, strict=True):
+        _print(model, [_round(file) for _ in range(given.rounds)])
     return 0
+
+
+def _file(model: str) -> Path:
+    named = model.endswith((".yaml", ".yml"))
+    return (Path(model) if named else PROJECT / f"models/{model}.yaml").absolute()
 
 
 def _build(file: Path, store: Path) -> None:
@@ -70,7 +76,7 @@ def _build(file: Path, store: Path) -> None:
 def _round(file: Path) -> dict[str, Spent]:
     """Seconds by stage of one build, that of the process around it included."""
     with tempfile.TemporaryDirectory() as store:
-        command = [sys.executable, "-m", "benchmarks.building", "--child", str(file), store]
+        command = [sys.executable, "-m", "benchmarks.building", str(file), "--child", store]
         start = time.time()
         done = subprocess.run(
             command, cwd=PROJECT, timeout=_TIMEOUT, stdout=subprocess.PIPE, text=True, check=True

@@ -8,6 +8,7 @@ continues; ``--page`` only writes the page anew. Pairs that are known are not ru
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import tempfile
@@ -44,15 +45,21 @@ at all: it needs an NVIDIA GPU, which the machine of this table has not. Speed i
 
 def main(words: list[str]) -> int:
     """Run what is asked for and write the page."""
-    runtimes = [words[i + 1] for i, word in enumerate(words) if word == "--runtime"]
-    names = [word for word in words if not word.startswith("--") and word not in runtimes]
+    parser = argparse.ArgumentParser(prog="benchmarks.matrix", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--runtime", action="append", default=[], choices=plugins.names("runtimes"))
+    parser.add_argument("--again", action="store_true", help="run what is known, too")
+    parser.add_argument("--page", action="store_true", help="only write the page anew")
+    given = parser.parse_args(words)
     specs = [load(path) for path in sorted((PROJECT / "models").glob("*.yaml"))]
     known = {spec.name: spec for spec in specs if spec.weights.torchvision is not None}
-    if "--page" in words:
+    if unknown := sorted(set(given.names) - set(known)):
+        parser.error(f"no model file of the catalogue: {', '.join(unknown)}")
+    if given.page:
         _write(_read(PAGE), known)
         return 0
-    for name in names or known:
-        _run(known[name], runtimes, known, again="--again" in words)
+    for name in given.names or known:
+        _run(known[name], given.runtime, known, again=given.again)
     return 0
 
 

@@ -53,8 +53,11 @@ def capture(request: ExportRequest) -> ExportedProgram:
 
 def export(module: torch.nn.Module, request: ExportRequest) -> ExportedProgram:
     """``torch.export.export`` with the request's example and dynamic axes."""
+    # An axis of at most two would be refused: it takes every dynamic axis to be two or more, and
+    # two alone to be fixed. What it captures answers one as well, and nobody asks for three.
     axes = {
-        axis: Dim.DYNAMIC(min=least, max=most) for axis, (_, least, most) in request.dynamic.items()
+        axis: Dim.DYNAMIC(min=least, max=max(most, 3))
+        for axis, (_, least, most) in request.dynamic.items()
     }
     return torch.export.export(module, (torch.from_numpy(request.example),), dynamic_shapes=(axes,))
 

@@ -116,7 +116,12 @@ class Exported:
     """One runtime's artifact of the tiny network, and eager's answers."""
 
     def __init__(
-        self, name: str, folder: Path, precision: str = "fp32", kept: frozenset[str] = frozenset()
+        self,
+        name: str,
+        folder: Path,
+        precision: str = "fp32",
+        kept: frozenset[str] = frozenset(),
+        most: int = MOST,
     ) -> None:
         module = servable(folder)
         self.runtime = plugins.load_runtime(name)
@@ -127,7 +132,7 @@ class Exported:
             ExportRequest(
                 module=module,
                 example=PIXELS[:2],
-                dynamic={0: ("batch", 1, MOST)},
+                dynamic={0: ("batch", 1, most)},
                 path=self.path,
                 precision=precision,
                 calibration=[PIXELS[i : i + 1] for i in range(MOST)] if precision == "int8" else (),
@@ -202,6 +207,15 @@ def test_it_answers_like_eager_at_every_batch_size(
         assert isinstance(theirs, np.ndarray)
         assert (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EXPORTING)
+def test_an_artifact_for_two_pictures_at_most_takes_one_and_two(name: str, tmp_path: Path) -> None:
+    made = Exported(name, tmp_path, most=2)
+    runtime = made.load()
+    for count in (1, 2):
+        pixels = PIXELS[:count]
+        np.testing.assert_allclose(runtime(pixels)[0], made.expected(pixels)[0], atol=1e-5)
 
 
 @pytest.fixture

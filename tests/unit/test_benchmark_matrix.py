@@ -51,3 +51,13 @@ def test_what_is_missing_is_run_and_the_rest_stays(
     before = matrix._read(Path(matrix.PROJECT / "docs/matrix.md"))
     assert before["resnet18"].pop("eager")
     assert found == before
+
+
+@pytest.mark.parametrize("words", [["--agian"], ["mobilenet_v9"], ["--runtime", "onx"]])
+def test_what_it_does_not_know_starts_nothing(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        matrix.main(words)
+    assert ended.value.code == 2
+    assert words[-1] in capsys.readouterr().err
