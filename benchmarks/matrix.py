@@ -22,12 +22,13 @@ sys.path.insert(0, str(PROJECT / "tests"))
 from prepared import prepare  # noqa: E402
 
 from handlers import plugins  # noqa: E402
+from handlers.inputs import ImageInput  # noqa: E402
 from marsmith import trials  # noqa: E402
 from marsmith.spec import ModelSpec, load, parse  # noqa: E402
 
 PAGE = PROJECT / "docs/matrix.md"
 # For detectors on runtimes whose shapes may not depend on data.
-FIXED = {"resize": [320, 320], "letterbox": 0, "mean": [0.0] * 3, "std": [1.0] * 3}
+_FIXED: dict[str, Any] = {"resize": [320, 320], "letterbox": 0, "mean": [0.0] * 3, "std": [1.0] * 3}
 
 _HEAD = """# Models and runtimes
 
@@ -74,9 +75,13 @@ def _run(spec: ModelSpec, runtimes: list[str], known: dict[str, ModelSpec], agai
         return
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        weights = prepare(spec, home)
+        weights: dict[bool, Path] = {}
         for runtime, precision in pairs:
-            changed = _changed(spec, runtime, weights)
+            fixed = _needs_fixed(spec, runtime)
+            if fixed not in weights:
+                (folder := home / f"weights-{fixed}").mkdir()
+                weights[fixed] = prepare(spec, folder, ImageInput(**_FIXED) if fixed else None)
+            changed = _changed(spec, fixed, weights[fixed])
             run = trials.run(changed, PROJECT, home / "store", [(runtime, precision)], print)
             found = next(run).to_json()
             # Others may have written to the page meanwhile.
@@ -85,12 +90,12 @@ def _run(spec: ModelSpec, runtimes: list[str], known: dict[str, ModelSpec], agai
             _write(results, known)
 
 
-def _changed(spec: ModelSpec, runtime: str, weights: Path) -> ModelSpec:
-    """The spec with prepared weights, and for a runtime with fixed shapes a fixed input."""
+def _changed(spec: ModelSpec, fixed: bool, weights: Path) -> ModelSpec:
+    """The spec with prepared weights, and with a fixed input where that is needed."""
     fields = spec.model_dump(mode="json", exclude_unset=True)
     fields["weights"] = {**fields["weights"], "file": str(weights)}
-    if _needs_fixed(spec, runtime):
-        fields["input"] = FIXED
+    if fixed:
+        fields["input"] = _FIXED
     return parse(fields, spec.name)
 
 

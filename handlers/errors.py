@@ -124,6 +124,10 @@ class ParityError(BuildError):
     """The artifact does not answer like the eager model."""
 
 
+class LimitError(ParityError):
+    """It answers as the eager model does, and further off than its limits allow."""
+
+
 class AccuracyError(BuildError):
     """The artifact loses more of the metric than is allowed."""
 

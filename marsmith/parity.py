@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from handlers.closeness import Closeness
-from handlers.errors import ParityError
+from handlers.errors import LimitError, ParityError
 from handlers.plugins import described
 from handlers.runtimes import Array, Arrays
 from handlers.task import TaskHandler
@@ -97,6 +97,7 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     closeness, most = artifact.bundle.closeness, artifact.bundle.artifact_batch
     sizes = sorted({1, min(2, most), most})
     differences = np.zeros(len(expected.arrays))
+    beyond: list[str] = []
     for size in sizes:
         for indices in _batches(expected.arrays, size):
             outputs = _run(artifact, [expected.arrays[i] for i in indices])
@@ -105,9 +106,13 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
             for row, index in enumerate(indices):
                 got = tuple(output[row] for output in outputs)
                 where = f"sample {index}, batch of {len(indices)}"
-                found = _compare(expected, index, got, closeness.outputs, where)
+                found = _compare(expected, index, got, closeness.outputs, where, beyond)
                 differences[index] = max(differences[index], found)
-    _check_apart(expected, differences)
+    alike = _alike(expected, differences)
+    if beyond:
+        raise (ParityError if alike else LimitError)(beyond[0])
+    if alike:
+        raise ParityError(alike)
     # Box decoding and thresholds magnify what rounding does; the scores' own limit is wider.
     limit = closeness.outputs if expected.task.continuous else closeness.answers
     score, figures = _compare_answers(expected, artifact, limit)
@@ -144,8 +149,17 @@ def _alone(handler: TaskHandler, array: Array, name: str) -> Arrays:
     return tuple(output[0] for output in outputs)
 
 
-def _compare(expected: Expected, index: int, got: Arrays, tolerance: float, where: str) -> float:
-    """Largest absolute difference; raises ParityError for shape, dtype, NaN or too much of it.
+def _compare(
+    expected: Expected,
+    index: int,
+    got: Arrays,
+    tolerance: float,
+    where: str,
+    beyond: list[str],
+) -> float:
+    """Largest absolute difference; raises ParityError for shape, dtype or NaN.
+
+    A line for each that is more than ``tolerance`` is added to ``beyond``.
 
     Outputs that are not continuous (ids, boxes in any number) are compared as answers alone.
     """
@@ -164,35 +178,35 @@ def _compare(expected: Expected, index: int, got: Arrays, tolerance: float, wher
         if task.continuous:
             difference = _distance(ours, theirs)
             if not difference <= tolerance:
-                raise ParityError(
-                    f"{place}: differs from {name} by {difference:.3g} (> {tolerance:g})"
-                )
+                beyond.append(f"{place}: differs from {name} by {difference:.3g} (> {tolerance:g})")
             worst = max(worst, difference)
     return worst
 
 
-def _check_apart(expected: Expected, differences: Array) -> None:
-    """Refuse an artifact that is no nearer to the reference than one answer to all pictures.
+def _alike(expected: Expected, differences: Array) -> str | None:
+    """What is wrong with an artifact that is no nearer to the reference than one answer to all
+    pictures; None where it is nearer.
 
     A tolerance that is wide beside the outputs themselves would let that pass. One answer c to all
     is by the triangle inequality, d(e_i, e_j) <= d(e_i, c) + d(c, e_j), on average at least half as
     far from the reference's answers e as these are from each other.
     """
     if not expected.task.continuous:
-        return
+        return None
     pairs = [
         max(map(_distance, one, other), default=0.0)
         for one, other in combinations(expected.outputs, 2)
         if [each.shape for each in one] == [each.shape for each in other]
     ]
     if not pairs:
-        return
+        return None
     apart, error = float(np.mean(pairs)), float(differences.mean())
-    if not error < apart / 2:
-        raise ParityError(
-            f"outputs differ from {expected.name} by {error:.3g} on average, and its own for two "
-            f"pictures by {apart:.3g}: one answer to all of them could be as near"
-        )
+    if error < apart / 2:
+        return None
+    return (
+        f"outputs differ from {expected.name} by {error:.3g} on average, and its own for two "
+        f"pictures by {apart:.3g}: one answer to all of them could be as near"
+    )
 
 
 def _distance(ours: Array, theirs: Array) -> float:
@@ -213,7 +227,8 @@ def _compare_answers(
         difference = task.compare(wanted, got, **options)
         decided = task.margin(wanted, **options) > 2 * tolerance
         if (decided and not difference.same) or not difference.score <= tolerance:
-            raise ParityError(
+            kind = LimitError if np.isfinite(difference.score) else ParityError
+            raise kind(
                 f"sample {index}: {difference.detail}, scores differ by {difference.score:.3g} "
                 f"(> {tolerance:g})"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from handlers import golden, integrity, plugins
 from handlers.bundle import Bundle
-from handlers.errors import ParityError, RequestError, WeightsError
+from handlers.errors import LimitError, ParityError, RequestError, WeightsError
 from handlers.integrity import sha256
 from handlers.task import TaskHandler
 from marsmith import accuracy, parity, preparing, quantise, samples
@@ -26,8 +27,9 @@ Ask = Callable[[TaskHandler, Path], Any]
 @dataclass(frozen=True)
 class Verdict:
     """What came of comparing answers: ``same`` decisions of ``pictures``, the largest move of a
-    score, what was ``wrong``, what only ``moved`` further than others, the metric, and what parity
-    found, as at build, where it passed."""
+    score, what was ``wrong`` by any limit (no answer, no number, another shape), what ``moved``
+    further than the archive's limits allow, whether the metric decides on that, the metric, and
+    what parity found, as at build, where it passed."""
 
     against: str
     pictures: int
@@ -35,13 +37,14 @@ class Verdict:
     largest_move: float
     wrong: list[str]
     moved: list[str] = field(default_factory=list)
+    metric_decides: bool = False
     accuracy: Accuracy | None = None
     parity: parity.Report | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was wrong."""
-        return not self.wrong
+        """Whether nothing was wrong, and nothing moved that the metric does not decide on."""
+        return not self.wrong and (self.metric_decides or not self.moved)
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as JSON values."""
@@ -106,7 +109,10 @@ def compare(
     try:
         return replace(verdict, parity=parity.check(expected, task))
     except ParityError as error:
-        return replace(verdict, wrong=[*verdict.wrong, f"as a build compares: {error}"])
+        line = f"as a build compares: {error}"
+        if isinstance(error, LimitError):
+            return replace(verdict, moved=[*verdict.moved, line])
+        return replace(verdict, wrong=[*verdict.wrong, line])
 
 
 def served(task: TaskHandler, client: Client, files: Sequence[Path]) -> Verdict:
@@ -134,7 +140,9 @@ def _compare(
 ) -> Verdict:
     closeness = task.bundle.closeness
     limit = closeness.outputs if task.continuous else closeness.answers
-    same, worst, wrong = 0, 0.0, []
+    same, worst = 0, 0.0
+    wrong: list[str] = []
+    moved: list[str] = []
     for path in files:
         expected, answer = expect(path), ask(task, path)
         if isinstance(answer, RequestError):
@@ -145,11 +153,11 @@ def _compare(
         worst = max(worst, difference.score)
         decided = task.margin(expected, **options) > 2 * limit
         if (decided and not difference.same) or not difference.score <= limit:
-            wrong.append(
+            (moved if math.isfinite(difference.score) else wrong).append(
                 f"{path.name}: {difference.detail}, scores moved by {difference.score:.3g} "
                 f"(allowed {limit:g})"
             )
-    return Verdict(against, len(files), same, worst, wrong)
+    return Verdict(against, len(files), same, worst, wrong, moved)
 
 
 def measured(
@@ -178,9 +186,9 @@ def measured(
     found = accuracy.compare(reference, expected, task, evaluation, spec.drop)
     failed = [] if found.passed else [f"the metric: {found}"]
     # Of many pictures int8 decides some otherwise; whether too many, the metric says.
-    if task.bundle.precision == "int8":
-        return replace(verdict, accuracy=found, wrong=failed, moved=verdict.wrong)
-    return replace(verdict, accuracy=found, wrong=verdict.wrong + failed)
+    decides = task.bundle.precision == "int8"
+    wrong = verdict.wrong + failed
+    return replace(verdict, accuracy=found, wrong=wrong, metric_decides=decides)
 
 
 def sample_files(task: TaskHandler, root: Path, folder: Path) -> list[Path]:

@@ -20,8 +20,9 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+from handlers.inputs import ImageInput
 from marsmith.spec import ModelSpec
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -41,8 +42,11 @@ def torchvision_model(spec: ModelSpec, state: dict[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-def prepare(spec: ModelSpec, folder: Path) -> Path:
-    """A state_dict file in ``folder`` like the one that the spec's weights entry would download."""
+def prepare(spec: ModelSpec, folder: Path, fixed: ImageInput | None = None) -> Path:
+    """A state_dict file in ``folder`` like the one that the spec's weights entry would download.
+
+    ``fixed`` is the input that a detector gets instead of pictures of their own sizes.
+    """
     torch.manual_seed(len(spec.name))
     name = spec.architecture.partition(":")[2]
     entry = torchvision.models.get_model_weights(name)[str(spec.weights.torchvision)]
@@ -50,7 +54,8 @@ def prepare(spec: ModelSpec, folder: Path) -> Path:
     if spec.task != "image-classification":
         given["weights_backbone"] = None
     model = torchvision.models.get_model(name, weights=None, **given).eval()
-    settle(model, spec.task, entry.transforms())
+    preset = entry.transforms()
+    settle(model, spec.task, preset if fixed is None else _after(fixed, preset))
     state = model.state_dict()
     for module, each in torchvision_model(spec, state).named_modules():
         if isinstance(each, FrozenBatchNorm2d):
@@ -59,6 +64,15 @@ def prepare(spec: ModelSpec, folder: Path) -> Path:
     path = folder / str(entry.url.rsplit("/", 1)[1])
     torch.save(state, path)
     return path
+
+
+def _after(given: ImageInput, preset: Any) -> Any:
+    """The preset, of pictures (3, H, W) that have been made ``given``'s input."""
+
+    def run(picture: Tensor) -> Any:
+        return preset(pil_to_tensor(Image.fromarray(given.prepare(to_pil_image(picture)))))
+
+    return run
 
 
 def settle(model: nn.Module, task: str, preset: Any) -> None:

@@ -107,7 +107,8 @@ def _show(name: str, verdicts: list[Any]) -> None:
             console.print(f"  {verdict.parity.words(verdict.against)}", soft_wrap=True)
         if verdict.accuracy is not None:
             console.print(f"  {verdict.accuracy}", soft_wrap=True)
-        for lines, word in ((verdict.wrong, "wrong"), (verdict.moved, "moved far")):
+        far = "moved far" if verdict.metric_decides else "wrong"
+        for lines, word in ((verdict.wrong, "wrong"), (verdict.moved, far)):
             for line in lines[:_LISTED]:
                 console.print(f"  {word}: {line}", markup=False, soft_wrap=True)
             if len(lines) > _LISTED:

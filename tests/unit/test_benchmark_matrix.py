@@ -42,7 +42,7 @@ def test_what_is_missing_is_run_and_the_rest_stays(
         asked.extend(pairs)
         yield SimpleNamespace(to_json=lambda: {"problem": "no | room\nleft"})
 
-    monkeypatch.setattr(matrix, "prepare", lambda spec, home: home / "weights.pth")
+    monkeypatch.setattr(matrix, "prepare", lambda spec, home, fixed: home / "weights.pth")
     monkeypatch.setattr(matrix.trials, "run", run)
     matrix.main(["resnet18"])
     assert asked == [("eager", "fp32")]

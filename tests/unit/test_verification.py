@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -98,6 +99,37 @@ def test_outputs_are_compared_in_batches_as_well(
     assert verdict.same == len(files)
     assert verdict.parity is None
     assert "as a build compares: sample 0, batch of 2, output 0: differs from" in verdict.wrong[0]
+
+
+@pytest.mark.parametrize("broken", ["mixed up", "not a number", "another class", "failing"])
+def test_the_metric_of_int8_excuses_what_moved_and_not_what_is_broken(
+    store: Path, project: Path, labelled: Path, tmp_path: Path, broken: str
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task, reference = verification.opened(tmp_path), verification.opened(tmp_path)
+    files = samples.files(labelled, "--images")
+    spec = {"accuracy": {"folder": "digits", "drop": 1.0}}
+    task.bundle = replace(task.bundle, precision="int8", provenance={"spec": spec})
+    quantise.write(quantise.digests(files[:1]), tmp_path)
+    right = task.model
+
+    def model(pixels: Any) -> Any:
+        outputs = right(pixels)
+        if broken == "failing" and len(pixels) > 1:
+            raise RuntimeError("no memory")
+        if broken == "mixed up":
+            return tuple(output[::-1] for output in outputs)
+        if broken == "not a number" and len(pixels) == 2:
+            return tuple(np.full_like(output, np.nan) for output in outputs)
+        # Too far for int8, and nearer to the right answer than to any other picture's.
+        return tuple(output * 0.9 for output in outputs) if broken == "another class" else outputs
+
+    task.model = model
+    compared = verification.compare(task, reference, files, "eager")
+    verdict = verification.measured(compared, task, reference, labelled, None, tmp_path)
+    assert verdict.metric_decides
+    assert verdict.passed == (broken == "another class")
+    assert not compared.passed
 
 
 def test_an_archive_is_proven_where_its_model_file_is_not(
