@@ -37,9 +37,9 @@ _HEAD = """# Models and runtimes
 process. A cell is the largest difference of a score from eager's on the sample pictures, where all
 decisions (labels, boxes, masks) must agree as well; a number in brackets refers to the reason why a
 pair does not work. Where a * stands, the detector has a fixed input of 320x320 with letterboxing,
-and its second half runs in the handler. Models that are missing were not run. TensorRT was not run
-at all: it needs an NVIDIA GPU, which the machine of this table has not. Speed is for
-`marsmith formats` to say, on your machine.
+to which its weights were prepared, and its second half runs in the handler. Models that are
+missing were not run. TensorRT was not run at all: it needs an NVIDIA GPU, which the machine of this
+table has not. Speed is for `marsmith formats` to say, on your machine.
 
 """
 

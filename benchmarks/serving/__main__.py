@@ -161,6 +161,7 @@ def _run(
             "task": subject.spec.task,
             "architecture": subject.spec.architecture,
             "pictures": len(sizes),
+            "scored": sum(one.scored for one in subject.pictures),
             "kilobytes": round(sum(sizes) / len(sizes) / 1e3),
             "serving": dict(subject.serving),
         },

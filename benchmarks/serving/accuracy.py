@@ -33,15 +33,20 @@ def ask(made: Contender, pictures: Sequence[Picture]) -> dict[str, Any]:
 def score(
     made: Contender, pictures: Sequence[Picture], answers: Mapping[int, Any]
 ) -> dict[str, Any]:
-    """The metric of answers by the index of their picture, errors among them, which are counted."""
+    """The metric of answers by the index of their picture, errors among them, which are counted.
+
+    ``score`` is that of the pictures that are scored, the other counts are of all.
+    """
     good = {i: each for i, each in answers.items() if not isinstance(each, MarsmithError)}
     bad = [str(each) for each in answers.values() if isinstance(each, MarsmithError)]
     found: dict[str, Any] = {"pictures": len(pictures), "unanswered": len(pictures) - len(good)}
     if bad:
         found["problem"] = bad[0][:200]
-    order = sorted(good)
+    scored = sum(one.scored for one in pictures)
+    found["scored"] = scored
+    order = sorted(i for i in good if pictures[i].scored)
     truths = [pictures[i].truth for i in order]
-    reached = made.score([good[i] for i in order], truths) if good else 0.0
+    reached = made.score([good[i] for i in order], truths) if order else 0.0
     # An unanswered picture is a wrong one.
-    found["score"] = reached * len(good) / len(pictures)
+    found["score"] = reached * len(order) / scored
     return found

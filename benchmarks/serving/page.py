@@ -32,6 +32,8 @@ def markdown(results: dict[str, Any]) -> str:
         f"a load; others took at most {others:.0%} of the cores.",
         f"```sh\n{command}\n```",
     ]
+    if (scored := subject.get("scored", subject["pictures"])) < subject["pictures"]:
+        parts.append(f"Scored are the {scored} that int8 was not calibrated with.")
     if results.get("reference") is not None:
         parts.append(f"Eager PyTorch in memory scores {results['reference']:.3f}.")
     for heading, cells in tables.every(results).items():

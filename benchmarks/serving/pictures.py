@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from handlers.errors import SpecError
+from handlers.integrity import sha256
 from handlers.task import TaskHandler
 
 # Width and height of a photograph of 12 megapixels, upright or not, and the longer side of a
@@ -29,11 +30,15 @@ _NOISE = 4.0
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded picture and its truth: a class index, or what the task's ``metric`` takes."""
+    """An encoded picture and its truth: a class index, or what the task's ``metric`` takes.
+
+    One that int8 was calibrated with is asked, but not ``scored``.
+    """
 
     name: str
     data: bytes
     truth: Any
+    scored: bool = True
 
 
 def rendered(task: str, count: int) -> list[Picture]:
@@ -51,17 +56,29 @@ def rendered(task: str, count: int) -> list[Picture]:
     return [Picture(f"scene{i:04}.jpg", scenes[i][0], truth) for i, truth in enumerate(truths)]
 
 
-def labelled(folder: Path, handler: TaskHandler, count: int | None = None) -> list[Picture]:
+def labelled(
+    folder: Path,
+    handler: TaskHandler,
+    count: int | None = None,
+    calibrated: Collection[str] = (),
+) -> list[Picture]:
     """Pictures of a folder and its labels, as the handler's task reads them.
 
-    At most ``count``, spread evenly over the names. Raises SpecError where it has no labels.
+    Those with a sha256 in ``calibrated`` are not scored. At most ``count``, spread
+    evenly over the names. Raises SpecError where it has no labels.
     """
     named = handler.labelled(folder)
     if not named:
         raise SpecError(f"no labelled pictures in {folder}: docs/precision.md says how to label")
     if count is not None and count < len(named):
         named = [named[i * len(named) // count] for i in range(count)]
-    return [Picture(path.name, path.read_bytes(), truth) for path, truth in named]
+    found = [
+        Picture(path.name, path.read_bytes(), truth, sha256(path) not in calibrated)
+        for path, truth in named
+    ]
+    if not any(one.scored for one in found):
+        raise SpecError(f"int8 is calibrated with every picture of {folder}: give others, too")
+    return found
 
 
 def resized(pictures: Sequence[Picture], size: str) -> list[Picture]:
@@ -75,7 +92,7 @@ def resized(pictures: Sequence[Picture], size: str) -> list[Picture]:
     if size == "large":
         chosen = random.Random(_SEED).sample(chosen, min(_LARGE_COUNT, len(chosen)))
     enlarge = _enlarged if size == "large" else _thumbnail
-    return [Picture(one.name, enlarge(one.data, i), one.truth) for i, one in enumerate(chosen)]
+    return [replace(one, data=enlarge(one.data, i)) for i, one in enumerate(chosen)]
 
 
 def _enlarged(data: bytes, number: int) -> bytes:

@@ -27,8 +27,9 @@ def score(subject: Subject) -> float | None:
     spec.loader.exec_module(module)
     with tempfile.TemporaryDirectory() as folder:
         model = module.TorchModel(json.loads(subject.describe(Path(folder)).read_text()))
-    inputs = [model.decode(one.data) for one in subject.pictures]
+    scored = [one for one in subject.pictures if one.scored]
+    inputs = [model.decode(one.data) for one in scored]
     answers = []
     for start in range(0, len(inputs), _BATCH):
         answers += model.predict(inputs[start : start + _BATCH])
-    return subject.score(answers, [one.truth for one in subject.pictures])
+    return subject.score(answers, [one.truth for one in scored])

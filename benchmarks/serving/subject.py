@@ -23,7 +23,7 @@ from handlers import plugins
 from handlers.bundle import Bundle
 from handlers.errors import BuildError, SpecError
 from handlers.task import TaskHandler
-from marsmith import resolve, weights
+from marsmith import quantise, resolve, weights
 from marsmith.archive import file_name, unpack
 from marsmith.spec import ModelSpec, load, parse
 from marsmith.tuning.fingerprint import of_pair
@@ -75,7 +75,8 @@ class Subject:
         if folder is None:
             pictures = rendered(spec.task, count)
         else:
-            pictures = labelled(folder, handler_of(spec), count)
+            taken = spec.calibration and quantise.calibration_files(spec.calibration, PROJECT)
+            pictures = labelled(folder, handler_of(spec), count, quantise.digests(taken or []))
         return cls(spec, pictures, len(os.sched_getaffinity(0)), serving or {})
 
     @functools.cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from email import message_from_bytes
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
-from benchmarks.serving import multipart, rows, session
+from benchmarks.serving import accuracy, multipart, rows, session
 from benchmarks.serving.choice import chosen, families
 from benchmarks.serving.contender import Local
 from benchmarks.serving.contenders.fastapi import FastApi
@@ -30,9 +32,10 @@ from benchmarks.serving.processes import MARK, end_marked, marked, watching
 from benchmarks.serving.subject import Subject
 from benchmarks.serving.warming import warm
 from handlers.bundle import Bundle
-from handlers.errors import BuildError, SpecError
+from handlers.errors import BuildError, MarsmithError, SpecError
 from handlers.inputs import ImageInput
 from handlers.tasks.image_classification import ImageClassification
+from marsmith import quantise
 
 
 def _jpeg(width: int = 64, height: int = 48) -> bytes:
@@ -53,6 +56,28 @@ def test_labelled_pictures_are_those_of_the_task_spread_over_the_names(tmp_path:
     found = labelled(tmp_path, task)
     assert [(one.name, one.truth) for one in found] == [("a.jpg", 1), ("b.jpg", 0), ("c.JPEG", 1)]
     assert [one.name for one in labelled(tmp_path, task, 2)] == ["a.jpg", "b.jpg"]
+
+
+def test_what_int8_was_calibrated_with_is_asked_and_not_scored(tmp_path: Path) -> None:
+    for name, size in (("a.jpg", 20), ("b.jpg", 30), ("c.jpg", 40)):
+        (tmp_path / name).write_bytes(_jpeg(size, size))
+    (tmp_path / "labels.csv").write_text("file,label\na.jpg,dog\nb.jpg,cat\nc.jpg,dog\n")
+    task = ImageClassification()
+    task.bundle = Bundle("m", "1", "t", "r", "a", ["cat", "dog"], ImageInput())
+    taken = quantise.digests([tmp_path / "a.jpg"])
+    found = labelled(tmp_path, task, calibrated=taken)
+    assert [one.scored for one in found] == [False, True, True]
+    assert [one.scored for one in resized(found, "small")] == [False, True, True]
+
+    def top_1(answers: Sequence[int], truths: Sequence[int]) -> float:
+        return sum(map(operator.eq, answers, truths)) / len(truths)
+
+    made: Any = SimpleNamespace(score=top_1)
+    reached = accuracy.score(made, found, {0: 0, 1: 0, 2: MarsmithError("none")})
+    assert (reached["score"], reached["scored"], reached["unanswered"]) == (0.5, 2, 1)
+    everything = quantise.digests(sorted(tmp_path.glob("*.jpg")))
+    with pytest.raises(SpecError, match="calibrated with every picture"):
+        labelled(tmp_path, task, calibrated=everything)
 
 
 def test_photographs_have_12_megapixels_and_are_seeded() -> None:
