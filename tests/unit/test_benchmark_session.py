@@ -1,0 +1,159 @@
+"""A sitting of benchmarks/serving with contenders that stand in: their order, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.serving import __main__ as command
+from benchmarks.serving import choice, rows, session
+from benchmarks.serving.contender import Contender, Local
+from benchmarks.serving.plan import Plan
+from benchmarks.serving.subject import Subject
+from handlers.errors import ServerError
+
+MODEL = "mobilenet_v2_shapes"
+
+
+class _Standing(Local):
+    """Answers rightly; its processes, which do nothing, are started and ended as a server's are.
+
+    ``interrupted`` names the variant that a signal reaches, and the step in which it does.
+    """
+
+    part = "tests"
+    recommended = "nobody"
+    begun: ClassVar[dict[str, subprocess.Popen[Any]]] = {}
+    folders: ClassVar[list[Path]] = []
+    interrupted: ClassVar[tuple[str, str, signal.Signals] | None] = None
+    process: subprocess.Popen[Any] | None = None
+
+    @classmethod
+    def variants(cls, subject: Subject) -> list[str]:
+        return ["a", "b", "c"]
+
+    def _reach(self, step: str) -> None:
+        if self.interrupted and self.interrupted[:2] == (self.variant, step):
+            os.kill(os.getpid(), self.interrupted[2])
+            raise AssertionError("no signal has come")
+
+    def prepare(self) -> None:
+        self.folders.append(self.folder)
+
+    def start(self) -> None:
+        self.process = self.launch([sys.executable, "-c", "import time; time.sleep(600)"])
+        self.begun[self.variant] = self.process
+        self._reach("start")
+
+    def close(self) -> None:
+        super().close()
+        if self.process is not None:
+            self.process.wait(60)
+
+    def all_answers(self, pictures: Sequence[bytes]) -> list[Any]:
+        labels = self.subject.handler.bundle.labels
+        return [[{"label": labels[one.truth], "score": 1.0}] for one in self.subject.pictures]
+
+    def run(self, pictures: Sequence[bytes], seconds: float) -> tuple[int, float]:
+        self._reach("run")
+        return len(pictures), 1.0
+
+
+@pytest.fixture
+def standing(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Standing]]:
+    """The only kind of contender that there is."""
+
+    def families() -> dict[str, type[Contender]]:
+        return {"standing": _Standing}
+
+    for module in (choice, session, command):
+        monkeypatch.setattr(module, "families", families)
+    monkeypatch.setattr(_Standing, "begun", {})
+    monkeypatch.setattr(_Standing, "folders", [])
+    monkeypatch.setattr(_Standing, "interrupted", None)
+    yield _Standing
+    for process in _Standing.begun.values():
+        process.kill()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """The default model with two rendered pictures."""
+    return Subject.load(MODEL, count=2)
+
+
+class _Brief(_Standing):
+    """Without processes, of which the order asks nothing."""
+
+    def start(self) -> None:
+        if self.variant == "b":
+            raise ServerError("b never starts")
+
+
+def test_rounds_are_interleaved_and_every_other_one_is_reversed(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "families", lambda: {"brief": _Brief})
+    found: list[dict[str, Any]] = []
+    names = ["brief/a", "brief/b", "brief/c"]
+    plan = Plan(rounds=3, warm_requests=0)
+    session.Session(subject, names, plan, tmp_path, found.append, lambda words: None).run()
+    ended = [one for one in found if one["kind"] in ("closed", "failed")]
+    # One that fails has its place in each round all the same.
+    assert [(one["round"], one["contender"][-1], one["kind"]) for one in ended] == [
+        *((0, "a", "closed"), (0, "b", "failed"), (0, "c", "closed")),
+        *((1, "c", "closed"), (1, "b", "failed"), (1, "a", "closed")),
+        *((2, "a", "closed"), (2, "b", "failed"), (2, "c", "closed")),
+    ]
+
+
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    """The command takes SIGTERM for Ctrl-C in its whole process."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [(signal.SIGINT, "start"), (signal.SIGINT, "run"), (signal.SIGTERM, "run")],
+)
+def test_a_signal_ends_every_server_and_keeps_what_was_measured(
+    number: signal.Signals,
+    step: str,
+    standing: type[_Standing],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(standing, "interrupted", ("b", step, number))
+    words = ["standing", "--model", MODEL, "--count", "2", "--quick", "--out", str(tmp_path)]
+    done = CliRunner().invoke(command.main, words)
+    assert done.exit_code == 130, done.output
+    assert done.stdout.endswith("stopped: all servers have been ended\n")
+    # The third never began.
+    assert set(standing.begun) == {"a", "b"}
+    assert all(process.returncode is not None for process in standing.begun.values())
+    assert not any(folder.exists() for folder in standing.folders)
+    kept = json.loads((tmp_path / "results.json").read_text())["measurements"]
+    [closed] = rows.select(kept, kind="closed")
+    assert (closed["contender"], closed["requests"]) == ("standing/a", 2)
+    # It was ready and answered before its load, and nobody calls its end a failure.
+    assert [one["kind"] for one in rows.select(kept, contender="standing/b")] == (
+        ["ready", "accuracy"] if step == "run" else []
+    )
+    # What there is, is shown as at the end of a whole sitting.
+    assert "standing/a" in (tmp_path / "tables.txt").read_text()
+    assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
