@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,3 +130,70 @@ def test_formats_builds_measures_and_plots(
         assert trial["archive_bytes"] > 10**5
     with Image.open(picture) as drawn:
         assert drawn.size[0] > 500
+
+
+def test_formats_shows_the_metric_and_its_difference_from_fp32(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    samples = sorted((project / "samples/digits").glob("*.png"))
+    evaluated, calibrated = tmp_path / "evaluated", tmp_path / "calibrated"
+    for folder, files in ((evaluated, samples), (calibrated, samples[::2])):
+        folder.mkdir()
+        for path in files:
+            shutil.copy(path, folder)
+    # One label is wrong, so that the metric is not that of a model compared with itself.
+    lines = [f"{path.name},{path.stem.replace('9', '3')}" for path in samples]
+    (evaluated / "labels.csv").write_text("\n".join(["file,label", *lines]) + "\n")
+    folders = ["--evaluate", str(evaluated), "--calibrate", str(calibrated)]
+    pairs = ["--runtime", "openvino", "--precision", "fp32", "--precision", "int8"]
+    picture = tmp_path / "formats.png"
+    words = ["lenet5_digits", *pairs, *folders, "--plot", str(picture)]
+    done = CliRunner().invoke(formats.command, words)
+    assert done.exit_code == 0, done.output
+    cells = [re.split("[│┃]", line)[1:-1] for line in done.stdout.splitlines()]
+    [names, *rows] = [[cell.strip() for cell in line] for line in cells if line]
+    found = {row[1]: dict(zip(names, row, strict=True)) for row in rows}
+    shown = ("runtime", "top-1", "from fp32", "status")
+    assert {name: [row[key] for key in shown] for name, row in found.items()} == {
+        "fp32": ["openvino", "0.9000", "+0.0000", "ok"],
+        # Of the five pictures that it was not calibrated on, and so is its fp32.
+        "int8": ["openvino", "0.8000", "+0.0000", "ok"],
+    }
+    with Image.open(picture) as drawn:
+        assert drawn.size[0] > 500
+
+
+def drawn_points(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: list[Trial]
+) -> tuple[str, list[tuple[float, float]]]:
+    """The label and the points of a plot."""
+    figure, axes = trial_tables.new_figure()
+    monkeypatch.setattr(trial_tables, "new_figure", lambda: (figure, axes))
+    trial_tables.plot(lenet5(project), tried, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    # Those of the legend have no place.
+    offsets = [each.get_offsets() for each in axes.collections]
+    return axes.get_ylabel(), [tuple(each[0].tolist()) for each in offsets if len(each)]
+
+
+def test_a_plot_shows_what_accuracy_is_lost_where_it_was_measured(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eager = replace(EAGER, metric_name="top-1", metric=0.9, reference=0.9)
+    # Measured on fewer pictures: only the difference from fp32 on the same ones says anything.
+    fast = replace(FAST, metric_name="top-1", metric=0.75, reference=0.875, largest_difference=0.3)
+    theirs = replace(FAST, runtime="theirs", metric_name="top-1", metric=0.9)
+    tried = [eager, BROKEN, fast, theirs, replace(FAST, runtime="unmeasured")]
+    label, found = drawn_points(project, tmp_path, monkeypatch, tried)
+    assert label == "top-1, difference from eager fp32"
+    assert found == [(20.0, 0.0), (90.0, -0.125)]
+
+
+def test_a_plot_shows_the_largest_move_where_no_metric_was_measured(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = [EAGER, BROKEN, replace(FAST, largest_difference=0.25)]
+    label, found = drawn_points(project, tmp_path, monkeypatch, tried)
+    assert label == "largest move of a score"
+    assert found == [(20.0, 0.0), (90.0, 0.25)]
