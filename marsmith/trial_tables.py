@@ -123,7 +123,9 @@ def plot(spec: ModelSpec, trials: Sequence[Trial], path: Path) -> None:
         axes.scatter([], [], s=70, marker=mark, color="grey", label=runtime)
     for precision, color in colors.items():
         axes.scatter([], [], s=70, marker="s", color=color, label=precision)
-    figure.legend(loc="outside right upper")
+    if points:
+        # Matplotlib warns of a legend that is empty.
+        figure.legend(loc="outside right upper")
     name = next((trial.metric_name for trial in good if trial.metric_name), "")
     axes.set(
         title=f"{spec.name} {spec.version}",

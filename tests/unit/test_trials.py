@@ -197,3 +197,10 @@ def test_a_plot_shows_the_largest_move_where_no_metric_was_measured(
     label, found = drawn_points(project, tmp_path, monkeypatch, tried)
     assert label == "largest move of a score"
     assert found == [(20.0, 0.0), (90.0, 0.25)]
+
+
+def test_a_plot_of_nothing_is_empty_and_warns_of_nothing(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, found = drawn_points(project, tmp_path, monkeypatch, [BROKEN])
+    assert found == []
