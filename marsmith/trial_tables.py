@@ -97,7 +97,7 @@ def plot(spec: ModelSpec, trials: Sequence[Trial], path: Path) -> None:
     figure, axes = new_figure()
     good = [trial for trial in trials if trial.problem is None]
     points: list[tuple[Trial, float]] = []
-    measured = any(trial.metric is not None for trial in good)
+    measured = any(None not in (trial.metric, trial.reference) for trial in good)
     for trial in good:
         across = trial.largest_difference
         if measured:
@@ -126,7 +126,7 @@ def plot(spec: ModelSpec, trials: Sequence[Trial], path: Path) -> None:
     if points:
         # Matplotlib warns of a legend that is empty.
         figure.legend(loc="outside right upper")
-    name = next((trial.metric_name for trial in good if trial.metric_name), "")
+    name = next((trial.metric_name for trial in good if trial.metric_name), "") if measured else ""
     axes.set(
         title=f"{spec.name} {spec.version}",
         xlabel=f"pictures per second at batch {BATCH}",

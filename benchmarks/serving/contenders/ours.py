@@ -69,10 +69,12 @@ class Ours(Server):
         super().wait_ready(picture)
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-            shutil.rmtree(self._server.temp, ignore_errors=True)
-        super().close()
+        try:
+            if self._server is not None:
+                self._server.stop()
+                shutil.rmtree(self._server.temp, ignore_errors=True)
+        finally:
+            super().close()
 
     def timers(self) -> dict[str, float]:
         with self.server.client() as client:
