@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from handlers.errors import RuntimeUnavailable
@@ -32,26 +34,69 @@ def print_table(
     console: Console, spec: ModelSpec, trials: Sequence[Trial], batch: int = BATCH
 ) -> None:
     """One row for each trial, timed by ``batch`` pictures, the fastest first; those that failed
-    last, with the reason."""
-    table = Table(title=f"{spec.name} {spec.version} on this host", title_justify="left")
+    last, with the number of the reason, which stands below."""
     metric = next((each.metric_name for each in trials if each.metric is not None), "")
     extra = (metric, "from fp32") if metric else ("largest score move",)
-    for name in (*_COLUMNS, *extra, "status"):
-        text = name in ("runtime", "precision", "status")
-        table.add_column(
-            name.format(batch=batch), justify="left" if text else "right", no_wrap=name != "status"
-        )
     eager = next((t for t in trials if (t.runtime, t.precision) == REFERENCE), None)
-    for trial in sorted(trials, key=lambda each: (each.problem is not None, -each.throughput)):
-        table.add_row(*_row(trial, eager, bool(metric)))
-    console.print(table)
+    order = sorted(trials, key=lambda each: (each.problem is not None, -each.throughput))
+    problems = Problems()
+    rows = []
+    for trial in order:
+        status = "ok" if trial.device == "cpu" else f"ok on {trial.device}"
+        if trial.problem is not None:
+            status = problems.mark(trial.problem)
+        rows.append([*_row(trial, eager, bool(metric)), status])
+    headings = [name.format(batch=batch) for name in (*_COLUMNS, *extra, "status")]
+    title = f"{spec.name} {spec.version} on this host"
+    print_uncut(console, title, headings, rows, left=("runtime", "precision", "status"))
+    problems.print(console)
+
+
+class Problems:
+    """What failed of the rows of a table, told below it: a column would have what little room the
+    figures leave."""
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+
+    def mark(self, problem: str) -> str:
+        """What stands in the row of one that failed."""
+        if problem not in self._said:
+            self._said.append(problem)
+        return f"failed ({self._said.index(problem) + 1})"
+
+    def print(self, console: Console) -> None:
+        """A line for each problem."""
+        for number, problem in enumerate(self._said, 1):
+            console.print(f"({number}) {problem}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_uncut(
+    console: Console,
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Collection[str],
+) -> None:
+    """A table with every word whole, however narrow the terminal or the file is.
+
+    Headings in ``left`` have words below them, and all others figures.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(headings):
+        words = " ".join([heading, *(row[number] for row in rows)]).split()
+        least = max(map(len, words), default=0)
+        justify: JustifyMethod = "left" if heading in left else "right"
+        table.add_column(heading, justify=justify, min_width=least)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table, crop=False)
 
 
 def _row(trial: Trial, eager: Trial | None, measured: bool) -> list[str]:
     name = [trial.runtime, trial.precision]
-    status = "ok" if trial.device == "cpu" else f"ok on {trial.device}"
     if trial.problem is not None:
-        return [*name, *[""] * (8 if measured else 7), trial.problem]
+        return [*name, *[""] * (8 if measured else 7)]
     ratio = f"{trial.throughput / eager.throughput:.1f}" if eager and eager.throughput else ""
     figures = [
         f"{trial.archive_bytes / 1e6:.1f}",
@@ -62,12 +107,12 @@ def _row(trial: Trial, eager: Trial | None, measured: bool) -> list[str]:
         ratio,
     ]
     if not measured:
-        return [*name, *figures, f"{trial.largest_difference:.1e}", status]
+        return [*name, *figures, f"{trial.largest_difference:.1e}"]
     if trial.metric is None:
-        return [*name, *figures, "", "", status]
+        return [*name, *figures, "", ""]
     # An artifact of others has no fp32.
     drop = "" if trial.reference is None else f"{trial.metric - trial.reference:+.4f}"
-    return [*name, *figures, f"{trial.metric:.4f}", drop, status]
+    return [*name, *figures, f"{trial.metric:.4f}", drop]
 
 
 def to_json(spec: ModelSpec, trials: Sequence[Trial]) -> dict[str, Any]:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from marsmith.trial_tables import new_figure, print_table
+from marsmith.trial_tables import Problems, new_figure, print_table, print_uncut
 from marsmith.trials import Trial
 from marsmith.tuning import fingerprint
 from marsmith.tuning.points import LOAD, Measured, Objective, pareto
 from marsmith.tuning.session import Session
 
+_NAMES = ("", "runtime", "precision")
 _COLUMNS = ("workers", "threads", "batch", "delay ms", "pictures/s", "p50 ms", "p99 ms", "asked")
 
 
@@ -27,29 +26,24 @@ def print_tables(console: Console, session: Session) -> None:
     spec, objective = session.spec, session.objective
     front = pareto(session.measured)
     best = objective.best(session.measured) if front else None
-    table = Table(title=f"{spec.name} {spec.version} served by this host", title_justify="left")
-    for name in ("", "runtime", "precision"):
-        table.add_column(name, no_wrap=True)
-    for name in _COLUMNS:
-        table.add_column(name, justify="right")
     metrics = {(each.runtime, each.precision): each for each in session.tried}
     metric = next((each.metric_name for each in session.tried if each.metric is not None), "")
-    if metric:
-        table.add_column(metric, justify="right")
     chosen = any(one.point.options for one in session.measured)
-    if chosen:
-        table.add_column("options")
     failed = any(one.problem for one in session.measured)
-    if failed:
-        table.add_column("problem")
+    words = ["options"] * chosen + ["status"] * failed
+    rows, problems = [], Problems()
     for one in sorted(session.measured, key=lambda one: (one.problem or "", -one.throughput)):
         mark = "->" if one is best else "*" if one in front else ""
         trial = metrics.get((one.point.runtime, one.point.precision))
         options = ", ".join(f"{key} {value}" for key, value in one.point.options.items())
-        why = [options] * chosen + [escape(one.problem or "")] * failed
-        table.add_row(*_row(mark, one, trial if metric else None), *why)
-    if session.measured:
-        console.print(table)
+        status = "ok" if one.problem is None else problems.mark(one.problem)
+        why = [options] * chosen + [status] * failed
+        rows.append([*_row(mark, one, trial if metric else None), *why])
+    if rows:
+        headings = [*_NAMES, *_COLUMNS, *([metric] if metric else []), *words]
+        title = f"{spec.name} {spec.version} served by this host"
+        print_uncut(console, title, headings, rows, left=(*_NAMES, *words))
+        problems.print(console)
         console.print(
             f"* no other point is better on both; p99 under Poisson arrivals at {LOAD:.0%} of the "
             "point's own pictures/s"
