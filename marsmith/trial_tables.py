@@ -83,11 +83,17 @@ def print_uncut(
     Headings in ``left`` have words below them, and all others figures.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    needed = 0
     for number, heading in enumerate(headings):
         words = " ".join([heading, *(row[number] for row in rows)]).split()
         least = max(map(len, words), default=0)
         justify: JustifyMethod = "left" if heading in left else "right"
         table.add_column(heading, justify=justify, min_width=least)
+        # With what stands between columns.
+        needed += least + 3
+    if needed > console.width:
+        # Else rich would leave columns out.
+        table.width = needed
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table, crop=False)
