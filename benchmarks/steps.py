@@ -26,12 +26,12 @@ from PIL import Image
 
 from handlers import jpeg
 from handlers.tasks import semantic_segmentation as segmentation
+from marsmith import samples
 from training import heldout
 
 Ways = Mapping[str, Callable[[], Any]]
 # As many as a full batch has by default.
 _TOGETHER = 8
-_SUFFIXES = (".jpg", ".jpeg")
 
 
 def main(words: list[str]) -> int:
@@ -41,16 +41,21 @@ def main(words: list[str]) -> int:
     parser.add_argument("--archive", type=Path, metavar="FILE.mar")
     parser.add_argument("--rounds", type=int, default=8)
     given = parser.parse_args(words)
-    files = sorted(path for path in given.pictures.iterdir() if path.suffix.lower() in _SUFFIXES)
     # What is not RGB or grey is Pillow's alone.
-    decoded = [body for path in files if jpeg.decode(body := path.read_bytes(), None) is not None]
+    decoded = [
+        body
+        for path in (samples.found(given.pictures) if given.pictures.is_dir() else ())
+        if jpeg.decode(body := path.read_bytes(), None) is not None
+    ]
     # At least one full batch.
     bodies = decoded * math.ceil(_TOGETHER / len(decoded)) if decoded else []
     if not bodies:
-        parser.error(f"no JPEG in {given.pictures} that can be read")
+        parser.error(f"no JPEG in {given.pictures} that can be read: give a folder that has some")
     print("| step | way | CPU ms | by the clock |\n|---|---|---|---|")
     _show("decode a JPEG", _decoding(bodies), given.rounds, len(bodies))
-    _show(f"decode {_TOGETHER} JPEGs", _together(bodies), given.rounds, len(bodies) // _TOGETHER)
+    with ThreadPoolExecutor(2) as two, ThreadPoolExecutor(4) as four:
+        ways = _together(bodies, {"2 threads": two, "4 threads": four})
+        _show(f"decode {_TOGETHER} JPEGs", ways, given.rounds, len(bodies) // _TOGETHER)
     _show("write a mask", _masks(bodies[0]), given.rounds, 1)
     if given.archive:
         with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +93,7 @@ def _opened(body: bytes) -> Image.Image:
     return Image.open(io.BytesIO(body)).convert("RGB")
 
 
-def _together(bodies: list[bytes]) -> Ways:
+def _together(bodies: list[bytes], pools: Mapping[str, ThreadPoolExecutor]) -> Ways:
     batches = [
         bodies[start : start + _TOGETHER]
         for start in range(0, len(bodies) - _TOGETHER + 1, _TOGETHER)
@@ -103,7 +108,7 @@ def _together(bodies: list[bytes]) -> Ways:
     ways: dict[str, Callable[[], Any]] = {
         "in turn": lambda: [list(map(decode, batch)) for batch in batches]
     }
-    return ways | {f"{n} threads": pooled(ThreadPoolExecutor(n)) for n in (2, 4)}
+    return ways | {name: pooled(pool) for name, pool in pools.items()}
 
 
 def _masks(body: bytes) -> Ways:

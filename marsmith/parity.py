@@ -97,7 +97,7 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     closeness, most = artifact.bundle.closeness, artifact.bundle.artifact_batch
     sizes = sorted({1, min(2, most), most})
     differences = np.zeros(len(expected.arrays))
-    beyond: list[str] = []
+    beyond: str | None = None
     for size in sizes:
         for indices in _batches(expected.arrays, size):
             outputs = _run(artifact, [expected.arrays[i] for i in indices])
@@ -106,11 +106,12 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
             for row, index in enumerate(indices):
                 got = tuple(output[row] for output in outputs)
                 where = f"sample {index}, batch of {len(indices)}"
-                found = _compare(expected, index, got, closeness.outputs, where, beyond)
+                found, further = _compare(expected, index, got, closeness.outputs, where)
                 differences[index] = max(differences[index], found)
+                beyond = beyond or further
     alike = _alike(expected, differences)
     if beyond:
-        raise (ParityError if alike else LimitError)(beyond[0])
+        raise (ParityError if alike else LimitError)(beyond)
     if alike:
         raise ParityError(alike)
     # Box decoding and thresholds magnify what rounding does; the scores' own limit is wider.
@@ -150,20 +151,16 @@ def _alone(handler: TaskHandler, array: Array, name: str) -> Arrays:
 
 
 def _compare(
-    expected: Expected,
-    index: int,
-    got: Arrays,
-    tolerance: float,
-    where: str,
-    beyond: list[str],
-) -> float:
-    """Largest absolute difference; raises ParityError for shape, dtype or NaN.
+    expected: Expected, index: int, got: Arrays, tolerance: float, where: str
+) -> tuple[float, str | None]:
+    """Largest absolute difference, and what is further off than ``tolerance``, if anything is.
 
-    A line for each that is more than ``tolerance`` is added to ``beyond``.
+    Raises ParityError for shape, dtype or NaN.
 
     Outputs that are not continuous (ids, boxes in any number) are compared as answers alone.
     """
     task, name, worst = expected.task, expected.name, 0.0
+    beyond: str | None = None
     if len(expected.outputs[index]) != len(got):
         raise ParityError(f"{where}: {len(got)} outputs, {name} has {len(expected.outputs[index])}")
     for number, (ours, theirs) in enumerate(zip(expected.outputs[index], got, strict=True)):
@@ -177,10 +174,10 @@ def _compare(
             raise ParityError(f"{place}: not finite where {name} is")
         if task.continuous:
             difference = _distance(ours, theirs)
-            if not difference <= tolerance:
-                beyond.append(f"{place}: differs from {name} by {difference:.3g} (> {tolerance:g})")
+            if beyond is None and not difference <= tolerance:
+                beyond = f"{place}: differs from {name} by {difference:.3g} (> {tolerance:g})"
             worst = max(worst, difference)
-    return worst
+    return worst, beyond
 
 
 def _alike(expected: Expected, differences: Array) -> str | None:
