@@ -38,18 +38,18 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(words)
-    files = [_file(model) for model in given.models]
     if given.child:
-        _build(files[0], given.child)
+        _build(Path(given.models[0]), given.child)
         return 0
-    for model, file in zip(given.models, files, strict=True):
-        _print(model, [_round(file) for _ in range(given.rounds)])
+    from marsmith.model_options import model_file
+
+    files = {model: model_file(model, Path.cwd()) for model in given.models}
+    if unknown := sorted(model for model, file in files.items() if file is None):
+        parser.error(f"no model {', '.join(unknown)}: name a file of models/ or give a path")
+    for model, file in files.items():
+        assert file is not None
+        _print(model, [_round(file.absolute()) for _ in range(given.rounds)])
     return 0
-
-
-def _file(model: str) -> Path:
-    named = model.endswith((".yaml", ".yml"))
-    return (Path(model) if named else PROJECT / f"models/{model}.yaml").absolute()
 
 
 def _build(file: Path, store: Path) -> None:
