@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console, JustifyMethod
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Console
 
 from handlers.errors import RuntimeUnavailable
 from marsmith.spec import ModelSpec
 from marsmith.trials import BATCH, REFERENCE, Trial
+from marsmith.uncut import Problems, print_uncut
 
 _COLUMNS = (
     "runtime",
@@ -50,53 +48,6 @@ def print_table(
     title = f"{spec.name} {spec.version} on this host"
     print_uncut(console, title, headings, rows, left=("runtime", "precision", "status"))
     problems.print(console)
-
-
-class Problems:
-    """What failed of the rows of a table, told below it: a column would have what little room the
-    figures leave."""
-
-    def __init__(self) -> None:
-        self._said: list[str] = []
-
-    def mark(self, problem: str) -> str:
-        """What stands in the row of one that failed."""
-        if problem not in self._said:
-            self._said.append(problem)
-        return f"failed ({self._said.index(problem) + 1})"
-
-    def print(self, console: Console) -> None:
-        """A line for each problem."""
-        for number, problem in enumerate(self._said, 1):
-            console.print(f"({number}) {problem}", markup=False, highlight=False, soft_wrap=True)
-
-
-def print_uncut(
-    console: Console,
-    title: str,
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    left: Collection[str],
-) -> None:
-    """A table with every word whole, however narrow the terminal or the file is.
-
-    Headings in ``left`` have words below them, and all others figures.
-    """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    needed = 0
-    for number, heading in enumerate(headings):
-        words = " ".join([heading, *(row[number] for row in rows)]).split()
-        least = max(map(len, words), default=0)
-        justify: JustifyMethod = "left" if heading in left else "right"
-        table.add_column(heading, justify=justify, min_width=least)
-        # With what stands between columns.
-        needed += least + 3
-    if needed > console.width:
-        # Else rich would leave columns out.
-        table.width = needed
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table, crop=False)
 
 
 def _row(trial: Trial, eager: Trial | None, measured: bool) -> list[str]:

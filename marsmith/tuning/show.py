@@ -9,11 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
-from marsmith.trial_tables import Problems, new_figure, print_table, print_uncut
+from marsmith.trial_tables import new_figure, print_table
 from marsmith.trials import Trial
 from marsmith.tuning import fingerprint
 from marsmith.tuning.points import LOAD, Measured, Objective, pareto
 from marsmith.tuning.session import Session
+from marsmith.uncut import Problems, print_uncut
 
 _NAMES = ("", "runtime", "precision")
 _COLUMNS = ("workers", "threads", "batch", "delay ms", "pictures/s", "p50 ms", "p99 ms", "asked")
