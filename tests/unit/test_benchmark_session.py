@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from click.testing import CliRunner
 
 from benchmarks.serving import __main__ as command
 from benchmarks.serving import choice, rows, session
@@ -68,22 +67,28 @@ class _Standing(Local):
         return len(pictures), 1.0
 
 
-@pytest.fixture
-def standing(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Standing]]:
-    """The only kind of contender that there is."""
+def sit(variant: str, step: str, number: str, out: str) -> None:
+    """A sitting of the command, in a process that a signal may end: of what it left, JSON."""
 
     def families() -> dict[str, type[Contender]]:
         return {"standing": _Standing}
 
     for module in (choice, session, command):
-        monkeypatch.setattr(module, "families", families)
-    monkeypatch.setattr(_Standing, "begun", {})
-    monkeypatch.setattr(_Standing, "folders", [])
-    monkeypatch.setattr(_Standing, "interrupted", None)
-    yield _Standing
-    for process in _Standing.begun.values():
-        process.kill()
-        process.wait(60)
+        module.families = families  # type: ignore[attr-defined]
+    _Standing.interrupted = (variant, step, signal.Signals(int(number)))
+    try:
+        command.main(["standing", "--model", MODEL, "--count", "2", "--quick", "--out", out])
+    except SystemExit as end:
+        left = {
+            "status": end.code,
+            "ended": {name: one.returncode is not None for name, one in _Standing.begun.items()},
+            "folders": [str(folder) for folder in _Standing.folders if folder.exists()],
+        }
+        print(json.dumps(left))
+    finally:
+        for process in _Standing.begun.values():
+            process.kill()
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -117,36 +122,33 @@ def test_rounds_are_interleaved_and_every_other_one_is_reversed(
     ]
 
 
-@pytest.fixture
-def _handlers() -> Iterator[None]:
-    """The command takes SIGTERM for Ctrl-C in its whole process."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
-
-
-@pytest.mark.usefixtures("_handlers")
 @pytest.mark.parametrize(
     ("number", "step"),
     [(signal.SIGINT, "start"), (signal.SIGINT, "run"), (signal.SIGTERM, "run")],
 )
 def test_a_signal_ends_every_server_and_keeps_what_was_measured(
-    number: signal.Signals,
-    step: str,
-    standing: type[_Standing],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals, step: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(standing, "interrupted", ("b", step, number))
-    words = ["standing", "--model", MODEL, "--count", "2", "--quick", "--out", str(tmp_path)]
-    done = CliRunner().invoke(command.main, words)
-    assert done.exit_code == 130, done.output
-    assert done.stdout.endswith("stopped: all servers have been ended\n")
-    # The third never began.
-    assert set(standing.begun) == {"a", "b"}
-    assert all(process.returncode is not None for process in standing.begun.values())
-    assert not any(folder.exists() for folder in standing.folders)
+    words = ["b", step, str(int(number)), str(tmp_path)]
+    # In a process of its own: a signal that this one takes ends its tests.
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; import {__name__} as it; it.sit(*sys.argv[1:])",
+            *words,
+        ],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, said, last = done.stdout.splitlines()
+    assert said == "stopped: all servers have been ended"
+    # The third never began, the others' processes have ended, and their folders are gone.
+    assert json.loads(last) == {"status": 130, "ended": {"a": True, "b": True}, "folders": []}
     kept = json.loads((tmp_path / "results.json").read_text())["measurements"]
     [closed] = rows.select(kept, kind="closed")
     assert (closed["contender"], closed["requests"]) == ("standing/a", 2)
