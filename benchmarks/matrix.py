@@ -100,7 +100,7 @@ def _changed(spec: ModelSpec, fixed: bool, weights: Path) -> ModelSpec:
 
 
 def _needs_fixed(spec: ModelSpec, runtime: str) -> bool:
-    return plugins.load_task(spec.task).loops and not plugins.load_runtime(runtime).dynamic_shapes
+    return plugins.halved(spec.task, runtime, spec.precision)
 
 
 def _read(page: Path) -> dict[str, dict[str, Any]]:

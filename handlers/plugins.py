@@ -42,6 +42,11 @@ def load_runtime(name: str) -> type[Runtime]:
     return _load("runtimes", name, Runtime)  # type: ignore[type-abstract]
 
 
+def halved(task: str, runtime: str, precision: str) -> bool:
+    """Whether ``runtime`` gets only the part of the module whose shapes do not depend on data."""
+    return load_task(task).loops and precision in load_runtime(runtime).static_precisions
+
+
 def described(error: BaseException) -> str:
     """``KIND: WORDS (FILE:LINE)``, the innermost place in a plug-in's file, where there is one."""
     words, place = f"{type(error).__name__}: {one_line(error)}", _place(error)

@@ -119,6 +119,11 @@ def in_trunk(name: str) -> str:
     return _EXPORTED + name.removeprefix(TRUNK)
 
 
+def in_whole(name: str) -> str:
+    """What ``in_trunk`` undoes, for names of layers; any other name stays as it is."""
+    return TRUNK + name.removeprefix(_EXPORTED) if name.startswith(_EXPORTED) else name
+
+
 def save(rest: Rest, recipe: dict[str, Any], folder: Path) -> None:
     """Write what ``load`` needs beside the artifact; no weights of the trunk are in it."""
     saved = {"recipe": recipe, "state": rest.state_dict()}
@@ -147,3 +152,10 @@ class Halves:
         features = [torch.from_numpy(array) for array in self._runtime(*arrays)]
         with torch.inference_mode():
             return as_arrays(self._rest(*features))
+
+    def layers(self, images: Array) -> dict[str, Array]:
+        """``Runtime.layers`` of the trunk, under the names that they have in the whole module."""
+        found = self._runtime.layers(images)
+        return {
+            in_whole(name): value for name, value in found.items() if name.startswith(_EXPORTED)
+        }

@@ -46,7 +46,7 @@ from handlers.isolation import explained, guarded
 from handlers.metrics import GOLDEN_OK, LOAD_SECONDS, LOADS, Publisher
 from handlers.options import Option
 from handlers.pictures import Picture
-from handlers.plugins import load_runtime
+from handlers.plugins import halved, load_runtime
 from handlers.runtimes import Array, Arrays, check_requirements
 from handlers.stages import Stages
 from handlers.torchserve import BaseHandler
@@ -275,7 +275,7 @@ class TaskHandler(BaseHandler):
         if load_runtime(bundle.runtime).needs_torch or bundle.input.needs_torch:
             return True
         if bundle.foreign is None:
-            return False
+            return halved(bundle.task, bundle.runtime, bundle.precision)
         return meaning_of(bundle.foreign.outputs, cls.meanings).needs_torch
 
     def predict(self, items: list[Item], clock: Stages | None = None) -> list[Any]:

@@ -21,6 +21,7 @@ from handlers.bundle import Bundle
 from handlers.errors import PluginError, SpecError
 from handlers.runtimes import Array, Runtime, as_arrays
 from handlers.runtimes.eager import layers as eager_layers
+from handlers.split import Halves
 from handlers.task import TaskHandler
 from marsmith.subject import Subject
 
@@ -125,10 +126,8 @@ def handler_of(subject: Subject) -> TaskHandler:
 def archive_layers(handler: TaskHandler, images: Array) -> dict[str, Array]:
     """Layers and outputs of an archive's artifact; raises PluginError where there are none."""
     runtime = handler.model
-    if not isinstance(runtime, Runtime):
-        raise PluginError(
-            f"{handler.bundle.name} was exported by others, or in halves: its layers have no names"
-        )
+    if not isinstance(runtime, Runtime | Halves):
+        raise PluginError(f"{handler.bundle.name} was exported by others: its layers have no names")
     return {**runtime.layers(images), **_outputs(runtime(images))}
 
 

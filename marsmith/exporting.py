@@ -117,10 +117,18 @@ class _Exports:
     proven, and where exporters may start from it. What is in ``folder`` will be packed."""
 
     def __init__(
-        self, gate: _Gate, module: Servable, example: Array, folder: Path, other: Path, tell: Tell
+        self,
+        gate: _Gate,
+        module: Servable,
+        example: Array,
+        folder: Path,
+        other: Path,
+        halved: bool,
+        tell: Tell,
     ) -> None:
         self._gate, self._module, self._example = gate, module, example
         self._folder, self._other, self._tell = folder, other, tell
+        self._halved = halved
         self._exact: Path | None = None
         self.before: Report | None = None
 
@@ -146,6 +154,7 @@ class _Exports:
             self._gate.calibration if few else (),
             frozenset(kept),
             self._exact if few else None,
+            self._halved,
         )
         artifact = plugins.load_task(bundle.task)()
         artifact.bind(bundle, folder)
@@ -171,7 +180,9 @@ def proven(
     gate = _Gate(spec, root, reference, images)
     example = reference.preprocess(images[0])
     with tempfile.TemporaryDirectory(prefix="exact-", dir=folder.parent) as other:
-        exports = _Exports(gate, module, example, folder, Path(other), tell)
+        # As what is built wants it, so that the artifact in fp32 before it is of the same parts.
+        halved = plugins.halved(spec.task, spec.runtime, spec.precision)
+        exports = _Exports(gate, module, example, folder, Path(other), halved, tell)
         return _passing(spec, gate, exports, reference.bundle, module)
 
 
@@ -184,7 +195,8 @@ def _passing(
     twice as many at every attempt until the gate passes, up to half of all.
     """
     wanted = spec.calibration.keep_fp32 if spec.calibration and gate.calibration else 0
-    part = split.TRUNK if _halved(bundle) else inner.NETWORK
+    halved = plugins.halved(spec.task, spec.runtime, spec.precision)
+    part = split.TRUNK if halved else inner.NETWORK
     ranked: list[tuple[str, float]] = []
     count = 0 if wanted == "auto" else wanted
     while True:
@@ -237,23 +249,28 @@ def export(
     calibration: Sequence[Array] = (),
     float_layers: frozenset[str] = frozenset(),
     exact: Path | None = None,
+    halved: bool | None = None,
 ) -> None:
     """Write the artifact of ``module`` to ``path``; ``example`` is one picture's pixels.
 
-    In few bits ``exact`` is where the same runtime's artifact in fp32 lies.
+    In few bits ``exact`` is where the same runtime's artifact in fp32 lies. ``halved`` tells
+    whether only the part without shapes that depend on data is exported, by default as the runtime
+    does it in the bundle's precision.
     """
+    if halved is None:
+        halved = plugins.halved(bundle.task, bundle.runtime, bundle.precision)
     runtime = plugins.load_runtime(bundle.runtime)
     check_requirements(runtime, bundle.runtime, export=True)
     write = getattr(runtime, "export", None)
     if write is None:
         raise ExportError(f"runtime {bundle.runtime} only serves artifacts that others exported")
     part: nn.Module = module
-    if _halved(bundle):
+    if halved:
         part = _trunk(bundle, module, path.parent)
         float_layers = frozenset(map(split.in_trunk, float_layers))
     write(
         replace(
-            request(bundle, part, example, path),
+            request(bundle, part, example, path, halved),
             precision=bundle.precision,
             calibration=calibration,
             float_layers=float_layers,
@@ -264,31 +281,29 @@ def export(
         raise ExportError(f"runtime {bundle.runtime} did not write {path.name}")
 
 
-def request(bundle: Bundle, module: nn.Module, example: Array, path: Path) -> ExportRequest:
-    """To write ``module`` in fp32 to ``path``; ``example`` is one picture's pixels (H, W, C)."""
+def request(
+    bundle: Bundle, module: nn.Module, example: Array, path: Path, halved: bool
+) -> ExportRequest:
+    """To write ``module``, which may be one that was ``halved``, in fp32 to ``path``; ``example``
+    is one picture's pixels (H, W, C)."""
     return ExportRequest(
         module=module,
         # Two pictures: some exporters take an axis of length 1 for a constant.
         example=np.stack([example, example[:, ::-1]][: bundle.artifact_batch]),
         dynamic=_dynamic(bundle),
         path=path,
-        loops=plugins.load_task(bundle.task).loops and not _halved(bundle),
+        loops=plugins.load_task(bundle.task).loops and not halved,
         options=bundle.runtime_options,
     )
-
-
-def _halved(bundle: Bundle) -> bool:
-    """Whether the network alone is exported, as far as its shapes do not depend on data."""
-    dynamic = plugins.load_runtime(bundle.runtime).dynamic_shapes
-    return plugins.load_task(bundle.task).loops and not dynamic
 
 
 def _trunk(bundle: Bundle, module: Servable, folder: Path) -> nn.Module:
     """The part of a module that has no shapes that depend on data; the other is saved beside it."""
     if not bundle.input.fixed:
+        precisions = ", ".join(plugins.load_runtime(bundle.runtime).static_precisions)
         raise ExportError(
-            f"runtime {bundle.runtime} takes no shapes that depend on data: give the input a fixed "
-            "size, such as resize: [320, 320] with letterbox: 0"
+            f"runtime {bundle.runtime} takes no shapes that depend on data in {precisions}: give "
+            "the input a fixed size, such as resize: [320, 320] with letterbox: 0"
         )
     network, rest = split.halves(module, bundle.input)
     split.save(rest, module.recipe, folder)

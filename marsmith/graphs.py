@@ -88,7 +88,8 @@ def onnx_of(name: str) -> Iterator[tuple[Path, dict[str, str]]]:
 
 def _export(found: subject.Subject, network: Any, path: Path) -> None:
     bundle = preparing.unrecorded(found.spec.on("onnx"), Path.cwd())
-    onnx_export.export(exporting.request(bundle, network, found.pixels(), path), path)
+    request = exporting.request(bundle, network, found.pixels(), path, halved=False)
+    onnx_export.export(request, path)
 
 
 def groups(path: Path, boxes: int = BOXES) -> tuple[list[Group], dict[tuple[int, int], str]]:

@@ -54,7 +54,8 @@ def unrecorded(spec: ModelSpec, root: Path) -> Bundle:
     """The same without its provenance, which reads every sample and asks git."""
     task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
     options = {**runtime.options, **spec.options}
-    single = task.loops and (runtime.traces(options) or not runtime.dynamic_shapes)
+    halved = plugins.halved(spec.task, spec.runtime, spec.precision)
+    single = halved or (task.loops and runtime.traces(options))
     return Bundle(
         name=spec.name,
         version=spec.version,

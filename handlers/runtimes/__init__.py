@@ -32,10 +32,11 @@ class Runtime(ABC):
     ``suffix`` is the artifact's file name ending, ``requires`` the packages to install beside the
     base requirements (``export_requires`` those that only a build needs, ``int8_requires`` those
     that only a build for int8 needs), ``devices`` the kinds of device that it runs on,
-    ``precisions`` what it can compute in, ``dynamic_shapes`` whether output shapes may depend on
-    data (a runtime that says no is given ``network`` alone, and ``decode`` runs in the handler),
-    ``options`` the keys a spec's ``runtime_options`` may have with their defaults, ``load_choices``
-    values of those that the artifact does not depend on, so that ``marsmith tune`` can try them.
+    ``precisions`` what it can compute in, ``static_precisions`` those of them in which no shape may
+    depend on data (of a module with such shapes the runtime is given the part without, and the
+    other runs in the handler), ``options`` the keys a spec's ``runtime_options`` may have with
+    their defaults, ``load_choices`` values of those that the artifact does not depend on, so that
+    ``marsmith tune`` can try them.
     ``streams`` is how many calls, from as many threads, it computes at once. ``needs_torch`` says
     whether PyTorch computes anything of a call; the workers of a runtime that says no do not import
     it, unless something else of theirs does.
@@ -48,7 +49,7 @@ class Runtime(ABC):
     int8_requires: ClassVar[tuple[str, ...]] = ()
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
-    dynamic_shapes: ClassVar[bool] = True
+    static_precisions: ClassVar[tuple[str, ...]] = ()
     needs_torch: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Any]] = {}
     load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}

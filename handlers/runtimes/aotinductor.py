@@ -41,7 +41,7 @@ class AotInductor(Runtime):
     devices = ("cpu",)
     precisions = ("fp32", "bf16", "fp16", "int8")
     int8_requires = ("torchao",)
-    dynamic_shapes = False
+    static_precisions = precisions
     options: ClassVar[Mapping[str, Any]] = {"isa": ""}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:

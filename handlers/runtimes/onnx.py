@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers import onnx_export
-from handlers.errors import ExportError, IntegrityError, RuntimeUnavailable, one_line
+from handlers.errors import IntegrityError, RuntimeUnavailable, one_line
 from handlers.layer_names import is_result
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
@@ -26,6 +26,8 @@ class Onnx(Runtime):
     requires = ("onnxruntime",)
     export_requires = onnx_export.REQUIRES
     precisions = ("fp32", "fp16", "int8")
+    # What converts a graph to 16 bits does not reach into the branches of a detector.
+    static_precisions = ("fp16",)
     needs_torch = False
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:
@@ -117,14 +119,8 @@ def _check_provider(found: str, wanted: str) -> None:
 def _halve(request: ExportRequest) -> None:
     """Compute in float16 what lies between the network's first layer and its last one.
 
-    A CPU without float16 kernels casts there and back. Raises ExportError.
+    A CPU without float16 kernels casts there and back.
     """
-    if request.loops:
-        # What converts a graph does not reach into its branches.
-        raise ExportError(
-            "the ONNX of a detector has branches, which cannot be converted to fp16: take "
-            "runtime eager, torchscript or torch-compile for that"
-        )
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

@@ -41,6 +41,9 @@ class OpenVino(Runtime):
     export_requires = (*onnx_export.REQUIRES, "nncf")
     devices = ("cpu",)
     precisions = tuple(_HINTS)
+    # NNCF corrects no bias inside of branches, which detectors have, and what it makes of a graph
+    # with some does not load.
+    static_precisions = ("int8",)
     needs_torch = False
     options: ClassVar[Mapping[str, Any]] = {"streams": _ALL_THREADS}
     load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -176,14 +179,13 @@ def _root_logger() -> Iterator[None]:
 def _quantised(model: Any, request: ExportRequest) -> Any:
     """The model with 8-bit activations and weights where NNCF finds that they pay.
 
-    Raises ExportError for a graph with branches, as those of torchvision's detectors are: NNCF
-    corrects no bias there, and what it makes does not load.
+    Raises ExportError for a graph with branches.
     """
     operations = model.get_ordered_ops()
     if any(each.get_type_name() == "If" for each in operations):
         raise ExportError(
-            "the graph of this detector has branches, which NNCF cannot quantise for OpenVINO: "
-            "take bf16, or int8 on runtime onnx or aotinductor"
+            "the graph of this network has branches, which NNCF cannot quantise for OpenVINO: "
+            "take bf16, or int8 on runtime onnx"
         )
     with quiet():
         import nncf
@@ -203,11 +205,7 @@ def _quantised(model: Any, request: ExportRequest) -> Any:
 
 
 def _inner(operations: Any, request: ExportRequest) -> set[str]:
-    """Names of the operations that int8 may compute: layers, and what lies between them.
-
-    Where the module loops over pictures, boxes are decoded between its layers, so that nothing but
-    layers is quantised.
-    """
+    """Names of the operations that int8 may compute: layers, and what lies between them."""
     graph = {
         each.get_friendly_name(): {
             value.get_node().get_friendly_name() for value in each.input_values()
@@ -221,7 +219,7 @@ def _inner(operations: Any, request: ExportRequest) -> set[str]:
     }
     layers = {name for name, module in modules.items() if module.startswith(inner.NETWORK)}
     kept = {name for name in layers if modules[name] in request.float_layers}
-    return (layers if request.loops else inner.between(graph, layers)) - kept
+    return inner.between(graph, layers) - kept
 
 
 def _named(layer: Any) -> str:

@@ -40,7 +40,7 @@ class TensorRt(Runtime):
     export_requires = onnx_export.REQUIRES
     devices = ("cuda",)
     precisions = ("fp32", "bf16", "fp16")
-    dynamic_shapes = False
+    static_precisions = precisions
     options: ClassVar[Mapping[str, Any]] = {"cache": "", "largest": 1024}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ class TorchCompile(Runtime):
 
     suffix = ".pt2"
     precisions = ("fp32", "bf16", "fp16")
-    dynamic_shapes = False
+    static_precisions = precisions
     options: ClassVar[Mapping[str, Any]] = {"cache": ""}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:

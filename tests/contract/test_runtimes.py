@@ -173,7 +173,7 @@ def test_a_runtime_says_what_it_needs(name: str) -> None:
     assert all(isinstance(package, str) and package for package in runtime.requires)
     assert set(runtime.devices) <= {"cpu", "cuda"}
     assert runtime.devices
-    assert isinstance(runtime.dynamic_shapes, bool)
+    assert set(runtime.static_precisions) <= set(runtime.precisions)
     assert "threads" not in runtime.options
     assert all(isinstance(key, str) for key in runtime.options)
     assert isinstance(runtime.traces(dict(runtime.options)), bool)

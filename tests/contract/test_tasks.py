@@ -16,8 +16,10 @@ from PIL import Image
 from torch import nn
 
 from handlers import plugins
+from handlers.bundle import DECODE_FILE
 from handlers.task import Difference, TaskHandler
 from marsmith import build, preparing, samples, spec, spec_parts
+from training.labelled import write
 
 TASKS = plugins.names("tasks")
 RUNTIMES = {name: plugins.load_runtime(name) for name in plugins.names("runtimes")}
@@ -27,6 +29,17 @@ EXPORTING = [
     for name, runtime in RUNTIMES.items()
     if hasattr(runtime, "export") and "cpu" in runtime.devices
 ]
+# Those that take a task's module whole in fp32 and not in every precision.
+HALVED = [
+    (task, runtime, precision)
+    for task in TASKS
+    for runtime in EXPORTING
+    for precision in RUNTIMES[runtime].static_precisions
+    if plugins.halved(task, runtime, precision) and not plugins.halved(task, runtime, "fp32")
+]
+FIXED = spec_parts.InputSpec.model_validate(
+    {"resize": [320, 320], "letterbox": 0, "mean": [0.0] * 3, "std": [1.0] * 3}
+)
 PROJECT = Path(__file__).parents[2]
 
 
@@ -181,9 +194,8 @@ def test_a_model_of_the_task_goes_through_every_runtime_that_exports(
     task: str, runtime: str, tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {"runtime": runtime, "runtime_options": {}}
-    if plugins.load_task(task).loops and not plugins.load_runtime(runtime).dynamic_shapes:
-        fixed = {"resize": [320, 320], "letterbox": 0, "mean": [0.0] * 3, "std": [1.0] * 3}
-        changes["input"] = spec_parts.InputSpec.model_validate(fixed)
+    if plugins.halved(task, runtime, "fp32"):
+        changes["input"] = FIXED
     model = model_of(task)
     # torch-compile tries every batch size at its load.
     changes["serving"] = model.serving.model_copy(update={"batch_size": 3})
@@ -195,6 +207,35 @@ def test_a_model_of_the_task_goes_through_every_runtime_that_exports(
     files = samples.found(PROJECT / model.samples)[:3]
     images = samples.compared(files, model.serving.max_pixels, any_size=False)
     assert all(each is not None for each in proof.artifact.answer(images))
+
+
+@pytest.mark.parametrize(("task", "runtime", "precision"), HALVED)
+def test_a_model_goes_in_halves_where_only_some_precisions_want_it(
+    task: str, runtime: str, precision: str, tmp_path: Path
+) -> None:
+    labelled = tmp_path / "labelled"
+    write("scenes", labelled, 12)
+    changes: dict[str, Any] = {
+        "runtime": runtime,
+        "runtime_options": {},
+        "precision": precision,
+        "input": FIXED,
+        "accuracy": spec_parts.AccuracySpec(folder=str(labelled), drop=0.2),
+    }
+    if precision == "int8":
+        changes["calibration"] = spec_parts.CalibrationSpec(folder=str(labelled), count=4)
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    proof = build._stage(
+        model_of(task).model_copy(update=changes), PROJECT, folder, lambda stage: None
+    )
+    # The artifact in fp32 that this one is made of is of the same part, and was proven before it.
+    assert proof.exact is not None
+    assert proof.exact.largest_score_difference < proof.parity.largest_score_difference
+    assert (folder / DECODE_FILE).is_file()
+    # The second half is PyTorch's, whatever runs the first.
+    assert plugins.load_task(task).needs_torch(proof.artifact.bundle)
+    assert any("split" in path.name for path in folder.rglob("*.py"))
 
 
 @each_task

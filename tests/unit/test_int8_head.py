@@ -92,15 +92,6 @@ def test_openvino_quantises_nothing_behind_or_before_the_layers(name: str, tmp_p
         np.testing.assert_allclose(norms, 1, atol=1e-5)
 
 
-def test_openvino_quantises_layers_alone_where_boxes_are_decoded_between(tmp_path: Path) -> None:
-    path = tmp_path / "model.xml"
-    request = replace(_request("features", path), dynamic={}, example=PIXELS[:1], loops=True)
-    calibration = [PIXELS[i : i + 1] for i in range(len(PIXELS))]
-    export(load_runtime("openvino"), replace(request, calibration=calibration))
-    assert set(_readers(path).values()) == {"Convolution", "MatMul"}
-    assert all(reader.startswith("network.network.") for reader in _readers(path))
-
-
 def test_openvino_leaves_a_transposed_layer_in_float_where_it_is_asked_to(tmp_path: Path) -> None:
     path, kept = tmp_path / "model.xml", frozenset({"network.network.2"})
     export(load_runtime("openvino"), replace(_request(SEGMENTATION, path), float_layers=kept))

@@ -51,7 +51,11 @@ def test_a_runtime_is_what_its_row_says(name: str) -> None:
     assert tuple(KINDS[device.lower()] for device in words(row["devices"])) == runtime.devices
     assert words(row["precisions"]) == runtime.precisions
     assert row["artifact"].startswith(f"`{runtime.suffix}`")
-    assert row["detectors"].startswith("whole" if runtime.dynamic_shapes else "in two halves")
+    halved = runtime.static_precisions
+    assert row["detectors"].startswith("in two halves" if "fp32" in halved else "whole")
+    if "fp32" not in halved:
+        said = re.findall(r"(\w+) in two halves", row["detectors"])
+        assert tuple(said) == halved
     installed = f"make runtime-{name}" in row["needs"]
     # torchao is for int8 alone, so aotinductor does not require it.
     assert installed == bool(runtime.requires or "int8: " in row["needs"])

@@ -20,9 +20,10 @@ from handlers.errors import ExportError
 from handlers.inputs import ImageInput
 from handlers.plugins import load_task
 from handlers.runtimes import Arrays, ExportRequest
+from handlers.runtimes.eager import layers as eager_layers
 from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable, create_network
-from marsmith import exporting, preparing, quantise
+from marsmith import bisecting, exporting, preparing, quantise
 
 SIZE = 192
 # Scores that lie closer tie.
@@ -32,7 +33,7 @@ NEAR = 2e-3
 @pytest.fixture(autouse=True)
 def _fixed_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TorchScript, "streams", 2)
-    monkeypatch.setattr(TorchScript, "dynamic_shapes", False)
+    monkeypatch.setattr(TorchScript, "static_precisions", TorchScript.precisions)
 
 
 def _preset(picture: Tensor) -> Tensor:
@@ -137,7 +138,8 @@ def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
     module = _module("ssdlite320_mobilenet_v3_large")
     given = ImageInput(mean=(0.0,) * 3, std=(1.0,) * 3)
     pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
-    with pytest.raises(ExportError, match=r"give the input a fixed size, .*letterbox"):
+    accepted = r"in fp32, bf16, fp16: give the input a fixed size, .*letterbox"
+    with pytest.raises(ExportError, match=accepted):
         exporting.export(_bundle(module, given), module, pixels, tmp_path / "model.pt")
 
 
@@ -160,6 +162,23 @@ def test_layers_that_stay_in_float_are_those_of_the_exported_half(
     assert request.float_layers == kinds
     shapes = [module.get_submodule(name).weight.shape for name in sorted(layers)]
     assert shapes == [exported[name].weight.shape for name in sorted(request.float_layers)]
+
+
+def test_the_layers_of_the_exported_half_bear_the_names_of_the_whole(tmp_path: Path) -> None:
+    module = _module("ssdlite320_mobilenet_v3_large")
+    given = ImageInput(resize=[SIZE, SIZE], letterbox=0, mean=(0.0,) * 3, std=(1.0,) * 3)
+    pixels = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
+    bundle = _bundle(module, given)
+    exporting.export(bundle, module, pixels, tmp_path / "model.pt")
+    artifact = load_task(bundle.task)()
+    artifact.bind(bundle, tmp_path)
+    batch = np.stack([pixels])
+    found = bisecting.archive_layers(artifact, batch)
+    expected = eager_layers(module, torch.from_numpy(batch))
+    layers = [name for name in found if not name.startswith("output ")]
+    assert len(layers) > 50
+    for name in layers:
+        np.testing.assert_allclose(expected[name], found[name], rtol=0, atol=1e-4, err_msg=name)
 
 
 def _write(requests: list[ExportRequest], request: ExportRequest) -> None:
