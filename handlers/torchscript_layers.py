@@ -18,7 +18,7 @@ from handlers import torchscript_devices
 from handlers.errors import RuntimeUnavailable
 from handlers.layer_names import numbered
 
-_NAME = "layer"
+_MARK = "layer"
 
 
 def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
@@ -35,15 +35,18 @@ def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
                 _mark(each._c._get_method(method).graph)
     graph = module._c._get_method("forward").graph.copy()
     torchscript_devices.move(graph, str(images.device))
-    copies = [
-        node for node in graph.nodes() if node.kind() == "aten::clone" and node.hasAttribute(_NAME)
-    ]
-    if not copies:
+    marks = [node for node in graph.nodes() if node.hasAttribute(_MARK)]
+    if not marks:
         raise RuntimeUnavailable(
             "this TorchScript file calls its modules within loops, as torch.jit.script keeps them: "
             "build it with --method trace to look inside"
         )
-    values = [node.output() for node in copies]
+    values, names = [], []
+    for mark in marks:
+        copy, owner = mark.inputs()
+        values.append(copy)
+        names.append(_qualified(owner))
+        mark.destroy()
     bundle = graph.create("prim::TupleConstruct", values, 1)
     graph.appendNode(bundle)
     bundle.output().setType(torch._C.TupleType([value.type() for value in values]))
@@ -53,8 +56,7 @@ def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
     results = torch._C._create_function_from_graph("layers", graph)(module._c, images)
-    for node, result in zip(copies, results, strict=True):
-        name = _qualified(node)
+    for name, result in zip(names, results, strict=True):
         found[numbered(name, calls[name])] = result
         calls[name] += 1
     return found
@@ -66,15 +68,12 @@ def _runs(method: str) -> bool:
 
 
 def _mark(graph: Any) -> None:
-    """Put a copy behind every call of a submodule, with the submodule's name as an attribute.
+    """Put a copy behind every call of a submodule, and a marked pair of the copy and the submodule.
 
-    A copy, for the next module may work in place.
+    A copy, for the next module may work in place. The pair, for what calls look like once they are
+    inlined forgets the containers that a module was taken from.
     """
-    names: dict[str, str] = {}
     for node in list(graph.nodes()):
-        if node.kind() == "prim::GetAttr":
-            outer = names.get(node.input().debugName(), "")
-            names[node.output().debugName()] = f"{outer}.{node.s('name')}".strip(".")
         called = node.kind() == "prim::CallMethod" and _runs(node.s("name"))
         if called and str(node.output().type()) == "Tensor":
             none = graph.create("prim::Constant", [], 1)
@@ -82,11 +81,17 @@ def _mark(graph: Any) -> None:
             none.insertAfter(node)
             copy = graph.create("aten::clone", [node.output(), none.output()], 1)
             copy.insertAfter(none)
-            copy.s_(_NAME, names[next(iter(node.inputs())).debugName()])
+            pair = [copy.output(), next(iter(node.inputs()))]
+            mark = graph.create("prim::TupleConstruct", pair, 1)
+            mark.output().setType(torch._C.TupleType([each.type() for each in pair]))
+            mark.s_(_MARK, "")
+            mark.insertAfter(copy)
 
 
-def _qualified(node: Any) -> str:
-    """The whole name of a marked submodule, from where its call was inlined:
-    "layer1(Sequential).0(BasicBlock)" and "conv1"."""
-    outer = re.sub(r"\([^()]*\)", "", node.getModuleHierarchy())
-    return f"{outer}.{node.s(_NAME)}".strip(".")
+def _qualified(module: Any) -> str:
+    """The whole name of a submodule, by the way to it from the one that the graph is of."""
+    parts = []
+    while (node := module.node()).kind() == "prim::GetAttr":
+        parts.append(node.s("name"))
+        module = node.input()
+    return ".".join(reversed(parts))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from handlers import torchscript_layers
 from handlers.errors import RuntimeUnavailable, SpecError, WeightsError
+from handlers.runtimes.eager import layers as eager_layers
 from marsmith import archive, build, cli, spec
 from marsmith.bisecting import compare
 
@@ -199,3 +200,30 @@ class _Loops(nn.Module):
 def test_a_scripted_loop_shows_nothing_and_says_what_to_do() -> None:
     with pytest.raises(RuntimeUnavailable, match="--method trace"):
         torchscript_layers.layers(torch.jit.script(_Loops()), torch.zeros(2, 2))
+
+
+class _Within(nn.Module):
+    """Calls modules that lie in containers which themselves are not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(2, 2)) for _ in range(2))
+        self.nested = nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        for block in self.blocks:
+            images = block(images)
+        found: Tensor = self.nested[0](images)
+        return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchscript_names_modules_with_the_containers_they_lie_in(tmp_path: Path) -> None:
+    module, images = _Within().eval(), torch.ones(1, 2)
+    torch.jit.save(torch.jit.trace(module, images), tmp_path / "model.pt")
+    found = torchscript_layers.layers(torch.jit.load(tmp_path / "model.pt"), images)
+    expected = eager_layers(module, images)
+    assert found.keys() == expected.keys()
+    assert "blocks.1.0" in found
+    for name, value in found.items():
+        torch.testing.assert_close(value, torch.from_numpy(expected[name]))
