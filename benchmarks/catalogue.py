@@ -1,8 +1,8 @@
 """Build and serve every model of the catalogue with prepared weights, against plain torchvision.
 
 ``python -m benchmarks.catalogue [NAMES...] [--runtime RUNTIME]...`` prints a line for each model on
-each runtime (its own where none is said) and writes ``docs/catalogue.md`` from this and earlier
-runs, whose results are in ``build/catalogue.json``; ``--page`` only writes the page.
+each runtime (its own where none is said) and puts it into ``docs/catalogue.md``, in the place of an
+earlier one; ``--page`` only writes the rest of the page anew.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from marsmith.environment import CONFIG_NAME, temp_folder  # noqa: E402
 from marsmith.server import TorchServe  # noqa: E402
 from marsmith.spec import ModelSpec, load  # noqa: E402
 
-RESULTS = PROJECT / "build/catalogue.json"
 PAGE = PROJECT / "docs/catalogue.md"
 
 _HEAD = """# The catalogue
@@ -76,32 +75,36 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     specs = [load(path) for path in sorted((PROJECT / "models").glob("*.yaml"))]
     files = {spec.name: spec for spec in specs if spec.weights.torchvision is not None}
-    known = dict(files)
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    for name in {*given.names, *(key.split()[0] for key in results)} - known.keys():
-        known[name] = named.load(name, PROJECT)
+    known = files | {n: named.load(n, PROJECT) for n in given.names if n not in files}
     good = True
     for name in [] if given.page else given.names or files:
         for runtime in given.runtime or [known[name].runtime]:
             found = _check(known[name], runtime)
             good = good and not found.get("problem")
-            print(_row(known[name], runtime, found), flush=True)
-            # Others may have written to it meanwhile.
-            results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-            results[f"{name} {runtime}"] = found
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(results, indent=1))
-    PAGE.write_text(_page(known, files, results), encoding="utf-8")
+            row = _row(known[name], runtime, found)
+            print(row, flush=True)
+            # Others may have written to the page meanwhile.
+            PAGE.write_text(_page({**_rows(PAGE), (name, runtime): row}, files), encoding="utf-8")
+    if given.page:
+        PAGE.write_text(_page(_rows(PAGE), files), encoding="utf-8")
     return int(not good)
 
 
-def _page(known: dict[str, ModelSpec], files: dict[str, ModelSpec], results: dict[str, Any]) -> str:
-    pairs = [(*key.split(), found) for key, found in sorted(results.items())]
-    rows = [_row(known[name], runtime, found) for name, runtime, found in pairs]
-    missing = files.keys() - {name for name, runtime, _ in pairs if runtime == known[name].runtime}
-    left = ", ".join(f"`{name}`" for name in sorted(missing))
-    rows += [f"\nNot run yet on the runtime of its model file: {left}."] if left else []
-    return _HEAD + "\n".join(rows) + "\n"
+def _rows(page: Path) -> dict[tuple[str, str], str]:
+    """The rows of a page, by model and runtime."""
+    text = page.read_text("utf-8") if page.is_file() else ""
+    return {
+        (found[1], found[2]): found[0]
+        for found in re.finditer(r"^\| `([^`]+)` \| (\S+) \|.*$", text, re.MULTILINE)
+    }
+
+
+def _page(rows: dict[tuple[str, str], str], files: dict[str, ModelSpec]) -> str:
+    lines = [row for _, row in sorted(rows.items())]
+    missing = sorted(name for name, spec in files.items() if (name, spec.runtime) not in rows)
+    left = ", ".join(f"`{name}`" for name in missing)
+    lines += [f"\nNot run yet on the runtime of its model file: {left}."] if left else []
+    return _HEAD + "\n".join(lines) + "\n"
 
 
 def _check(spec: ModelSpec, runtime: str) -> dict[str, Any]:
