@@ -10,7 +10,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from handlers import inductor, saving, torch_export
+from handlers import inductor, program_layers, saving, torch_export
 from handlers.errors import IntegrityError, LoadError, one_line
 from handlers.foreign import flatten
 from handlers.quiet import quiet
@@ -34,7 +34,7 @@ class TorchCompile(Runtime):
         if device == "cpu":
             inductor.check_compiler("runtime torch-compile")
         kept = inductor.use_cache(options["cache"])
-        self._device = device
+        self._device, self._path = device, path
         self._dynamic = _dynamic(program)
         self._compiled = _compiled(move_to_device_pass(program, device).module())
         try:
@@ -53,6 +53,15 @@ class TorchCompile(Runtime):
 
     def named(self, images: Array) -> dict[str, Array]:
         return flatten(self._run(torch.from_numpy(images)))
+
+    def layers(self, images: Array) -> dict[str, Array]:
+        # Anew: another graph, for its values in between would not be there once it is compiled.
+        program = torch_export.load(self._path)
+        module: Any = move_to_device_pass(program, self._device).module()
+        names = program_layers.tap(module)
+        with quiet(), torch.no_grad():
+            found = _compiled(module)(torch.from_numpy(images).to(self._device))
+        return dict(zip(names, as_arrays(found), strict=True))
 
     @classmethod
     def holds(cls, path: Path) -> bool:

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from handlers import torchscript_layers
+from handlers import program_layers, torchscript_layers
 from handlers.errors import RuntimeUnavailable, SpecError, WeightsError
 from handlers.runtimes.eager import layers as eager_layers
 from marsmith import archive, build, cli, spec
@@ -69,7 +69,12 @@ def _changed(path: Path, target: Path, layer: str, change: Callable[[Any], Any])
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("eager", "onnx"), ("torchscript", "onnx"), ("torchscript", "openvino")],
+    [
+        ("eager", "onnx"),
+        ("torchscript", "onnx"),
+        ("torchscript", "openvino"),
+        ("eager", "torch-compile"),
+    ],
 )
 def test_two_right_ones_agree_everywhere(
     first: str, second: str, built: Callable[[str], Path]
@@ -227,3 +232,37 @@ def test_torchscript_names_modules_with_the_containers_they_lie_in(tmp_path: Pat
     assert "blocks.1.0" in found
     for name, value in found.items():
         torch.testing.assert_close(value, torch.from_numpy(expected[name]))
+
+
+class _Shared(_Within):
+    """As well calls a module twice, changes in place, and has one that gives two values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.inplace, self.two = nn.Linear(2, 2), nn.ReLU(inplace=True), _Two()
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.inplace(self.again(self.again(super().forward(images))))
+        one, other = self.two(images)
+        return one + other
+
+
+class _Two(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images * 2, images - 1
+
+
+def test_a_program_gives_its_modules_results_under_their_names() -> None:
+    torch.manual_seed(0)
+    module, images = _Shared().eval(), torch.ones(1, 2)
+    exported: Any = torch.export.export(module, (images,)).module()
+    names = program_layers.tap(exported)
+    found = dict(zip(names, exported(images), strict=True))
+    expected = eager_layers(module, images)
+    # Before it is changed in place, and no single value of a module that gives two.
+    assert {"again", "again#1", "inplace", "blocks.1.0"} <= found.keys()
+    assert "two" not in found
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, torch.from_numpy(expected[name]))
+    assert (expected["again#1"] < 0).any()
