@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from handlers import pictures, plugins
+from handlers import pictures
 from handlers.bundle import Bundle
 from handlers.runtimes import Array
 from handlers.task import TaskHandler
@@ -78,7 +78,7 @@ def main(words: list[str]) -> int:
         random.Random(given.seed).shuffle(labelled)
         halves = [labelled[0::2], labelled[1::2]]
         example = _pixels(eager, labelled[0][0])
-        exporting.export(bundle, module, example, exact / bundle.artifact)
+        exporting.artifact(bundle, module, example, exact).make()
         answers = [_answers(eager, half) for half in halves]
         truths = [truth for half in halves for _, truth in half]
         expected = [answer for half in answers for answer in half]
@@ -117,12 +117,11 @@ def _quantised(
 
     int8 = replace(bundle, precision="int8")
     batches = [np.stack([_pixels(eager, path)]) for path, _ in half]
-    path, basis = folder / bundle.artifact, exact / bundle.artifact
+    basis = exact / bundle.artifact
     with patch.object(quantization, "quantize_static", quantize):
-        exporting.export(int8, module, batches[0][0], path, batches, frozenset(), basis)
-    task = plugins.load_task(bundle.task)()
-    task.bind(int8, folder)
-    return task
+        made = exporting.artifact(int8, module, batches[0][0], folder, batches, exact=basis)
+        made.make()
+    return made.bound()
 
 
 def _pixels(task: TaskHandler, path: Path) -> Array:

@@ -18,26 +18,27 @@ REQUIRES = ("onnx", "onnxscript")
 
 
 def export(request: ExportRequest, path: Path) -> None:
-    """Write ``request.module`` to ``path``; raises ExportError.
+    """``write`` and ``finish``, for a graph that another one is made of."""
+    write(request, path)
+    finish(request, path)
+
+
+def write(request: ExportRequest, path: Path) -> None:
+    """Write ``request.module`` to ``path``, as the exporter leaves it; raises ExportError.
 
     Modules without loops go through torch.export. One that loops over pictures has shapes that
-    depend on data, which torch.export refuses: it is traced, with one picture per call. Nodes and
-    values are named after the modules that they come from; see ``onnx_names``.
+    depend on data, which torch.export refuses: it is traced, with one picture per call.
     """
-    import torch
-
     try:
         with quiet():
-            calls = onnx_names.watch(request.module, torch.from_numpy(request.example))
             if request.loops:
-                _traced(request, path, calls.outputs)
+                _traced(request, path, _calls(request).outputs)
             else:
                 _exported(request, path)
     # The exporters raise errors of many kinds, all of which mean the same to a user.
     except Exception as error:
         line = one_line(error, 400)
         raise ExportError(f"this model has no ONNX form: {type(error).__name__}: {line}") from error
-    _finish(path, calls)
 
 
 def _exported(request: ExportRequest, path: Path) -> None:
@@ -68,12 +69,13 @@ def _traced(request: ExportRequest, path: Path, count: int) -> None:
         )
 
 
-def _finish(path: Path, calls: onnx_names.Calls) -> None:
-    """Name nodes and values after modules; remove stack traces with paths of the build machine."""
+def finish(request: ExportRequest, path: Path) -> None:
+    """Name nodes and values after the modules that they come from, as ``onnx_names`` says; remove
+    stack traces with paths of the machine."""
     import onnx
 
     model = onnx.load(path)
-    onnx_names.apply(model, calls)
+    onnx_names.apply(model, _calls(request))
     graphs = [model.graph, *model.functions]
     while graphs:
         graph = graphs.pop()
@@ -88,6 +90,12 @@ def _finish(path: Path, calls: onnx_names.Calls) -> None:
             graphs += [each.g for each in node.attribute if each.HasField("g")]
     model.ClearField("doc_string")
     onnx.save(model, path)
+
+
+def _calls(request: ExportRequest) -> onnx_names.Calls:
+    import torch
+
+    return onnx_names.watch(request.module, torch.from_numpy(request.example))
 
 
 def _without_empty_constants(graph: Any) -> None:

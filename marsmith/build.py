@@ -22,10 +22,10 @@ from handlers.servable import Servable
 from handlers.task import TaskHandler
 from marsmith import (
     archive,
-    exporting,
     foreign,
     goldens,
     preparing,
+    proving,
     quantise,
     resolve,
     samples,
@@ -52,8 +52,8 @@ _NO_PLACE = (
 @dataclass(frozen=True)
 class Built:
     """A finished build: where the archive is, its sha256, what parity and the gate of accuracy
-    found (``exact``: parity of the artifact in fp32 that one in few bits is made of), and what to
-    know."""
+    found (``exact``: parity of the artifact in fp32 that one in few bits is made of, ``exported``:
+    before the runtime rewrote it), and what to know."""
 
     path: Path
     sha256: str
@@ -62,6 +62,7 @@ class Built:
     unchanged: bool
     notes: list[str] = field(default_factory=list)
     exact: Report | None = None
+    exported: Report | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -70,6 +71,7 @@ class Built:
             "sha256": self.sha256,
             "unchanged": self.unchanged,
             "parity": self.parity.to_json(),
+            "exported": self.exported and self.exported.to_json(),
             "fp32": self.exact and self.exact.to_json(),
             "accuracy": self.accuracy and self.accuracy.to_json(),
             "notes": self.notes,
@@ -117,10 +119,11 @@ def _built(
         unchanged = _check_target(target, digest, force)
         publish(path, target)
     notes = bundle.provenance.get("notes", [])
-    return Built(target, digest, proof.parity, proof.accuracy, unchanged, notes, proof.exact)
+    found = proof.parity, proof.accuracy, unchanged, notes, proof.exact, proof.exported
+    return Built(target, digest, *found)
 
 
-def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.Proven:
+def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> proving.Proven:
     """Fill ``folder`` with everything that the archive holds, proven against eager."""
     tell("weights")
     any_size = spec.artifact is None and not resolve.image_input(spec).fixed
@@ -133,7 +136,7 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
         artifact = foreign.bind(_with_defaults(bundle), folder, images[0])
         tell("parity")
         report = foreign.check(artifact, images)
-        proof = exporting.Proven(artifact, report, foreign.measured(spec, root, artifact))
+        proof = proving.Proven(artifact, report, foreign.measured(spec, root, artifact))
     bundle = proof.artifact.bundle
     fresh = plugins.load_task(spec.task)()
     fresh.bind(bundle, folder)
@@ -153,12 +156,12 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> exporting.P
 
 def _exported(
     spec: ModelSpec, root: Path, folder: Path, images: list[Image.Image], tell: Tell
-) -> exporting.Proven:
+) -> proving.Proven:
     """Export the network, proven against the eager module."""
     module, bundle = preparing.prepare(spec, root, folder)
     eager = preparing.reference(_with_defaults(bundle), module)
     _check_labels(eager, module, images[0])
-    return exporting.proven(spec, root, folder, module, eager, images, tell)
+    return proving.proven(spec, root, folder, module, eager, images, tell)
 
 
 def _with_defaults(bundle: Bundle) -> Bundle:

@@ -1,4 +1,4 @@
-"""What a build asks of a runtime's ``export``: in few bits the artifact in fp32 first."""
+"""What a build asks of a runtime: in few bits the artifact in fp32 first, each finished."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ def export(runtime: Any, request: ExportRequest) -> None:
         exact = request.path.parent / "exact" / request.path.name
         exact.parent.mkdir()
         plain = replace(request, path=exact, precision="fp32", calibration=())
-        runtime.export(replace(plain, float_layers=frozenset()))
+        finished(runtime, replace(plain, float_layers=frozenset()))
         request = replace(request, exact=exact)
+    finished(runtime, request)
+
+
+def finished(runtime: Any, request: ExportRequest) -> None:
+    """Write ``request.path`` as it is kept."""
     runtime.export(request)
+    if hasattr(runtime, "finish"):
+        runtime.finish(request)

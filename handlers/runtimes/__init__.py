@@ -2,7 +2,9 @@
 
 A runtime loads an artifact and runs it. One that can also make the artifact has a static method
 ``export(request: ExportRequest) -> None`` that writes ``request.path``; without it the runtime
-only serves artifacts that others exported.
+only serves artifacts that others exported. What is to be changed of what an exporter has written
+(names, traces of the machine) does a static method ``finish(request: ExportRequest) -> None``: a
+build proves the artifact before and after it.
 """
 
 from __future__ import annotations

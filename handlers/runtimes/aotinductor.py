@@ -121,6 +121,10 @@ class AotInductor(Runtime):
         except Exception as error:
             line = one_line(error, 400)
             raise ExportError(f"AOTInductor cannot compile this model: {line}") from error
+
+    @staticmethod
+    def finish(request: ExportRequest) -> None:
+        level = _level(request.options["isa"])
         _rewrite(request.path, isa.LEVELS.get(level, isa.here()))
 
 

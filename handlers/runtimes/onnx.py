@@ -84,11 +84,17 @@ class Onnx(Runtime):
     @staticmethod
     def export(request: ExportRequest) -> None:
         if request.precision == "fp32":
-            onnx_export.export(request, request.path)
+            onnx_export.write(request, request.path)
         elif request.precision == "int8":
             _quantise(request)
         else:
             _halve(request)
+
+    @staticmethod
+    def finish(request: ExportRequest) -> None:
+        # That of few bits is made of a finished one.
+        if request.precision == "fp32":
+            onnx_export.finish(request, request.path)
 
 
 def _providers(device: str) -> list[tuple[str, dict[str, int]]]:

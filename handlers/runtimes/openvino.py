@@ -125,6 +125,9 @@ class OpenVino(Runtime):
             if request.precision == "int8":
                 model = _quantised(model, request)
         ov.save_model(model, request.path, compress_to_fp16=False)
+
+    @staticmethod
+    def finish(request: ExportRequest) -> None:
         _number_anew(request.path)
 
 

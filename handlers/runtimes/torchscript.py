@@ -87,6 +87,9 @@ class TorchScript(Runtime):
             else:
                 made = _script(request)
             saving.write(lambda file: torch.jit.save(made, file), request.path)
+
+    @staticmethod
+    def finish(request: ExportRequest) -> None:
         _strip_debug(request.path)
 
 

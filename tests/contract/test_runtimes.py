@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -123,24 +124,21 @@ class Exported:
         kept: frozenset[str] = frozenset(),
         most: int = MOST,
     ) -> None:
-        module = servable(folder)
+        self.eager = servable(folder)
         self.runtime = plugins.load_runtime(name)
         self.precision = precision
         self.path = folder / f"model{self.runtime.suffix}"
-        export(
-            self.runtime,
-            ExportRequest(
-                module=module,
-                example=PIXELS[:2],
-                dynamic={0: ("batch", 1, most)},
-                path=self.path,
-                precision=precision,
-                calibration=[PIXELS[i : i + 1] for i in range(MOST)] if precision == "int8" else (),
-                float_layers=kept,
-                options=dict(self.runtime.options),
-            ),
+        self.request = ExportRequest(
+            module=self.eager,
+            example=PIXELS[:2],
+            dynamic={0: ("batch", 1, most)},
+            path=self.path,
+            precision=precision,
+            calibration=[PIXELS[i : i + 1] for i in range(MOST)] if precision == "int8" else (),
+            float_layers=kept,
+            options=dict(self.runtime.options),
         )
-        self.eager = module
+        export(self.runtime, self.request)
 
     def load(self, device: str = "cpu") -> Runtime:
         given = {**options(self.runtime), "precision": self.precision}
@@ -298,6 +296,26 @@ def test_the_pixels_are_left_as_they_are(
     pixels = PIXELS.copy()
     exported(name).load(device)(pixels)
     assert np.array_equal(pixels, PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [place for place in PLACES if hasattr(plugins.load_runtime(place[0]), "finish")],
+)
+def test_finishing_an_artifact_changes_no_answer(
+    name: str, device: str, exported: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    made: Any = exported(name)
+    path = tmp_path / made.path.name
+    request = replace(made.request, path=path)
+    made.runtime.export(request)
+    before = made.runtime(path, device, options(made.runtime))(PIXELS)
+    raw = path.read_bytes()
+    made.runtime.finish(request)
+    after = made.runtime(path, device, options(made.runtime))(PIXELS)
+    assert path.read_bytes() != raw
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=0 if device == "cpu" else 1e-5)
 
 
 # Machine code is not reproducible (docs/runtimes.md); TorchScript numbers classes that a process

@@ -288,7 +288,7 @@ def test_a_folder_to_measure_on_that_is_missing_is_named(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["calibration", "accuracy"])
 def test_a_broken_picture_of_int8_is_named(name: str, project: Path, tmp_path: Path) -> None:
-    from marsmith import exporting, spec
+    from marsmith import proving, spec
 
     (tmp_path / "broken.png").write_bytes(b"%PDF")
     folders = {key: {"folder": "samples/digits"} for key in ("calibration", "accuracy")}
@@ -297,7 +297,7 @@ def test_a_broken_picture_of_int8_is_named(name: str, project: Path, tmp_path: P
     model = spec.load(project / "models/lenet5_digits.yaml", changes)
     images = [Image.new("RGB", (8, 8), (level,) * 3) for level in (10, 200)]
     with pytest.raises(SpecError, match=r"/broken\.png: the body is a PDF document"):
-        exporting._Gate(model, project, classifier(100), images)
+        proving._Gate(model, project, classifier(100), images)
 
 
 def test_the_layer_that_int8_hurts_most_comes_first() -> None:
@@ -358,7 +358,7 @@ def test_a_detectors_own_sure_boxes_are_a_perfect_truth() -> None:
 
 def test_ranking_layers_warns_of_no_picture(project: Path, tmp_path: Path) -> None:
     """What Pillow gives may not be written, and torch warns of such arrays."""
-    from marsmith import exporting, samples, spec
+    from marsmith import proving, samples, spec
 
     folders = {"calibration": {"folder": "samples/digits", "count": 4}}
     changes = {**folders, "accuracy": {"folder": "samples/digits"}, "precision": "int8"}
@@ -367,7 +367,7 @@ def test_ranking_layers_warns_of_no_picture(project: Path, tmp_path: Path) -> No
     module, bundle = preparing.prepare(model, project, tmp_path)
     reference = preparing.reference(bundle, module)
     images = samples.compared(samples.found(project / model.samples), 10**8, any_size=False)
-    gate = exporting._Gate(model, project, reference, images)
+    gate = proving._Gate(model, project, reference, images)
     assert len(gate.calibration) == 4
     assert len(quantise.rank(module, gate.calibration)) == len(quantise.layers(module))
 

@@ -30,7 +30,7 @@ from handlers.errors import (
 )
 from handlers.integrity import RECORD, sha256
 from handlers.runtimes.torchscript import TorchScript
-from marsmith import archive, build, exporting, preparing, spec
+from marsmith import archive, build, preparing, proving, spec
 
 RUNTIMES = [
     ("torchscript", {"method": "trace"}),
@@ -473,7 +473,7 @@ def test_inputs_of_any_size_are_proven_at_another_size_than_the_samples(
         sizes.extend(image.size for image in given[5])
         raise ParityError("seen enough")
 
-    monkeypatch.setattr(exporting, "proven", seen)
+    monkeypatch.setattr(proving, "proven", seen)
     with pytest.raises(ParityError, match="seen enough"):
         build._stage(spec.load(project / f"models/{name}.yaml"), project, tmp_path, quiet)
     assert len(sizes) > 1

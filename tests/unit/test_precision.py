@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import finished
 from torch import Tensor, nn
 
 from handlers import precision
@@ -78,7 +79,7 @@ def test_scores_are_near_those_of_fp32_and_not_the_same(
         precision=bits,
         options={**runtime.options, "cache": str(tmp_path / "cache")},
     )
-    runtime.export(request)  # type: ignore[attr-defined]
+    finished(runtime, request)
     assert all(torch.equal(before[key], value) for key, value in tiny.state_dict().items())
     options = {**request.options, "threads": 1, "precision": bits}
     (scores,) = runtime(path, "cpu", options)(PIXELS)

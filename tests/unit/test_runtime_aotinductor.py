@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import finished
 from torch import Tensor, nn
 from torch._inductor import cpu_vec_isa
 
@@ -47,7 +48,7 @@ def _export(folder: Path, **changes: Any) -> Path:
         "path": path,
         "options": {"isa": ""},
     }
-    load_runtime("aotinductor").export(ExportRequest(**given | changes))  # type: ignore[attr-defined]
+    finished(load_runtime("aotinductor"), ExportRequest(**given | changes))
     return path
 
 

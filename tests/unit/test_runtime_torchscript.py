@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import finished
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -62,7 +63,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         warnings.filterwarnings("ignore", message=".*torch.jit.*")
         module = _Grids().eval()
     options = {"method": "trace"}
-    runtime.export(ExportRequest(module, PIXELS, {}, path, options=options))
+    finished(runtime, ExportRequest(module, PIXELS, {}, path, options=options))
     return path
 
 
@@ -167,7 +168,7 @@ def test_a_traced_detector_stays_on_its_gpu(tmp_path: Path) -> None:
     file, pixels = tmp_path / "model.pt", np.full((1, 96, 96, 3), 99, np.uint8)
     runtime: Any = load_runtime("torchscript")
     module = Servable.build(recipe, Path())
-    runtime.export(ExportRequest(module, pixels, {}, file, options={"method": "trace"}))
+    finished(runtime, ExportRequest(module, pixels, {}, file, options={"method": "trace"}))
     images = torch.from_numpy(pixels)
     model = _loaded(file, "cpu")
     with torch.inference_mode(), _Places(model, images) as places:

@@ -88,7 +88,7 @@ def test_the_two_halves_answer_like_the_whole(name: str, spread: bool, tmp_path:
     bundle = _bundle(module, given)
     with Image.open(SAMPLES / "scenes/scene1.jpg") as scene:
         pixels = np.array(scene.convert("RGB").resize((SIZE, SIZE)))
-    exporting.export(bundle, module, pixels, tmp_path / "model.pt")
+    exporting.artifact(bundle, module, pixels, tmp_path).make()
     assert (tmp_path / "decode.pth").exists()
     artifact = load_task(bundle.task)()
     artifact.bind(bundle, tmp_path)
@@ -124,7 +124,7 @@ def test_the_exported_half_has_no_second_copy_of_its_weights(tmp_path: Path) -> 
     module = _module("ssdlite320_mobilenet_v3_large")
     given = ImageInput(resize=[SIZE, SIZE], mean=(0.0,) * 3, std=(1.0,) * 3)
     pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
-    exporting.export(_bundle(module, given), module, pixels, tmp_path / "model.pt")
+    exporting.artifact(_bundle(module, given), module, pixels, tmp_path).make()
     saved = torch.load(tmp_path / "decode.pth", weights_only=True)["state"]
     assert saved
     assert not [name for name in saved if "backbone" in name]
@@ -140,7 +140,7 @@ def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
     pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
     accepted = r"in fp32, bf16, fp16: give the input a fixed size, .*letterbox"
     with pytest.raises(ExportError, match=accepted):
-        exporting.export(_bundle(module, given), module, pixels, tmp_path / "model.pt")
+        exporting.artifact(_bundle(module, given), module, pixels, tmp_path).make()
 
 
 def test_layers_that_stay_in_float_are_those_of_the_exported_half(
@@ -153,8 +153,8 @@ def test_layers_that_stay_in_float_are_those_of_the_exported_half(
     monkeypatch.setattr(TorchScript, "export", lambda request: _write(requests, request))
     # The heads run eagerly, whatever the precision.
     layers = quantise.layers(module, split.TRUNK)
-    path = tmp_path / "model.pt"
-    exporting.export(_bundle(module, given), module, pixels, path, (), frozenset(layers))
+    kept = frozenset(layers)
+    exporting.artifact(_bundle(module, given), module, pixels, tmp_path, float_layers=kept).make()
     [request] = requests
     exported = dict(request.module.named_modules())
     assert request.float_layers <= exported.keys()
@@ -169,7 +169,7 @@ def test_the_layers_of_the_exported_half_bear_the_names_of_the_whole(tmp_path: P
     given = ImageInput(resize=[SIZE, SIZE], letterbox=0, mean=(0.0,) * 3, std=(1.0,) * 3)
     pixels = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
     bundle = _bundle(module, given)
-    exporting.export(bundle, module, pixels, tmp_path / "model.pt")
+    exporting.artifact(bundle, module, pixels, tmp_path).make()
     artifact = load_task(bundle.task)()
     artifact.bind(bundle, tmp_path)
     batch = np.stack([pixels])
