@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import cycle, islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from handlers import golden, integrity, plugins
@@ -21,7 +24,10 @@ from marsmith.spec import ModelSpec
 from marsmith.spec_parts import AccuracySpec
 from marsmith.subject import Subject
 
-Ask = Callable[[TaskHandler, Path], Any]
+# Requests to a server at once: several batches of them.
+AT_ONCE = 16
+# A picture's file, what it should be answered with, and what it was.
+Answer = tuple[Path, Any, Any]
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,8 @@ def compare(
         image = samples.opened(path, handler.bundle.limits.max_pixels)
         return handler.answer([image], **options)[0]
 
-    verdict = _compare(task, files, against, lambda path: ask(reference, path), ask, options)
+    answers = ((path, ask(reference, path), ask(task, path)) for path in files)
+    verdict = _compare(task, answers, against, options)
     if reference.bundle.input != task.bundle.input:
         return verdict
     any_size = task.bundle.foreign is None and not task.bundle.input.fixed
@@ -115,36 +122,63 @@ def compare(
         return replace(verdict, wrong=[*verdict.wrong, line])
 
 
-def served(task: TaskHandler, client: Client, files: Sequence[Path]) -> Verdict:
-    """Answers of a running server to the pictures' own bytes, against the archive's in process."""
+def served(
+    task: TaskHandler, connect: Callable[[], Client], files: Sequence[Path]
+) -> list[Verdict]:
+    """Answers of a running server to the pictures' own bytes, against the archive's in process.
 
-    def ask(handler: TaskHandler, path: Path) -> Any:
-        bundle = handler.bundle
-        reply = client.predict(bundle.name, path.read_bytes(), version=bundle.version)
-        return reply.json() if reply.ok else RequestError(reply.problem())
-
-    def alone(path: Path) -> Any:
+    First one picture after the other, then ``AT_ONCE`` requests at once, of which the server makes
+    batches. ``connect`` gives a client, of which each thread needs one.
+    """
+    expected = {}
+    for path in files:
         image = samples.opened(path, task.bundle.limits.max_pixels)
-        return json.loads(json.dumps(task.answer([image])[0]))
+        expected[path] = json.loads(json.dumps(task.answer([image])[0]))
+    serving = task.bundle.provenance["spec"].get("serving", {})
+    # More than its queue takes would be answered 503.
+    together = min(AT_ONCE, serving.get("queue_size", AT_ONCE))
+    many = list(islice(cycle(files), max(len(files), together)))
+    found = {"the server": (files, 1), f"the server, {together} at once": (many, together)}
+    return [
+        _compare(task, _answers(task.bundle, connect, asked, count, expected), against, {})
+        for against, (asked, count) in found.items()
+    ]
 
-    return _compare(task, files, "the server", alone, ask, {})
+
+def _answers(
+    bundle: Bundle,
+    connect: Callable[[], Client],
+    files: Sequence[Path],
+    at_once: int,
+    expected: Mapping[Path, Any],
+) -> list[Answer]:
+    clients: SimpleQueue[Client] = SimpleQueue()
+    for _ in range(at_once):
+        clients.put(connect())
+
+    def ask(path: Path) -> Any:
+        client = clients.get()
+        try:
+            reply = client.predict(bundle.name, path.read_bytes(), version=bundle.version)
+            return reply.json() if reply.ok else RequestError(reply.problem())
+        finally:
+            clients.put(client)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        replies = pool.map(ask, files)
+        return [(path, expected[path], reply) for path, reply in zip(files, replies, strict=True)]
 
 
 def _compare(
-    task: TaskHandler,
-    files: Sequence[Path],
-    against: str,
-    expect: Callable[[Path], Any],
-    ask: Ask,
-    options: dict[str, Any],
+    task: TaskHandler, answers: Iterable[Answer], against: str, options: dict[str, Any]
 ) -> Verdict:
     closeness = task.bundle.closeness
     limit = closeness.outputs if task.continuous else closeness.answers
-    same, worst = 0, 0.0
+    count, same, worst = 0, 0, 0.0
     wrong: list[str] = []
     moved: list[str] = []
-    for path in files:
-        expected, answer = expect(path), ask(task, path)
+    for path, expected, answer in answers:
+        count += 1
         if isinstance(answer, RequestError):
             wrong.append(f"{path.name}: {answer}")
             continue
@@ -157,7 +191,7 @@ def _compare(
                 f"{path.name}: {difference.detail}, scores moved by {difference.score:.3g} "
                 f"(allowed {limit:g})"
             )
-    return Verdict(against, len(files), same, worst, wrong, moved)
+    return Verdict(against, count, same, worst, wrong, moved)
 
 
 def measured(

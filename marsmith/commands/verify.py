@@ -81,16 +81,13 @@ def command(
                 verdicts[0], task, None if alone else reference, here / images, max_drop, folder
             )
         if served:
-            verdicts.append(verification.served(task, _client(), files))
+            running = require_running(Path.cwd())
+            verdicts += verification.served(task, lambda: Client.of(running, timeout=60), files)
     if as_json:
         print(json.dumps([verdict.to_json() for verdict in verdicts], indent=1))
     else:
         _show(archive.name, verdicts)
     sys.exit(0 if all(verdict.passed for verdict in verdicts) else 1)
-
-
-def _client() -> Client:
-    return Client.of(require_running(Path.cwd()), timeout=60)
 
 
 def _show(name: str, verdicts: list[Any]) -> None:

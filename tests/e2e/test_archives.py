@@ -197,6 +197,7 @@ def test_verify_finds_that_the_server_has_another_archive(
     done = marsmith(served.home, "verify", str(right), *weights, "--served")
     assert done.returncode == 0, done.stderr
     assert "agrees with the server: 2 of 2 decisions the same" in done.stdout
+    assert "agrees with the server, 16 at once: 16 of 16 decisions the same" in done.stdout
     # The same network under the same name and version, whose labels are in another order.
     unpack(right, tmp_path / "other")
     shutil.rmtree(tmp_path / "other/MAR-INF")
@@ -213,6 +214,7 @@ def test_verify_finds_that_the_server_has_another_archive(
     assert done.returncode == 1, done.stderr
     assert "agrees with eager: 2 of 2 decisions the same" in done.stdout
     assert "DIFFERS with the server: 0 of 2 decisions the same" in done.stdout
+    assert "DIFFERS with the server, 16 at once: 0 of 16 decisions the same" in done.stdout
 
 
 def _same(answer: list[Any], expected: list[Any]) -> bool:
