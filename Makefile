@@ -118,5 +118,6 @@ TAKING_PART = $(or $(PARTS),$(if $(filter --quick,$(FLAGS)),ours,all))
 bench: dev $(if $(filter-out ours ours/% ceiling%,$(TAKING_PART)),bench-peers)  ## Compare serving: PARTS="ours stock peers ceilings" FLAGS="--quick"
 	$(BIN)/python -m benchmarks.serving $(PARTS) $(FLAGS)
 
-clean:  ## Remove what was built and logged, not the environment
-	rm -rf logs build demo-out model-store/*.mar .pytest_cache .mypy_cache .ruff_cache
+# With the archives goes what was done with them: a journal alone would leave out what is built anew.
+clean:  ## Remove archives, their history, and what was built and logged; not the environment
+	rm -rf logs build demo-out state model-store/*.mar .pytest_cache .mypy_cache .ruff_cache

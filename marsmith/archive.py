@@ -102,8 +102,9 @@ def check_torch(path: Path) -> None:
         if STAND_IN in content.namelist():
             return
     raise ArchiveError(
-        f"{path.name}: its runtime needs PyTorch, which is not installed here: install "
-        f"requirements.txt, or build it with --runtime {' or '.join(_torchless())}"
+        f"{path.name}: its worker needs PyTorch, which is not installed here: install "
+        f"requirements.txt, or build it with --runtime {' or '.join(_torchless())} (a detector in "
+        "fp32, whole)"
     )
 
 

@@ -83,7 +83,7 @@ def _ambiguous(path: Path, package: Path, name: str, line: int) -> str:
         )
     return (
         f"{place}, which lies beside it and does not travel: make their folder a package with "
-        f"__init__.py and relative imports, and name it as architecture ({package.name}:Net); or "
+        f"__init__.py and relative imports, and name it as architecture (./{package.name}:Net); or "
         f"rename it if Python's or a library's {name} is meant"
     )
 

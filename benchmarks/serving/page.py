@@ -17,15 +17,16 @@ BEGIN = "<!-- figures: written by `python -m benchmarks.serving --page RESULTS.j
 END = "<!-- end of figures -->"
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The tables, with the machine and the command that they come from."""
+def markdown(results: dict[str, Any], number: int = 1) -> str:
+    """The tables, with the machine and the command that they come from; ``number`` is for texts
+    that name these figures."""
     machine, subject, plan = results["machine"], results["subject"], results["plan"]
     found = results["measurements"]
     others = max((one["usage"]["others"] for one in found if "usage" in one), default=0.0)
     # Where the files lay is no fact about the figures.
     command = re.sub(r"(?<=\s)/\S*/", "", results["command"])
     parts = [
-        f"### {subject['model']}",
+        f"### Figures {number}: {subject['model']}",
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB; commit "
         f"{machine['commit']}, {results['started']}. {subject['pictures']} pictures of "
         f"{subject['kilobytes']} KB on average; {plan['rounds']} rounds of {plan['seconds']:g} s "
@@ -52,10 +53,10 @@ def write(files: Sequence[Path], page: Path = PAGE) -> None:
     sections: list[str] = []
     followed: dict[str, str] = {}
     versions: set[tuple[str, str]] = set()
-    for file in files:
+    for number, file in enumerate(files, 1):
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
-            sections.append(markdown(results))
+            sections.append(markdown(results, number))
             if len(sections) == 1:
                 sections.append(_plots(results, page))
             followed |= {name.partition("/")[0]: it for name, it in results["recommended"].items()}

@@ -19,7 +19,8 @@ HOST = "127.0.0.1"
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: a free one.")
 @click.option("--browser/--no-browser", default=True, help="Open the browser as well.")
 def command(model: str, save: Path | None, boxes: int, port: int, browser: bool) -> None:
-    """Show the ONNX graph of MODEL: a name of models/, a YAML file, an archive or FILE.onnx.
+    """Show the ONNX graph of MODEL: a name (of models/ or torchvision), a YAML file, an archive
+    or FILE.onnx.
 
     netron serves it on the loopback interface until Ctrl-C. A picture (--save) has a box for each
     module, opened as far as --boxes allows. Of a model without an ONNX archive the graph is

@@ -45,7 +45,7 @@ def command(
     load: bool,
     as_json: bool,
 ) -> None:
-    """Count what MODEL costs: a name of models/, a YAML file, or an archive (.mar).
+    """Count what MODEL costs: a name (of models/ or torchvision), a YAML file or an archive.
 
     Multiply-adds are of the whole batch, and of matrix products, convolutions and attention alone.
     Activation memory is what operators allocate for their results in one eager run: at most at one

@@ -65,7 +65,8 @@ def test_all_tasks_are_served_and_what_needs_torch_is_refused(
     bare: Path, stocked: Path, project: Path
 ) -> None:
     code = "from importlib.util import find_spec as f; print(f('torch'), f('torchvision'))"
-    found = subprocess.run([bare, "-c", code], capture_output=True, text=True, check=True)
+    asked = [bare, "-c", code]
+    found = subprocess.run(asked, timeout=60, capture_output=True, text=True, check=True)
     assert found.stdout == "None None\n"
     answers = {}
     with ending([str(bare), "-m", "marsmith", "serve"], stocked, stderr=subprocess.STDOUT) as serve:
@@ -90,7 +91,7 @@ def test_all_tasks_are_served_and_what_needs_torch_is_refused(
     assert rows.keys() == ASKED.keys()
     assert all(row["golden"]["problem"] is None for row in rows.values())
     for name in NEED_IT:
-        assert f"{name}-1.0.mar: its runtime needs PyTorch, which is not installed here" in said
+        assert f"{name}-1.0.mar: its worker needs PyTorch, which is not installed here" in said
 
 
 def test_an_archive_that_needs_torch_is_named_by_doctor_and_alone_cannot_be_served(

@@ -156,7 +156,7 @@ def test_without_torch_the_runtimes_that_need_none_are_named(
     monkeypatch.setattr(archive, "find_spec", lambda _: None)
     monkeypatch.setattr(plugins, "names", lambda _: ["a", "eager", "script", "z"])
     monkeypatch.setattr(plugins, "load_runtime", load_runtime)
-    words = r"^m-2\.0\.mar: its runtime needs PyTorch, .*, or build it with --runtime a or z$"
+    words = r"^m-2\.0\.mar: its worker needs PyTorch, .*, or build it with --runtime a or z \(a det"
     with pytest.raises(ArchiveError, match=words):
         archive.check_torch(packed)
 
