@@ -132,7 +132,7 @@ def _build(spec: ModelSpec, runtime: str, weights: Path, store: Path) -> str | N
     """Why the build failed, None where it did not."""
     command = [sys.executable, "-m", "marsmith", "build", spec.name, "--runtime", runtime]
     command += ["--weights", str(weights), "--store", str(store)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=PROJECT, timeout=3600, capture_output=True, text=True)
     return (done.stderr or done.stdout).strip().splitlines()[-1] if done.returncode else None
 
 

@@ -32,7 +32,7 @@ from benchmarks.serving.residents import Residents, growth
 from benchmarks.serving.soaked import Kills, Limits, Soaked
 from benchmarks.serving.subject import PROJECT, Subject
 from handlers.errors import ServerError
-from marsmith.processes import Running, is_alive
+from marsmith.processes import Running
 from marsmith.status import read_status
 
 _LOAD = 0.7
@@ -70,8 +70,7 @@ def _kill_one(made: Ours, running: Running) -> float:
     workers = [one for one in marked(made.mark) if made.role(one) == "worker"]
     start, killed = time.monotonic(), random.choice(workers)
     killed.kill()
-    while is_alive(killed.pid):
-        time.sleep(0.01)
+    psutil.wait_procs([killed], timeout=_RECOVERY_SECONDS)
     with made.server.client() as client:
         while not all(status.ready for status in read_status(running, client)):
             if time.monotonic() - start > _RECOVERY_SECONDS:

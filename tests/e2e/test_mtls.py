@@ -53,14 +53,16 @@ def _certificates(folder: Path) -> None:
     """Make a clients' authority and a client's certificate as the documentation does."""
     folder.mkdir()
     commands = _documented("sh", "clients-ca.pem")
-    subprocess.run(["bash", "-ec", commands], cwd=folder, capture_output=True, check=True)
+    subprocess.run(
+        ["bash", "-ec", commands], cwd=folder, timeout=60, capture_output=True, check=True
+    )
 
 
 def _server_certificate(folder: Path) -> None:
     made = ["-keyout", "server.key", "-out", "server.pem", "-subj", "/CN=localhost"]
     made += ["-addext", "subjectAltName=DNS:localhost"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *made]
-    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    subprocess.run(command, cwd=folder, timeout=60, capture_output=True, check=True)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,15 @@ def write_config(home: Path) -> None:
 def kill(pid: int) -> None:
     """End a process by force, and wait until it is gone."""
     psutil.Process(pid).kill()
-    while is_alive(pid):
-        time.sleep(0.01)
+    until(lambda: not is_alive(pid), 30)
+
+
+def until(true: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait for it; fails where it does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"it did not happen in {seconds:g} s"
+        time.sleep(0.05)
 
 
 @contextmanager

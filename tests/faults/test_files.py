@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny import REFUSES, kill, pack
+from tiny import REFUSES, kill, pack, until
 
 from handlers.errors import ArchiveError, IntegrityError
 from marsmith.archive import read_header
@@ -37,13 +37,6 @@ def _status(server: TorchServe, model: str) -> VersionStatus:
     with server.client() as client:
         [found] = [one for one in read_status(server.running, client) if one.model == model]
     return found
-
-
-def _until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
 
 
 def _flip(path: Path, word: bytes) -> None:
@@ -73,10 +66,10 @@ def test_a_file_that_changes_under_a_running_server_is_refused_by_the_next_worke
     whole = artifact.read_bytes()
     artifact.write_bytes(whole[: len(whole) // 2])
     kill(_status(server, "lenet5_digits").pids[0])
-    _until(lambda: _status(server, "lenet5_digits").failed)
+    until(lambda: _status(server, "lenet5_digits").failed)
     assert "model.pt" in str(_status(server, "lenet5_digits").failed)
     artifact.write_bytes(whole)
-    _until(lambda: _status(server, "lenet5_digits").ready)
+    until(lambda: _status(server, "lenet5_digits").ready)
     with Client.of(server.running) as client:
         assert client.predict("lenet5_digits", digits["3"]).json() == expected
 
