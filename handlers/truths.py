@@ -9,6 +9,7 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,20 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         yield row["file"], row["label"]
 
 
-def masks(folder: Path, labels: Sequence[str]) -> list[tuple[Path, np.ndarray]]:
-    """Pictures with their map of class ids, uint8 (H, W): ``NAME.jpg`` and ``masks/NAME.png``.
+@dataclass(frozen=True)
+class Mask:
+    """A map of class ids, uint8 (H, W), read when it is made an array: all at once may be more
+    than memory holds."""
+
+    path: Path
+    classes: int
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return _ids(self.path, self.classes).astype(dtype or np.uint8, copy=False)
+
+
+def masks(folder: Path, labels: Sequence[str]) -> list[tuple[Path, Mask]]:
+    """Pictures with their maps of class ids: ``NAME.jpg`` and ``masks/NAME.png``.
 
     An id is the index of a label, or 255, which is not counted.
     """
@@ -81,7 +94,7 @@ def masks(folder: Path, labels: Sequence[str]) -> list[tuple[Path, np.ndarray]]:
         pictures = beside[path.stem]
         if len(pictures) != 1:
             raise SpecError(f"{path}: {len(pictures)} pictures {path.stem}.* beside {MASKS}/")
-        found.append((pictures[0], _ids(path, len(labels))))
+        found.append((pictures[0], Mask(path, len(labels))))
     return found
 
 

@@ -105,7 +105,10 @@ class Evaluation:
         if spec.count is not None and spec.count < len(left):
             left = sorted(random.Random(spec.seed).sample(left, spec.count))
         truths = [truth for _, truth in left] if labelled else None
-        return cls([path for path, _ in left], truths, task.bundle.limits.max_pixels)
+        made = cls([path for path, _ in left], truths, task.bundle.limits.max_pixels)
+        # It reads each truth: a wrong one is told before anything is exported.
+        made.digest()
+        return made
 
     def answers(self, task: TaskHandler) -> list[Any]:
         """The task's answers to all pictures, with its widest options.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -10,6 +10,7 @@ from PIL import Image
 from handlers import pictures
 from handlers.errors import RequestError, SpecError
 from handlers.formats import SUFFIXES, is_picture
+from handlers.truths import MASKS
 
 # Of a model file that names none.
 DEFAULT = "samples/shapes"
@@ -27,8 +28,16 @@ _KINDS = ", ".join(SUFFIXES)
 
 
 def found(folder: Path, deep: bool = False) -> list[Path]:
-    """The picture files of a folder, sorted; with ``deep`` those of folders in it, too."""
-    return sorted(filter(is_picture, folder.glob("**/*" if deep else "*")))
+    """The picture files of a folder, sorted; with ``deep`` those of folders in it, too, but for
+    masks that lie there beside their pictures."""
+    every = sorted(filter(is_picture, folder.glob("**/*" if deep else "*")))
+    places = {(path.parent, path.stem) for path in every}
+    return [path for path in every if not _is_mask(path, places)]
+
+
+def _is_mask(path: Path, places: Container[tuple[Path, str]]) -> bool:
+    """Whether it is ``masks/NAME.png`` of a picture ``NAME.*`` beside that folder."""
+    return path.parent.name == MASKS and (path.parent.parent, path.stem) in places
 
 
 def files(folder: Path, option: str, deep: bool = False) -> list[Path]:

@@ -201,7 +201,7 @@ class SemanticSegmentation(TaskHandler):
         import torch
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-        mask = self.mask(answer)
+        mask, truth = self.mask(answer), np.asarray(truth)
         if mask.shape != truth.shape:
             (height, width), (rows, columns) = mask.shape, truth.shape
             raise SpecError(

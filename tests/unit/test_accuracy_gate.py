@@ -153,7 +153,7 @@ def test_masks_lie_beside_their_pictures(tmp_path: Path) -> None:
     grey(tmp_path / "masks", [1])
     [(path, ids)] = truths.masks(tmp_path, LABELS)
     assert path.name == "00.png"
-    assert (ids == 1).all()
+    assert (np.asarray(ids) == 1).all()
     (tmp_path / "00.png").unlink()
     with pytest.raises(SpecError, match="0 pictures 00"):
         truths.masks(tmp_path, LABELS)
@@ -178,7 +178,8 @@ def test_a_mask_of_any_depth_is_bytes_of_the_models_classes(kind: Any, tmp_path:
     (tmp_path / "masks").mkdir()
     ids = np.eye(16).astype(kind)
     Image.fromarray(ids).save(tmp_path / "masks/00.png")
-    [(_, read)] = truths.masks(tmp_path, LABELS)
+    [(_, mask)] = truths.masks(tmp_path, LABELS)
+    read = np.asarray(mask)
     assert read.dtype == np.uint8
     assert np.array_equal(read, ids)
 
@@ -188,10 +189,11 @@ def test_ids_that_are_no_labels_are_named_with_their_mask(tmp_path: Path) -> Non
     mask = np.array([[0, 1, 255]], np.uint8)
     (tmp_path / "masks").mkdir()
     Image.fromarray(mask).save(tmp_path / "masks/00.png")
-    assert len(truths.masks(tmp_path, LABELS)) == 1
+    [(_, ids)] = truths.masks(tmp_path, LABELS)
+    assert np.array_equal(ids, mask)
     Image.fromarray(mask + 2).save(tmp_path / "masks/00.png")
     with pytest.raises(SpecError, match=r"masks/00\.png: class ids 2, 3 are none of the model's 2"):
-        truths.masks(tmp_path, LABELS)
+        np.asarray(ids)
 
 
 def test_a_mask_of_another_size_than_its_upright_picture_is_named(tmp_path: Path) -> None:
@@ -388,3 +390,18 @@ def _no_boxes() -> Any:
     found = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0)}
     nothing = torch.zeros(0, dtype=torch.int64)
     return {**found, "labels": nothing}, {"boxes": torch.zeros(0, 4), "labels": nothing}
+
+
+def test_masks_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = grey(tmp_path, [10, 100])
+    (folder / "masks").mkdir()
+    for path in folder.glob("*.png"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "masks" / path.name)
+    read: list[str] = []
+    ids = truths._ids
+    monkeypatch.setattr(truths, "_ids", lambda path, n: (read.append(path.name), ids(path, n))[1])
+    found = truths.masks(folder, LABELS)
+    assert len(found) == 2
+    assert read == []
+    assert np.asarray(found[0][1]).dtype == np.uint8
+    assert len(read) == 1

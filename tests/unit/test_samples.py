@@ -36,3 +36,16 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         samples.opened(broken, 80)
     with pytest.raises(SpecError, match=r"/large\.png: the picture is 9x9"):
         samples.compared([large], 80, any_size=False)
+
+
+def test_masks_beside_their_pictures_are_none(tmp_path: Path) -> None:
+    for name in ("a.jpg", "masks/a.png", "masks/b.png", "x/masks/a.png", "x/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = samples.files(tmp_path, "--images", deep=True)
+    # A class may be called masks: b.png is the mask of no picture.
+    assert [str(path.relative_to(tmp_path)) for path in found] == [
+        "a.jpg",
+        "masks/b.png",
+        "x/a.png",
+    ]
