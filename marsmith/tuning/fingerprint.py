@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from handlers import cores, plugins
-from marsmith import origin, resolve, samples, sources, weights
+from handlers import cores, plugins, truths
+from marsmith import origin, resolve, samples, sbom, sources, weights
 from marsmith.spec import ModelSpec
 
 PROJECT = Path(__file__).parents[2]
@@ -28,8 +28,10 @@ def code_digest() -> bytes:
 
 
 def host() -> dict[str, Any]:
-    """The kind of this host: its processor and the cores that this process may use."""
-    return {"cpu": origin.processor(), "cores": cores.usable()}
+    """The kind of this host: its processor, the cores that this process may use, and its GPUs."""
+    found = {"cpu": origin.processor(), "cores": cores.usable()}
+    gpus = origin.host().get("gpus")
+    return {**found, "gpus": gpus} if gpus else found
 
 
 def of_pictures(files: Iterable[Path]) -> str:
@@ -43,7 +45,8 @@ def of_pictures(files: Iterable[Path]) -> str:
 def of_pair(spec: ModelSpec, root: Path, runtime: str, precision: str) -> str:
     """A digest of what a trial of a pair is made of, files by their times and sizes."""
     loaded = plugins.load_runtime(runtime)
-    packages = ("torch", "torchvision", "torchserve", *loaded.requires, *loaded.export_requires)
+    modules = {*loaded.requires, *loaded.export_requires, *loaded.int8_requires}
+    packages = ("torch", "torchvision", "torchserve", *sbom.providing(modules))
     made_of = {
         "spec": spec.model_dump(mode="json", exclude_unset=True),
         "pair": [runtime, precision],
@@ -60,11 +63,16 @@ def _files(spec: ModelSpec, root: Path) -> Sequence[Path]:
     source = resolve.source_file(spec, root)
     if source is not None:
         found += sources.parted(source)[0]
+    if isinstance(spec.labels, str):
+        found.append(root / spec.labels)
     found += samples.files(root / spec.samples, samples.SAMPLES)
     parts = ((samples.CALIBRATION, spec.calibration), (samples.ACCURACY, spec.accuracy))
     for option, part in parts:
         if part is not None:
-            found += samples.files(root / part.folder, option, deep=True)
+            folder = root / part.folder
+            found += samples.files(folder, option, deep=True)
+            found += filter(Path.is_file, (folder / truths.TABLE, folder / truths.BOXES))
+            found += sorted((folder / truths.MASKS).glob("*.png"))
     return found
 
 

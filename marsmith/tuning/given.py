@@ -43,7 +43,8 @@ class ArchiveSession(Session):
             raise ArchiveError(f"{self.path.name} does not load: {loaded.refused}")
         pair = (self.bundle.runtime, self.bundle.precision)
         sizes = (self._most, *(size for size in BATCHES if size < self._most))
-        self._serve({pair: self._room(pair, loaded.resident_bytes)}, 1, sizes)
+        room = self._room(pair, loaded.resident_bytes, loaded.device or "cpu")
+        self._serve({pair: room}, 1, sizes)
 
     def _archive(self, pair: Pair) -> Path:
         return self.path

@@ -27,6 +27,8 @@ FINALISTS = 3
 # Of the budget; what is left is for serving.
 _BUILD_SHARE = 0.6
 _MEMORY_SHARE = 0.8
+# A GPU computes a batch at a time, and each worker takes memory of it that nobody here measures.
+_WORKERS_OF_A_GPU = 4
 # Where the time does not suffice for all, these are tried first: mostly the fastest.
 _LIKELY = ("tensorrt", "openvino", "onnx")
 
@@ -72,7 +74,10 @@ class Session:
         for number, pair in enumerate(self._ordered(pairs)):
             self.advance(number, len(pairs) + ahead)
             self._try(pair)
-        finalists = {pair: self._room(pair, size) for pair, size in self._finalists().items()}
+        finalists = {
+            pair: self._room(pair, trial.resident_bytes, trial.device)
+            for pair, trial in self._finalists().items()
+        }
         self.tried.sort(key=lambda trial: (trial.problem is not None, -trial.throughput))
         self._serve(finalists, len(pairs))
 
@@ -152,21 +157,22 @@ class Session:
         if trial.problem is None:
             self._record.add(key, {"trial": trial.to_json(), "archive": sha256(archive)})
 
-    def _finalists(self) -> dict[Pair, int]:
-        """The fastest pairs, and the bytes of memory that a worker of each takes."""
+    def _finalists(self) -> dict[Pair, Trial]:
+        """The fastest pairs, with what was found of each."""
         good = [trial for trial in self.tried if trial.problem is None]
         if not good and self.skipped:
             raise ExportError("no archive was built in this time: give more with --budget MINUTES")
         trials.best(self.tried)
         good.sort(key=lambda trial: -trial.throughput)
-        return {
-            (trial.runtime, trial.precision): trial.resident_bytes for trial in good[:FINALISTS]
-        }
+        return {(trial.runtime, trial.precision): trial for trial in good[:FINALISTS]}
 
-    def _room(self, pair: Pair, worker: int) -> Room:
+    def _room(self, pair: Pair, worker: int, device: str) -> Room:
         """For how many workers of so many bytes there is memory, at least one; other options."""
         free = _MEMORY_SHARE * psutil.virtual_memory().available
-        return Room(max(1, int(free / worker)), self._options(pair))
+        workers = max(1, int(free / worker))
+        if device != "cpu":
+            workers = min(workers, _WORKERS_OF_A_GPU)
+        return Room(workers, self._options(pair))
 
     def _options(self, pair: Pair) -> list[dict[str, Any]]:
         """What may be chosen at load, one after the other, beside what the archive has."""

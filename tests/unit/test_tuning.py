@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from hypothesis import given
@@ -406,6 +407,35 @@ def test_a_trial_is_made_of_what_travels_of_the_source(
     assert digest() == before
     (tmp_path / travels).write_text("changed")
     assert digest() != before
+
+
+@pytest.mark.parametrize(
+    "name", ["labels.txt", "pictures/labels.csv", "pictures/masks/3.png", "pictures/3.png"]
+)
+def test_a_trial_is_made_of_labels_and_truths(project: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(project / "samples/digits", tmp_path / "pictures")
+    (tmp_path / "pictures/masks").mkdir()
+    for each in ("labels.txt", "net.pth", "net.py", "pictures/labels.csv", "pictures/masks/3.png"):
+        (tmp_path / each).touch()
+    changes = {
+        "architecture": "net.py:Net",
+        "labels": "labels.txt",
+        "samples": "pictures",
+        "weights": {"file": "net.pth"},
+        "accuracy": {"folder": "pictures"},
+    }
+    model = spec.load(project / "models/lenet5_digits.yaml", changes)
+    before = fingerprint.of_pair(model, tmp_path, "eager", "fp32")
+    assert fingerprint.of_pair(model, tmp_path, "eager", "fp32") == before
+    (tmp_path / name).write_text("changed")
+    assert fingerprint.of_pair(model, tmp_path, "eager", "fp32") != before
+
+
+def test_a_host_with_other_gpus_is_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "gpus" not in fingerprint.host() or torch.cuda.is_available()
+    # Stands in for a host with one.
+    monkeypatch.setattr(fingerprint.origin, "host", lambda: {"gpus": ["Stand-in"]})
+    assert fingerprint.host()["gpus"] == ["Stand-in"]
 
 
 class _Server(BaseHTTPRequestHandler):
