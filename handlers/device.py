@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
 from collections.abc import Sequence
 
 from handlers import cores, torch_on_demand
@@ -43,6 +44,7 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str], by_torch: bool 
                 gpu_id,
             )
         return "cpu"
+    given = "gave it none" if gpu_id is None else f"gave it GPU {gpu_id}"
     if gpu_id is None and (wanted == "gpu" or "cpu" not in able):
         # A build has no TorchServe to give it one.
         gpu_id = 0
@@ -51,8 +53,8 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str], by_torch: bool 
     if wanted == "gpu" or "cpu" not in able:
         who = "the model's spec demands" if wanted == "gpu" else "the model's runtime needs"
         raise RuntimeUnavailable(
-            f"{who} a GPU (serving.device: {wanted}) and this worker has none "
-            f"(TorchServe's gpu_id is {gpu_id}, and no GPU can be used here): "
+            f"{who} a GPU (serving.device: {wanted}) and this process has none "
+            f"(TorchServe {given}, and no GPU can be used here): "
             "take a host with an NVIDIA driver, for PyTorch's runtimes a torch that was built for "
             "CUDA, or build it "
             + ("with serving.device: auto" if "cpu" in able else "with another runtime")
@@ -65,6 +67,21 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str], by_torch: bool 
             gpu_id,
         )
     return "cpu"
+
+
+def is_lost(place: str) -> bool:
+    """Whether the GPU at ``place`` computes nothing any more for this process: an error such as an
+    illegal access stays in its context, and every later call fails."""
+    loaded = sys.modules.get("torch")
+    if not place.startswith("cuda") or loaded is None or torch_on_demand.stands_in(loaded):
+        return False
+    import torch
+
+    try:
+        torch.cuda.synchronize(place)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _available(by_torch: bool) -> bool:

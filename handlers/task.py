@@ -406,11 +406,17 @@ class TaskHandler(BaseHandler):
             return [tuple(output[i] for output in outputs) for i in range(len(arrays))]
         # A runtime may fail in ways of its own; one picture must not take its neighbours with it.
         except Exception as error:
+            if device.is_lost(self.place):
+                # TorchServe starts another one for a worker that ends, not for one that fails.
+                logger.exception("marsmith: the GPU is lost to this worker, which ends")
+                os._exit(1)
             if len(arrays) > 1:
                 logger.warning(
                     "a batch of %d failed, running it singly", len(arrays), exc_info=True
                 )
                 return [self._run([array])[0] for array in arrays]
+            if isinstance(error, RequestError):
+                return [error]
             failed = InferenceError(f"the model failed on this picture: {type(error).__name__}")
             failed.__cause__ = error
             return [failed]

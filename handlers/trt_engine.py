@@ -22,16 +22,21 @@ from handlers import inductor
 from handlers.errors import IntegrityError, LoadError, one_line
 
 METADATA = "marsmith"
+# Raised when ``_build`` is changed: hosts must not go on with engines made otherwise.
+_RECIPE = 1
 logger = logging.getLogger(__name__)
 
 # The least, best and largest shape of the input.
 Profile = list[list[int]]
 
 
-def load(path: Path, device: torch.device, options: Mapping[str, Any]) -> tuple[Any, Any, Profile]:
+def load(
+    path: Path, device: torch.device, options: Mapping[str, Any]
+) -> tuple[Any, Any, Profile, dict[str, Any]]:
     """The engine of the ONNX file at ``path`` for ``device``: the kept one, or a new one.
 
-    Before it the TensorRT ``Runtime`` that must live as long, behind it what shapes it takes. Of
+    Before it the TensorRT ``Runtime`` that must live as long, behind it what shapes it takes and
+    what the file tells of itself. Of
     several workers that start at once one builds, and the others wait for it. Raises LoadError.
     """
     import tensorrt as trt
@@ -44,7 +49,7 @@ def load(path: Path, device: torch.device, options: Mapping[str, Any]) -> tuple[
     shapes = _profile(known, options["batch"], options["largest"])
     gpu = torch.cuda.get_device_name(device)
     parts = [gpu, torch.cuda.get_device_capability(device)]
-    key = json.dumps([*parts, trt.__version__, _sha256(content), shapes])
+    key = json.dumps([*parts, trt.__version__, _RECIPE, _sha256(content), shapes])
     folder = inductor.private(inductor.cache_root(options["cache"]) / "tensorrt")
     name = "-".join([*re.findall("[0-9A-Za-z]+", gpu), trt.__version__, _sha256(key.encode())])
     kept = folder / f"{name}.engine"
@@ -57,7 +62,7 @@ def load(path: Path, device: torch.device, options: Mapping[str, Any]) -> tuple[
             engine = runtime.deserialize_cuda_engine(kept.read_bytes())
     if engine is None:
         raise LoadError(f"the engine {kept}, built here just now, does not load: see its log")
-    return runtime, engine, shapes
+    return runtime, engine, shapes, known
 
 
 def _kept(runtime: Any, path: Path) -> Any:

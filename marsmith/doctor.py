@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +17,17 @@ from typing import Any
 from handlers import cores
 from handlers.errors import MarsmithError, ServerError
 from handlers.plugins import load_runtime
-from marsmith import WAIT_POLICY, doctor_settings, environment, inspection, signing
+from marsmith import WAIT_POLICY, doctor_settings, environment, inspection, sbom, signing
 from marsmith.addresses import read_properties
 from marsmith.finding import Finding, judge
 from marsmith.processes import find_running
 
 _OLDEST_JAVA = 11
+# Packages whose versions may move answers.
+_COMPARED = (
+    *("torch", "torchvision", "numpy", "openvino", "tensorrt"),
+    *("onnxruntime", "onnxruntime-gpu"),
+)
 # An archive is unpacked into the temp folder; this much more is for logs and sockets.
 _SPARE_BYTES = 200_000_000
 
@@ -170,8 +175,7 @@ def _packages(found: Mapping[str, Any]) -> Iterator[Finding]:
     other = [
         f"{name} {_installed(name)} (built with {version})"
         for name, version in found["packages"].items()
-        if name in ("torch", "torchvision", "numpy", "onnxruntime", "openvino")
-        and _installed(name) != version
+        if name in _COMPARED and _installed(name) != version
     ]
     if other:
         mend = "the golden requests tell whether it answers the same; else install those versions"
@@ -179,10 +183,11 @@ def _packages(found: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _installed(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "none"
+    # ONNX Runtime for GPUs is another package with the same modules.
+    for each in (name, *sbom.providing([name.removesuffix("-gpu")])):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(each)
+    return "none"
 
 
 def _cores(found: list[dict[str, Any]]) -> Iterator[Finding]:

@@ -76,12 +76,17 @@ class AotInductor(Runtime):
         batch = torch.from_numpy(images)
         if len(batch) > 1:
             return self._checked(batch)
-        if not self._pairs:
-            try:
-                return self._checked(batch)
-            except RuntimeError:
-                # The check takes no single picture where the batch may vary.
-                self._pairs = True
+        if self._pairs:
+            return self._paired(batch)
+        try:
+            return self._checked(batch)
+        except RuntimeError:
+            # The check takes no single picture where the batch may vary, nor one of a wrong size.
+            found = self._paired(batch)
+            self._pairs = True
+            return found
+
+    def _paired(self, batch: torch.Tensor) -> dict[str, Array]:
         both = self._checked(torch.cat([batch, batch]))
         return {name: output[:1] for name, output in both.items()}
 
@@ -89,7 +94,7 @@ class AotInductor(Runtime):
         """Outputs under their names in the Python module, of which the package has the form.
 
         Compiled code reads beyond a tensor of another shape than its own, so that its check of
-        inputs is asked for, which is done once, at the first call.
+        inputs is asked for; that it was is read once, at the first call.
         """
         os.environ[_CHECK] = "1"
         try:

@@ -108,6 +108,10 @@ def _providers(device: str) -> list[tuple[str, dict[str, int]]]:
             "this ONNX Runtime has no CUDA provider: install onnxruntime-gpu in its place, or "
             "build the model with serving.device: cpu"
         )
+    if (preload := getattr(ort, "preload_dlls", None)) is not None:
+        # CUDA's libraries that came as packages, which importing torch would have loaded.
+        with quiet():
+            preload()
     # TF32 is its default, and float32 with the precision of 10 bits.
     return [(_CUDA, {"device_id": int(device.partition(":")[2] or 0), "use_tf32": 0})]
 

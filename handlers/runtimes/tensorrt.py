@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from handlers import onnx_export, precision, trt_engine
-from handlers.errors import LoadError, RuntimeUnavailable
+from handlers.errors import LoadError, RuntimeUnavailable, TooLarge
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
 _DTYPES = {
@@ -51,8 +51,10 @@ class TensorRt(Runtime):
             )
         self._device = _use(device)
         self._stream = torch.cuda.Stream(self._device)
-        self._runtime, self._engine, self._profile = trt_engine.load(path, self._device, options)
-        self._bytes = trt_engine.told(path.name, path.read_bytes()).get("bytes", [])
+        loaded = trt_engine.load(path, self._device, options)
+        # TensorRT's own runtime must live as long as its engine.
+        self._runtime, self._engine, self._profile, told = loaded
+        self._bytes = told.get("bytes", [])
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise LoadError(f"{path.name}: the GPU has no memory left for a context of its engine")
@@ -102,7 +104,7 @@ class TensorRt(Runtime):
     def _run(self, images: Tensor) -> list[Tensor]:
         images = images.to(self._device).contiguous()
         if not self._context.set_input_shape(self._input, tuple(images.shape)):
-            raise ValueError(_out_of_range(tuple(images.shape), self._profile))
+            raise TooLarge(_out_of_range(tuple(images.shape), self._profile))
         self._context.set_tensor_address(self._input, images.data_ptr())
         found = {}
         for name in self._outputs:

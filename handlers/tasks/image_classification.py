@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,8 @@ class ImageClassification(TaskHandler):
 def _by_label(answer: Any) -> dict[tuple[str, int], float]:
     """Scores by label and occurrence: ImageNet has two cranes and two maillots."""
     scores: dict[tuple[str, int], float] = {}
+    seen: Counter[str] = Counter()
     for each in answer:
-        occurrence = sum(label == each["label"] for label, _ in scores)
-        scores[each["label"], occurrence] = each["score"]
+        scores[each["label"], seen[each["label"]]] = each["score"]
+        seen[each["label"]] += 1
     return scores

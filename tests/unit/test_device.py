@@ -247,3 +247,13 @@ def test_clean_processes_give_a_worker_the_first_gpu(
     # Whether a GPU is there is asked by the runtime that wants one.
     places = [device.choose("auto", each, BOTH) for each in given]
     assert places == ["cuda:0" if here else "cpu"] * 2
+
+
+def test_a_gpu_is_lost_where_every_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def synchronize(place: str) -> None:
+        if place == "cuda:1":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    # Stands in for GPUs.
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    assert [device.is_lost(place) for place in ("cpu", "cuda:0", "cuda:1")] == [False, False, True]

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,23 @@ def test_missing_and_other_packages_are_named(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     [finding] = doctor._packages(found)
     assert (finding.text, finding.mend) == ("runtime onnx needs onnxruntime", "make runtime-onnx")
+
+
+def test_onnxruntime_for_gpus_counts_as_what_it_provides(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name != "onnxruntime-gpu":
+            raise metadata.PackageNotFoundError(name)
+        return "1.31.1"
+
+    # Stands in for a host with the package for GPUs.
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(doctor.sbom, "providing", lambda names: [f"{name}-gpu" for name in names])
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name)
+    found = {"file": "m.mar", "runtime": "onnx", "packages": {"onnxruntime": "1.31.1"}}
+    assert list(doctor._packages(found)) == []
+    found["packages"] = {"onnxruntime-gpu": "1.30.0"}
+    [finding] = doctor._packages(found)
+    assert "onnxruntime-gpu 1.31.1 (built with 1.30.0)" in finding.text
 
 
 def test_too_many_workers_are_a_warning() -> None:

@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from handlers.errors import IntegrityError, LoadError, RuntimeUnavailable
+from handlers.errors import IntegrityError, LoadError, RuntimeUnavailable, TooLarge
 from handlers.plugins import load_runtime
 from handlers.runtimes import ExportRequest, check_requirements
 from handlers.runtimes import tensorrt as runtime_module
@@ -289,9 +289,7 @@ def test_the_profile_has_the_batch_of_the_archive_and_sizes_up_to_largest(
     (shapes,) = trt.built
     assert list(shapes.values()) == [([1, 1, 1, 3], [4, 12, 10, 3], [4, 64, 64, 3])]
     assert model(np.zeros((1, 64, 20, 3), np.uint8))[0].shape == (1, 64, 20)
-    with pytest.raises(
-        ValueError, match=r"axis 1 .* is 65, .* 1 to 64: see runtime_options largest"
-    ):
+    with pytest.raises(TooLarge, match=r"axis 1 .* is 65, .* 1 to 64: see runtime_options largest"):
         model(np.zeros((1, 65, 20, 3), np.uint8))
 
 
@@ -302,7 +300,7 @@ def test_an_artifact_of_others_takes_as_many_pictures_as_are_served(
     model = _load(path, tmp_path / "cache", batch=12)
     assert list(trt.built[0].values()) == [([1, 3], [12, 3], [12, 3])]
     assert model(np.zeros((12, 3), np.uint8))[0].shape == (12, 3)
-    with pytest.raises(ValueError, match=r"axis 0 .* is 13, .* 1 to 12: see serving.batch_size"):
+    with pytest.raises(TooLarge, match=r"axis 0 .* is 13, .* 1 to 12: see serving.batch_size"):
         model(np.zeros((13, 3), np.uint8))
 
 

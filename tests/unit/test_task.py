@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers import pictures
-from handlers.errors import BadRequest
+from handlers import device, pictures
+from handlers.errors import BadRequest, TooLarge
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays
 from handlers.tasks.image_classification import ImageClassification
@@ -285,6 +285,42 @@ def test_a_model_that_raises_for_one_picture_fails_only_that_one(
         "type": "InferenceError",
         "message": "the model failed on this picture: MemoryError",
     }
+
+
+def test_a_picture_that_the_runtime_does_not_take_is_told_so(
+    handler: ImageClassification, worker: Any, digits: dict[str, bytes]
+) -> None:
+    model, large = handler.model, handler.preprocess(Image.open(BytesIO(digits["4"])))
+
+    def limited(images: Array) -> Arrays:
+        if any(np.array_equal(image, large) for image in images):
+            raise TooLarge("axis 1 of the pixels is 65, and the engine takes 1 to 64")
+        return model(images)
+
+    handler.model = limited
+    replies = worker.ask(*(body(digits[name]) for name in "345"))
+    assert [reply.status for reply in replies] == [200, 413, 200]
+    assert "the engine takes 1 to 64" in replies[1].json()["message"]
+
+
+def test_a_worker_whose_gpu_is_lost_ends_so_that_another_one_starts(
+    handler: ImageClassification,
+    worker: Any,
+    digits: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(images: Array) -> Arrays:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def end(status: int) -> None:
+        raise SystemExit(status)
+
+    handler.model, handler.place = fails, "cuda:0"
+    # Stands in for a GPU.
+    monkeypatch.setattr(device, "is_lost", lambda place: place == "cuda:0")
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(SystemExit):
+        worker.ask(body(digits["3"]), body(digits["4"]))
 
 
 def test_a_request_that_cannot_even_be_read_fails_alone(
