@@ -6,6 +6,7 @@ output differs from run to run and it deletes a folder of the model's name in th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -160,7 +161,17 @@ def _names(folder: Path) -> list[str]:
 def unpack(path: Path, folder: Path) -> None:
     """Unpack an archive as TorchServe does; raises ArchiveError."""
     with _opened(path) as content:
-        content.extractall(folder)
+        for member in content.infolist():
+            try:
+                content.extract(member, folder)
+            except OSError as error:
+                if error.errno is None or error.errno == errno.EIO:
+                    raise
+                # The archive is right, and there is no room for it, or no right.
+                raise ArchiveError(
+                    f"{folder} does not take what {path.name} holds ({error.strerror}): make room "
+                    "or give rights there, or let TMPDIR name another folder"
+                ) from error
 
 
 def moment() -> datetime:

@@ -93,6 +93,11 @@ def build(
     except OSError as error:
         if error.errno not in _NO_PLACE:
             raise
+        place = Path(error.filename) if isinstance(error.filename, str) else store
+        if not place.absolute().is_relative_to(store.absolute()):
+            raise BuildError(
+                f"{place}: {error.strerror}: make room or give rights there"
+            ) from error
         raise BuildError(
             f"{store} does not take the archive ({error.strerror}): make room or give rights there,"
             " or name another folder with --store"

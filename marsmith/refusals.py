@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import gzip
+import os
 import re
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +43,7 @@ def _said(home: Path, since: float) -> Iterator[Said]:
         # One that is being compressed ends in the middle, and is whole at the next look.
         with suppress(FileNotFoundError, EOFError, zlib.error, gzip.BadGzipFile):
             packed = part.suffix == ".gz"
-            yield from _rotated(part, changed, size) if packed else _read(part)
+            yield from _rotated(part, changed, size) if packed else _LIVE.read(part)
 
 
 @functools.lru_cache(maxsize=16)
@@ -51,17 +53,47 @@ def _rotated(part: Path, changed: int, size: int) -> tuple[Said, ...]:
 
 
 def _read(part: Path) -> Iterator[Said]:
-    opener = gzip.open if part.suffix == ".gz" else open
-    with opener(part, "rt", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            found = _LINE.match(line)
-            text = found["text"].strip() if found else ""
-            if found and (
-                _REFUSED.match(text)
-                or text == _DIED
-                or (_EXCEPTION.fullmatch(text) and text not in _HIDDEN)
-            ):
-                yield _timestamp(found["time"]), found["worker"], text
+    with gzip.open(part, "rt", encoding="utf-8", errors="replace") as file:
+        yield from _told(file)
+
+
+class _Live:
+    """What was said in files that still grow: each is read on from where it ended, for a rollout
+    asks several times a second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: dict[Path, tuple[int, int, list[Said]]] = {}
+
+    def read(self, part: Path) -> list[Said]:
+        """All of a file's whole lines that matter; raises FileNotFoundError."""
+        with self._lock, part.open("rb") as file:
+            status = os.fstat(file.fileno())
+            inode, end, found = self._ends.get(part, (0, 0, []))
+            if inode != status.st_ino or status.st_size < end:
+                # Another one since a rotation, or a new run.
+                end, found = 0, []
+            file.seek(end)
+            whole = file.read().rpartition(b"\n")[0]
+            found = [*found, *_told(whole.decode("utf-8", "replace").split("\n"))]
+            end += len(whole) + 1 if whole else 0
+            self._ends[part] = status.st_ino, end, found
+            return found
+
+
+_LIVE = _Live()
+
+
+def _told(lines: Iterable[str]) -> Iterator[Said]:
+    for line in lines:
+        found = _LINE.match(line)
+        text = found["text"].strip() if found else ""
+        if found and (
+            _REFUSED.match(text)
+            or text == _DIED
+            or (_EXCEPTION.fullmatch(text) and text not in _HIDDEN)
+        ):
+            yield _timestamp(found["time"]), found["worker"], text
 
 
 def read_refusals(home: Path, since: float) -> dict[Version, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def labels(spec: ModelSpec, root: Path) -> list[str]:
             "the first)"
         )
     task = plugins.load_task(spec.task)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if task.distinct_labels and twice:
         raise WeightsError(
             f"labels: {', '.join(twice[:5])} more than once: task {spec.task} tells classes by "

@@ -84,7 +84,8 @@ def _ask_until(running: Running, queue: Queue, done: Callable[[], bool], seconds
     """Send describe calls, one after the other, until one is being held."""
     deadline = time.monotonic() + seconds
     while not done():
-        asking = _Asking(running, queue)
+        # It waits its turn behind all requests in the queue.
+        asking = _Asking(running, queue, max(2 * hold.SECONDS, deadline - time.monotonic()))
         asking.start()
         while asking.is_alive() and not done() and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -102,17 +103,18 @@ def _ask_until(running: Running, queue: Queue, done: Callable[[], bool], seconds
 class _Asking(threading.Thread):
     """One describe call, which the worker that is to end holds back."""
 
-    def __init__(self, running: Running, queue: Queue) -> None:
+    def __init__(self, running: Running, queue: Queue, seconds: float) -> None:
         # Its answer may never come, for TorchServe ends the worker meanwhile
         super().__init__(daemon=True)
         self._running = running
         self._queue = queue
+        self._seconds = seconds
         self._worker: int | None = None
         self._problem: ServerError | None = None
 
     def run(self) -> None:
         try:
-            with Client.of(self._running, timeout=2 * hold.SECONDS) as client:
+            with Client.of(self._running, timeout=self._seconds) as client:
                 other = Queue(client, self._queue.model, self._queue.version)
                 self._worker = other.ask_worker()
         except ServerError as error:

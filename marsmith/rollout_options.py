@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from marsmith.durations import OR_NONE, POSITIVE
+
 if TYPE_CHECKING:
     from marsmith.rollout import Options
 
@@ -16,6 +18,7 @@ _WATCHING = (
     click.option("--keep", is_flag=True, help="Leave the old version registered beside the new."),
     click.option(
         "--watch",
+        type=OR_NONE,
         default=20.0,
         show_default=True,
         metavar="SECONDS",
@@ -23,22 +26,30 @@ _WATCHING = (
     ),
     click.option(
         "--max-failures",
+        type=click.IntRange(min=0),
         default=0,
         show_default=True,
         help="Failed requests of clients (5xx over REST) that the watch allows.",
     ),
     click.option(
         "--max-slowdown",
+        type=POSITIVE,
         default=3.0,
         show_default=True,
         metavar="TIMES",
         help="How much longer than before a golden request may take.",
     ),
     click.option(
-        "--load-timeout", default=300.0, show_default=True, metavar="SECONDS", help="For loading."
+        "--load-timeout",
+        type=POSITIVE,
+        default=300.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For loading.",
     ),
     click.option(
         "--drain-timeout",
+        type=OR_NONE,
         default=120.0,
         show_default=True,
         metavar="SECONDS",

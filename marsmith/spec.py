@@ -394,9 +394,18 @@ def parse(fields: dict[str, Any], where: str) -> ModelSpec:
         raise SpecError(f"{where}: {' '.join('; '.join(mistakes).split())}") from error
 
 
+# What the command line calls keys that its other options want.
+_FOLDERS = {
+    ("calibration", "folder"): "--calibrate",
+    ("accuracy", "folder"): "--evaluate",
+}
+
+
 def _message(mistake: Any) -> str:
     """A mistake with what came; our own messages say it already."""
     words, came = str(mistake["msg"]), mistake["input"]
+    if mistake["type"] == "missing" and (option := _FOLDERS.get(mistake["loc"])):
+        return f"which pictures? say it in the model file, or with {option} DIR"
     if words.startswith("Value error, "):
         return words.removeprefix("Value error, ")
     hint = " (YAML wants 1.0e-4 for 1e-4)" if re.fullmatch(r"\d+e-?\d+", str(came)) else ""

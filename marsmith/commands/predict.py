@@ -17,6 +17,7 @@ from rich.table import Table
 from handlers.errors import MarsmithError, ServerError
 from marsmith.asking import Asked, Asker, find_pictures, in_order
 from marsmith.client import Client
+from marsmith.durations import POSITIVE
 from marsmith.processes import Running, require_running
 
 
@@ -35,7 +36,12 @@ from marsmith.processes import Running, require_running
     "--jobs", default=4, show_default=True, type=click.IntRange(1, 64), help="Asked at once."
 )
 @click.option(
-    "--timeout", default=60.0, show_default=True, metavar="SECONDS", help="For each request."
+    "--timeout",
+    type=POSITIVE,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For each request.",
 )
 @click.pass_context
 def command(

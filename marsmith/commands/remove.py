@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from marsmith.durations import OR_NONE
 from marsmith.leaving import leave_in_order
 from marsmith.processes import require_running
 from marsmith.rollout_options import grpc_option
@@ -16,6 +17,7 @@ from marsmith.rollout_options import grpc_option
 @click.argument("version")
 @click.option(
     "--drain-timeout",
+    type=OR_NONE,
     default=120.0,
     show_default=True,
     metavar="SECONDS",

@@ -17,6 +17,7 @@ import yaml
 from handlers.errors import ServerError
 from marsmith.addresses import Tokens, free_addresses
 from marsmith.drain import drain_before_stop
+from marsmith.durations import OR_NONE, POSITIVE
 from marsmith.exporter import Exporter
 from marsmith.leaving import catch_ends
 from marsmith.processes import Running, find_running
@@ -47,6 +48,7 @@ from marsmith.steps import heedless
 @click.option(
     "--timeout",
     # More than serving.startup_timeout, at which TorchServe says why.
+    type=POSITIVE,
     default=330.0,
     show_default=True,
     metavar="SECONDS",
@@ -54,6 +56,7 @@ from marsmith.steps import heedless
 )
 @click.option(
     "--drain-timeout",
+    type=OR_NONE,
     default=30.0,
     show_default=True,
     metavar="SECONDS",

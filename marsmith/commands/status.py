@@ -11,6 +11,7 @@ import click
 
 from marsmith.client import Client
 from marsmith.drain import Queue, silent_workers
+from marsmith.durations import POSITIVE
 from marsmith.probe import GoldenCheck
 from marsmith.processes import Running, require_running
 from marsmith.status import VersionStatus, check_golden, read_status
@@ -23,6 +24,7 @@ _HEAD = ("model", "version", "default", "workers", "queue", "golden", "takes", "
 @click.option("--json", "as_json", is_flag=True, help="One JSON list instead of a table.")
 @click.option(
     "--timeout",
+    type=POSITIVE,
     default=30.0,
     show_default=True,
     metavar="SECONDS",

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from marsmith.drain import drain_before_stop
+from marsmith.durations import OR_NONE
 from marsmith.environment import others, temp_folder
 from marsmith.processes import find_running, stop_running
 
@@ -16,6 +17,7 @@ from marsmith.processes import find_running, stop_running
 @click.option("--drain/--no-drain", default=True, help="Wait for requests first, or lose them.")
 @click.option(
     "--drain-timeout",
+    type=OR_NONE,
     default=30.0,
     show_default=True,
     metavar="SECONDS",

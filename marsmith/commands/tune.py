@@ -144,8 +144,6 @@ def _of_model(
     spec, file = named.load(name, here, overrides(given, here)), model_file(name, here)
     if write and file is None:
         raise SpecError(f"--write: {name} is torchvision's and has no file here: --profile FILE")
-    if spec.calibration is not None and spec.accuracy is None:
-        raise SpecError("--calibrate is for int8, which needs --evaluate DIR, too")
     pairs = trials.pairs(spec, precisions, runtimes)
     if spec.artifact is not None:
         raise SpecError(

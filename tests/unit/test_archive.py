@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -163,3 +164,15 @@ def test_without_torch_the_runtimes_that_need_none_are_named(
 
 def test_the_file_name_is_name_and_version() -> None:
     assert archive.file_name("m", "2.0") == "m-2.0.mar"
+
+
+def test_a_full_disk_is_no_fault_of_the_archive(
+    lenet5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def extract(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "extract", extract)
+    words = rf"^{tmp_path} does not take what {lenet5.name} holds \(No space left on device\)"
+    with pytest.raises(ArchiveError, match=words):
+        archive.unpack(lenet5, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import yaml
 
 from handlers.errors import (
     ArchiveError,
+    BuildError,
     ExportError,
     GoldenError,
     IntegrityError,
@@ -30,7 +32,7 @@ from handlers.errors import (
 )
 from handlers.integrity import RECORD, sha256
 from handlers.runtimes.torchscript import TorchScript
-from marsmith import archive, build, preparing, proving, spec
+from marsmith import archive, build, preparing, proving, samples, spec
 
 RUNTIMES = [
     ("torchscript", {"method": "trace"}),
@@ -478,3 +480,23 @@ def test_inputs_of_any_size_are_proven_at_another_size_than_the_samples(
         build._stage(spec.load(project / f"models/{name}.yaml"), project, tmp_path, quiet)
     assert len(sizes) > 1
     assert ((427, 640) in sizes) is varies
+
+
+@pytest.mark.parametrize("where", ["samples", "store"])
+def test_a_place_that_gives_no_right_is_named(
+    where: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    place = (store if where == "store" else project / "samples/digits") / "3.png"
+
+    def opened(*_: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+
+    monkeypatch.setattr(samples, "opened", opened)
+    with pytest.raises(BuildError) as refused:
+        build.build(spec.load(project / "models/lenet5_digits.yaml"), project, store, tell=quiet)
+    words = str(refused.value)
+    if where == "store":
+        assert words.startswith(f"{store} does not take the archive (Permission denied)")
+    else:
+        assert words == f"{place}: Permission denied: make room or give rights there"

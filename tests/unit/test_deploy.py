@@ -106,7 +106,9 @@ def test_each_command_of_the_deployments_is_one_that_marsmith_takes(line: list[s
 
 
 def test_the_unit_s_temp_folder_is_one_that_it_may_write_and_a_shell_sees() -> None:
-    said = re.search(r"^#   echo temp_folder=(\S+) >> (\S+)/config.properties$", UNIT, re.MULTILINE)
+    said = re.search(
+        r"^#   echo temp_folder=(\S+) >> (\S+)/config.properties && chown", UNIT, re.MULTILINE
+    )
     assert said
     settings = dict(line.split("=", 1) for line in UNIT.splitlines() if re.match(r"\w+=", line))
     assert said[2] == settings["WorkingDirectory"] == settings["ReadWritePaths"]

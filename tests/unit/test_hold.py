@@ -71,6 +71,24 @@ def test_a_full_queue_has_room_later(monkeypatch: pytest.MonkeyPatch) -> None:
         retire._ask_until(running, queue, lambda: False, 0.1)
 
 
+@pytest.mark.parametrize(("left", "least"), [(0.2, 2 * hold.SECONDS), (900.0, 890.0)])
+def test_a_call_waits_as_long_as_there_is_time(
+    left: float, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def connect(_: Running, *, timeout: float) -> Client:
+        waits.append(timeout)
+        return Client.__new__(Client)
+
+    monkeypatch.setattr(Client, "of", connect)
+    monkeypatch.setattr(Client, "close", lambda _: None)
+    monkeypatch.setattr(Queue, "ask_worker", lambda *_: 7)
+    queue, running = Queue(Client.__new__(Client), "m", "1.0"), Running(1, Path(), Path(), 0.0)
+    retire._ask_until(running, queue, lambda: bool(waits), left)
+    assert waits[0] >= least
+
+
 def test_what_an_earlier_try_left_is_no_worker_that_waits(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

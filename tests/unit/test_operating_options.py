@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,3 +123,29 @@ def test_options_of_autoscale(rounds: list[Any]) -> None:
 def test_autoscale_ends_in_time(rounds: list[Any], seconds: str, more: bool) -> None:
     _run("autoscale", "--seconds", seconds)
     assert rounds == [(), Policy(1, 2), 5.0, [more] * 3]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("predict", "m", "x.png", "--timeout"), ("ready", "--timeout"), ("status", "--timeout")),
+        *(
+            ("scale", "m", "1", "--timeout"),
+            ("serve", "--timeout"),
+            ("autoscale", "m", "--interval"),
+        ),
+        *(("autoscale", "m", "--seconds"), ("rollout", "m.mar", "--load-timeout")),
+        *(("rollback", "m", "--max-slowdown"), ("remove", "m", "1.0", "--drain-timeout")),
+        *(("stop", "--drain-timeout"), ("rollout", "m.mar", "--watch")),
+        *(("serve", "--drain-timeout"), ("rollback", "m", "--max-failures")),
+    ],
+)
+def test_no_time_is_negative(words: tuple[str, ...]) -> None:
+    assert re.search(r"-1(\.0)? is not in the range x>", _run(*words, "-1", status=2))
+
+
+@pytest.mark.parametrize(
+    "words", [("predict", "m", "x.png", "--timeout"), ("autoscale", "m", "--interval")]
+)
+def test_no_time_at_all_asks_nobody(words: tuple[str, ...]) -> None:
+    assert "0.0 is not in the range x>0" in _run(*words, "0", status=2)

@@ -81,3 +81,23 @@ def test_a_part_that_is_being_compressed_is_left_out_until_it_is_whole(log: Path
     assert read_refusals(log.parents[1], _RUN) == {}
     part.write_bytes(whole)
     assert read_refusals(log.parents[1], _RUN) == {("shapes", "1.0"): "rotated away"}
+
+
+def test_a_log_that_grows_is_read_on_and_one_that_is_begun_anew_whole(log: Path) -> None:
+    home = log.parents[1]
+    first = _line("marsmith: refused shapes 1.0: first")
+    log.write_text(first + _line("marsmith: refused shapes 1.0: half")[:-7])
+    assert read_refusals(home, _RUN) == {("shapes", "1.0"): "first"}
+    with log.open("a") as file:
+        # The end of the line that was half written, and one more.
+        file.write(_line("marsmith: refused shapes 1.0: half")[-7:])
+        file.write(_line("marsmith: refused other 2.0: ä second"))
+    expected = {("shapes", "1.0"): "half", ("other", "2.0"): "ä second"}
+    assert read_refusals(home, _RUN) == expected
+    assert read_refusals(home, _RUN) == expected
+    # Longer than the old one, under the same name.
+    log.rename(log.with_name("old"))
+    log.write_text(first * 9)
+    assert read_refusals(home, _RUN) == {("shapes", "1.0"): "first"}
+    log.write_text(_line("marsmith: refused shapes 1.0: shorter"))
+    assert read_refusals(home, _RUN) == {("shapes", "1.0"): "shorter"}

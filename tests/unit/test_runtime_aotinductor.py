@@ -18,6 +18,7 @@ from handlers import isa
 from handlers.errors import ExportError, RuntimeUnavailable
 from handlers.plugins import load_runtime
 from handlers.runtimes import ExportRequest, aotinductor
+from handlers.runtimes.aotinductor import AotInductor
 from handlers.servable import Network
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (6, 16, 12, 3), dtype=np.uint8)
@@ -171,3 +172,22 @@ def test_int8_without_torchao_names_the_command(
 def test_int8_needs_pictures(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="int8 needs calibration pictures"):
         _export(tmp_path, precision="int8")
+
+
+def test_one_picture_of_a_wrong_size_leaves_the_others_as_they_were() -> None:
+    # Stands in for compiled files of others: of exactly one picture, and of two or more.
+    for least, most in ((1, 1), (2, 9)):
+        model = AotInductor.__new__(AotInductor)
+        model._pairs = False
+
+        def checked(batch: torch.Tensor, least: int = least, most: int = most) -> Any:
+            if batch.shape[1] != 4 or not least <= len(batch) <= most:
+                raise RuntimeError("Error in dim: unmatched shape")
+            return {"0": batch.numpy()}
+
+        model._checked = checked  # type: ignore[method-assign]
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="unmatched shape"):
+                model.named(np.zeros((1, 5), np.uint8))
+            assert model.named(np.zeros((1, 4), np.uint8))["0"].shape == (1, 4)
+        assert model._pairs is (most > 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from handlers.errors import ExportError, SpecError
-from marsmith import spec, trial_tables, trials
+from marsmith import cli, spec, trial_tables, trials
 from marsmith.commands import formats
 from marsmith.trials import Trial
 
@@ -214,3 +215,29 @@ def test_a_plot_of_nothing_is_empty_and_warns_of_nothing(
 ) -> None:
     _, found = drawn_points(project, tmp_path, monkeypatch, [BROKEN])
     assert found == []
+
+
+def test_pictures_to_calibrate_with_and_none_to_measure_are_not_ignored(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    words = ["formats", "lenet5_digits", "--calibrate", "samples/digits"]
+    done = CliRunner().invoke(cli.group, words)
+    assert done.exit_code
+    assert "--calibrate is for int8, which needs --evaluate DIR, too" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--max-drop", "accuracy.folder: which pictures? .* with --evaluate DIR"),
+        ("--keep-fp32", "calibration.folder: which pictures? .* with --calibrate DIR"),
+    ],
+)
+def test_an_option_of_pictures_without_pictures_says_which_are_missing(
+    option: str, words: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    done = CliRunner().invoke(cli.group, ["build", "lenet5_digits", option, "1"])
+    assert done.exit_code
+    assert re.search(words.replace("?", r"\?"), str(done.exception))

@@ -271,3 +271,14 @@ def test_a_changed_archive_is_refused_before_anything_runs(store: Path, tmp_path
     (tmp_path / "marsmith.json").write_text("{}")
     with pytest.raises(IntegrityError, match=r"marsmith\.json"):
         verification.opened(tmp_path)
+
+
+def test_a_single_golden_picture_proves_what_it_can(
+    store: Path, project: Path, tmp_path: Path
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task = verification.opened(tmp_path)
+    [alone, *_] = samples.files(project / "samples/digits", "--images")
+    verdict = verification.compare(task, verification.opened(tmp_path), [alone], "itself")
+    assert verdict.passed
+    assert (verdict.same, verdict.parity) == (1, None)
