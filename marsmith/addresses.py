@@ -7,9 +7,10 @@ import json
 import random
 import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from handlers import properties
 from handlers.errors import ServerError
@@ -80,6 +81,42 @@ class Addresses:
             grpc_management=grpc("management", "7071"),
             grpc_tls=properties.get("enable_grpc_ssl", "false").lower() == "true",
         )
+
+
+def hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
+    """Host, port and whether TLS is on, by what listens there; raises ServerError."""
+    try:
+        return _hosts(properties)
+    except ValueError as error:
+        raise ServerError(f"an address or a port of the configuration is none: {error}") from error
+
+
+def _hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
+    found = Addresses.of(properties)
+    places = {}
+    for name in ("inference", "management", "metrics"):
+        url = urlsplit(getattr(found, name))
+        # A socket's file is no port.
+        if url.scheme != "unix":
+            default = 443 if url.scheme == "https" else 80
+            places[name] = (url.hostname or "", url.port or default, url.scheme == "https")
+    for name in ("grpc_inference", "grpc_management"):
+        host, _, port = getattr(found, name).rpartition(":")
+        places[name] = (host, int(port), found.grpc_tls)
+    return places
+
+
+def bind_problem(host: str, port: int) -> str | None:
+    """Why nobody can listen there now; None where somebody can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with closing(socket.socket(family)) as probe:
+        # As Java does it: a port that a server has just left is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except (OSError, OverflowError) as error:
+            return f"cannot be had: {getattr(error, 'strerror', None) or error}"
+    return None
 
 
 def free_addresses() -> dict[str, str]:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
 HANDLER = "handlers.entry"
 STAND_IN = "torch.py"
 MANIFEST = "MAR-INF/MANIFEST.json"
+# How no model may be named: TorchServe takes each path with "/token" in it for its token API.
+TOKEN = "token"
+# What reading a damaged zip may raise,
+# of what another packer has compressed or marked, too.
+_ODD = (
+    *(OSError, zipfile.BadZipFile, KeyError, ValueError),
+    *(zlib.error, EOFError, RuntimeError),
+)
 # The first and last moment that a zip can hold; SOURCE_DATE_EPOCH moves the first.
 _EPOCH, _LATEST = 315532800, 4354819199
 
@@ -73,7 +82,9 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as content:
             yield content
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except ArchiveError:
+        raise
+    except _ODD as error:
         raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from handlers.errors import ArchiveError, ServerError
 from marsmith import journal, signing
-from marsmith.archive import Header, check_torch, file_name
+from marsmith.archive import TOKEN, Header, check_torch, file_name
 from marsmith.store import newest_first, readable
 
 
@@ -46,6 +46,8 @@ def choose(home: Path, store: Path, named: Sequence[str], properties: Mapping[st
         # One that is there and cannot be read has its reason already
         refused = _missing(headers, chosen) | refused
     order = [file for file in order if file not in ended]
+    refused |= _twice(headers, order) | _unaskable(headers, order, properties)
+    order = [file for file in order if file not in refused]
     admitted, unsigned = signing.admitted(store, order, properties, home)
     refused |= unsigned
     unable = _unable(store, admitted)
@@ -57,6 +59,33 @@ def choose(home: Path, store: Path, named: Sequence[str], properties: Mapping[st
     if not archives:
         raise ServerError("no archive may be served: " + _reasons(refused, ended))
     return Choice(archives, refused, ended)
+
+
+def _twice(headers: Mapping[str, Header], order: Sequence[str]) -> dict[str, str]:
+    """Files that are a version which another one is: TorchServe would end at the second."""
+    taken: dict[tuple[str, str], str] = {}
+    # The one with the name that a build gives comes first.
+    for file in sorted(order, key=lambda file: file != file_name(*_pair(headers[file]))):
+        taken.setdefault(_pair(headers[file]), file)
+    return {
+        file: f"{file} is {' '.join(pair)}, as {taken[pair]} is: remove one of them"
+        for file in order
+        if taken[pair := _pair(headers[file])] != file
+    }
+
+
+def _unaskable(
+    headers: Mapping[str, Header], order: Sequence[str], properties: Mapping[str, str]
+) -> dict[str, str]:
+    """Files of models that TorchServe tells nothing of while it wants tokens."""
+    if properties.get("disable_token_authorization", "false").lower() == "true":
+        return {}
+    return {
+        file: f"{file}: TorchServe takes a model whose name begins with {TOKEN!r} for its token API"
+        ": build it under another name"
+        for file in order
+        if headers[file].name.startswith(TOKEN)
+    }
 
 
 def _unable(store: Path, files: Sequence[str]) -> dict[str, str]:

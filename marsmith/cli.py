@@ -70,6 +70,12 @@ def main() -> None:
     except MarsmithError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except OSError as error:
+        # A folder without rights, a full disk: of the host, and no mistake of ours.
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def run() -> None:

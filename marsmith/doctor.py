@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ from handlers import cores
 from handlers.errors import MarsmithError, ServerError
 from handlers.plugins import load_runtime
 from marsmith import WAIT_POLICY, doctor_settings, environment, inspection, sbom, signing
-from marsmith.addresses import read_properties
+from marsmith.addresses import bind_problem, hosts, read_properties
 from marsmith.finding import Finding, judge
 from marsmith.processes import find_running
 
@@ -54,7 +53,7 @@ def examine(home: Path, config: Path) -> list[Finding]:
 
 def _java() -> Finding:
     try:
-        java = environment.find_java(os.environ)
+        java = environment.find_java({**os.environ, "PATH": environment.search_path(os.environ)})
     except ServerError as error:
         return Finding("wrong", "java", str(error), "install Java 11 or 17")
     done = subprocess.run(
@@ -95,23 +94,11 @@ def _ports(properties: Mapping[str, str], home: Path) -> Iterator[Finding]:
     if running:
         yield Finding("ok", "ports", f"taken by this project's own server, pid {running.pid}")
         return
-    for name, (host, port, _) in doctor_settings.hosts(properties).items():
-        problem = _bind(host, port)
+    for name, (host, port, _) in hosts(properties).items():
+        problem = bind_problem(host, port)
         text = f"{host}:{port} {problem or 'is free'}"
         mend = f"end what listens there, or name another {name} port; `marsmith serve --free-ports`"
         yield judge(problem is not None, f"{name} port", text, mend)
-
-
-def _bind(host: str, port: int) -> str | None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with closing(socket.socket(family)) as probe:
-        # As Java does it: a port that a server has just left is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), port))
-        except OSError as error:
-            return f"cannot be had: {error.strerror}"
-    return None
 
 
 def _places(config: Path, store: Path) -> Iterator[Finding]:

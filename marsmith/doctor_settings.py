@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from handlers.errors import ServerError, SignatureError
+from handlers.errors import SignatureError
 from marsmith import signing
-from marsmith.addresses import TOKEN_FILE, Addresses
+from marsmith.addresses import TOKEN_FILE, hosts
 from marsmith.finding import Finding, judge
 
 # Less leaves no time to restart for new ones.
@@ -36,27 +35,6 @@ def check(properties: Mapping[str, str], home: Path) -> Iterator[Finding]:
     yield _environment(properties.get("blacklist_env_vars", ""))
     yield _signatures(properties, home)
     yield from _tokens(home / TOKEN_FILE)
-
-
-def hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
-    """Host, port and whether TLS is on, by what listens there; raises ServerError."""
-    try:
-        return _hosts(properties)
-    except ValueError as error:
-        raise ServerError(f"an address or a port of the configuration is none: {error}") from error
-
-
-def _hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
-    found = Addresses.of(properties)
-    places = {}
-    for name in ("inference", "management", "metrics"):
-        url = urlsplit(getattr(found, name))
-        default = 443 if url.scheme == "https" else 80
-        places[name] = (url.hostname or "", url.port or default, url.scheme == "https")
-    for name in ("grpc_inference", "grpc_management"):
-        host, _, port = getattr(found, name).rpartition(":")
-        places[name] = (host, int(port), found.grpc_tls)
-    return places
 
 
 def _addresses(properties: Mapping[str, str]) -> Iterator[Finding]:

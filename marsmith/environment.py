@@ -102,6 +102,14 @@ def find_java(environ: Mapping[str, str]) -> Path:
     )
 
 
+def search_path(environ: Mapping[str, str]) -> str:
+    """The ``PATH`` that TorchServe is started with: this Python's own programs come first."""
+    # Not resolved: a virtual environment's python is a link to one that has no torchserve beside it
+    scripts = str(Path(sys.executable).parent)
+    rest = [part for part in environ.get("PATH", os.defpath).split(os.pathsep) if part != scripts]
+    return os.pathsep.join([scripts, *rest])
+
+
 def variables(
     home: Path, config: Path | None = None, base: Mapping[str, str] | None = None
 ) -> dict[str, str | None]:
@@ -115,10 +123,7 @@ def variables(
     if not config.is_file():
         raise ServerError(f"no {config.name} in {config.parent}: run this in the project's folder")
     temp = str(temp_folder(home))
-    # Not resolved: a virtual environment's python is a link to one that has no torchserve beside it
-    scripts = str(Path(sys.executable).parent)
-    rest = [part for part in environ.get("PATH", os.defpath).split(os.pathsep) if part != scripts]
-    path = os.pathsep.join([scripts, *rest])
+    path = search_path(environ)
     find_java({**environ, "PATH": path})
     return {
         "TS_CONFIG_FILE": str(config.resolve()),

@@ -149,6 +149,9 @@ class Exporter:
 def _listen(address: str, application: Any) -> WSGIServer:
     host, _, port = address.rpartition(":")
     try:
+        if not host:
+            # To Python that means every interface.
+            raise ValueError("no host")
         return make_server(host, int(port), application, ThreadingWSGIServer, _Quiet)
     except (OSError, ValueError, OverflowError) as error:
         raise ServerError(

@@ -42,8 +42,10 @@ def user_name() -> str:
 class Entry:
     """One line: an operation on a model, the versions before and after, and how it went.
 
-    ``archive`` and ``sha256`` are those of the version ``after``; ``before`` is empty for a model's
-    first version; ``reason`` says why something was rolled back or kept.
+    ``archive`` and ``sha256`` are those of the version ``after``, ``before_archive`` and
+    ``before_sha256`` those of the version ``before``, which is empty for a model's first one;
+    ``default`` is the version that is the default one when another is removed; ``reason`` says why
+    something was rolled back or kept.
     """
 
     operation: str
@@ -54,6 +56,9 @@ class Entry:
     archive: str = ""
     sha256: str = ""
     reason: str = ""
+    before_archive: str = ""
+    before_sha256: str = ""
+    default: str = ""
     user: str = field(default_factory=user_name)
     time: str = field(default_factory=now)
 
@@ -64,7 +69,8 @@ def append(home: Path, entry: Entry) -> None:
     Raises ServerError where the disk does not take it; the journal is then as it was.
     """
     path = home / FILE
-    line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+    # In ASCII, for some characters end a line as well, and some names are no text.
+    line = json.dumps(asdict(entry)) + "\n"
     try:
         path.parent.mkdir(exist_ok=True)
         with path.open("ab", buffering=0) as file:
@@ -93,7 +99,7 @@ def read(home: Path, model: str | None = None) -> list[Entry]:
     """All entries, or those of a model, oldest first; raises ServerError for a damaged line."""
     path = home / FILE
     try:
-        lines = _whole(path).decode("utf-8").splitlines()
+        lines = _whole(path).decode("utf-8").split("\n")[:-1]
     except FileNotFoundError:
         return []
     except (OSError, UnicodeError) as error:
@@ -117,8 +123,9 @@ def defaults(home: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in read(home):
         if one.operation == REMOVE:
-            continue
-        if one.result in _SWITCHED:
+            if one.default:
+                found[one.model] = one.default
+        elif one.result in _SWITCHED:
             found[one.model] = one.after
         elif one.before:
             found.setdefault(one.model, one.before)
@@ -134,6 +141,8 @@ def serving(home: Path) -> dict[tuple[str, str], bool]:
     for one in read(home):
         if one.before:
             found[one.model, one.before] = one.result != DONE
+        if one.default:
+            found[one.model, one.default] = True
         if one.after:
             new = one.model, one.after
             found[new] = one.result in _SWITCHED or found.get(new, False)
@@ -156,7 +165,9 @@ def before(home: Path, model: str, version: str) -> Entry:
             " shows what it knows; `marsmith rollout ARCHIVE` makes any version the default one"
         )
     known = [one for one in entries[: entries.index(last)] if one.after == last.before]
-    return known[-1] if known else Entry("", model, "", last.before, "")
+    if known:
+        return known[-1]
+    return Entry("", model, "", last.before, "", last.before_archive, last.before_sha256)
 
 
 def ended(entries: list[Entry]) -> list[Entry]:

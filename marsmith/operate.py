@@ -66,14 +66,20 @@ def end_version(
 ) -> str:
     """Drain and unregister a version that is not the default one; raises ServerError."""
     with journal.exclusive(running.home), _clients(running, over_grpc) as clients:
-        status = find_version(read_status(running, clients.rest), model, version)
-        if status is None:
+        every = read_status(running, clients.rest)
+        status = find_version(every, model, version)
+        if status is None and not journal.serving(running.home).get((model, version)):
             raise ServerError(f"{model} {version} is not registered: `marsmith status` lists them")
-        if status.default:
+        if status and status.default:
             raise ServerError(f"{model} {version} is the default version: roll out another first")
-        entry = Entry(journal.REMOVE, model, version, "", journal.DONE, status.archive)
+        default = next((one.version for one in every if one.model == model and one.default), "")
+        entry = Entry(journal.REMOVE, model, version, "", journal.DONE, default=default)
+        if status is None:
+            # Its removal was broken off before it was written down
+            journal.append(running.home, entry)
+            return f"{model} {version} was not registered any more; that is written down now"
         told = remove_version(clients.rest, model, version, seconds)
-        journal.append(running.home, entry)
+        journal.append(running.home, replace(entry, archive=status.archive))
         return told
 
 
@@ -100,6 +106,8 @@ def _carry_out(
     entry = Entry(
         operation, change.model, old.version if old else "", change.version, journal.STARTED
     )
+    if old:
+        entry = replace(entry, **_kept(running.model_store, old.archive))
     journal.append(running.home, entry)
     try:
         carry_out(steps, say)
@@ -126,8 +134,20 @@ def _carry_out(
         raise ServerError(
             f"{change.model} {change.version} is the default version now{left}{unwritten}"
         ) from error
-    if unwritten := _note(running, entry, result):
+    try:
+        unwritten = _note(running, entry, result)
+    except (KeyboardInterrupt, SystemExit):
+        # All is done: a signal must not leave it as only begun
+        unwritten = _note(running, entry, result)
+    if unwritten:
         raise ServerError(f"{change.model} {change.version} is the default version now{unwritten}")
+
+
+def _kept(store: Path, archive: str) -> dict[str, str]:
+    """What an entry says of the archive of the version before; nothing where it is not there."""
+    if not archive or not (store / archive).is_file():
+        return {}
+    return {"before_archive": archive, "before_sha256": integrity.sha256(store / archive)}
 
 
 def _note(running: Running, entry: Entry, result: str, reason: str = "") -> str:

@@ -55,7 +55,7 @@ def is_alive(pid: int) -> bool:
 def find_running(temp: Path) -> Running | None:
     """The TorchServe that recorded its pid in ``temp``, however it was started; None if it ended.
 
-    A pid that meanwhile belongs to another program counts as ended.
+    A pid that meanwhile belongs to another program, or to another folder's server, counts as ended.
     """
     pid_file = temp / PID_FILE
     try:
@@ -64,7 +64,8 @@ def find_running(temp: Path) -> Running | None:
         own = process.create_time() + _ROUNDED_SECONDS
         started = min(pid_file.stat().st_mtime, own)
         command = process.cmdline()
-        if _MAIN_CLASS not in command:
+        # Another folder's, too, which may have this pid since the host was started anew
+        if _MAIN_CLASS not in command or f"-Djava.io.tmpdir={temp}" not in command:
             return None
         home = Path(process.cwd())
         config = command[command.index("-f") + 1] if "-f" in command else "config.properties"

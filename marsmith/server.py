@@ -12,12 +12,25 @@ from pathlib import Path
 
 from handlers.errors import ServerError
 from marsmith import environment
-from marsmith.addresses import TOKEN_FILE, read_properties, write_properties
+from marsmith.addresses import (
+    TOKEN_FILE,
+    bind_problem,
+    hosts,
+    read_properties,
+    write_properties,
+)
 from marsmith.archive import Header
 from marsmith.choosing import choose
-from marsmith.client import Client
+from marsmith.client import Client, Refused
 from marsmith.locks import alone
-from marsmith.processes import Running, end_all, find_running, find_workers, stop_running
+from marsmith.processes import (
+    PID_FILE,
+    Running,
+    end_all,
+    find_running,
+    find_workers,
+    stop_running,
+)
 from marsmith.status import VersionStatus, read_status
 
 _CONSOLE = "console.log"
@@ -59,6 +72,8 @@ class TorchServe:
         self.ended: list[str] = []
         self._expected: dict[str, Header] = {}
         self._ours = False
+        self._pid: int | None = None
+        self._silence = ""
 
     def __enter__(self) -> TorchServe:
         try:
@@ -75,7 +90,8 @@ class TorchServe:
     @property
     def running(self) -> Running:
         """The process that was started; raises ServerError with its last words if it ended."""
-        if found := find_running(self.temp):
+        found = find_running(self.temp)
+        if found and self._pid in (None, found.pid):
             return found
         raise ServerError(f"TorchServe has ended: {self.last_lines()}")
 
@@ -92,6 +108,7 @@ class TorchServe:
         with alone(self.temp / _START_LOCK):
             self._start()
         self._wait(self._answers, _LAUNCH_SECONDS, "does not answer")
+        self._silence = ""
 
     def _start(self) -> None:
         if running := find_running(self.temp):
@@ -99,6 +116,9 @@ class TorchServe:
                 f"a TorchServe with {running.home} as its folder runs already (pid {running.pid}):"
                 " stop it first with `marsmith stop`"
             )
+        # It may name nothing: the launcher does not bear that
+        (self.temp / PID_FILE).unlink(missing_ok=True)
+        self._check_ports()
         choice = choose(self.home, self.model_store, self.archives, self.properties)
         self._expected, self.refused, self.ended = choice.archives, choice.refused, choice.ended
         # A worker that hangs outlives its server, and would keep memory and cores from new ones
@@ -114,6 +134,19 @@ class TorchServe:
         self._ours = True
         self._launch(list(self._expected), {**kept, **wanted})
 
+    def _check_ports(self) -> None:
+        """Raise ServerError where somebody else listens where this server is to."""
+        taken = [
+            f"{name} {host}:{port} ({problem})"
+            for name, (host, port, _) in hosts(self.properties).items()
+            if (problem := bind_problem(host, port))
+        ]
+        if taken:
+            raise ServerError(
+                f"not free: {', '.join(taken)}: end what listens there, name other ports in "
+                "config.properties, or take `marsmith serve --free-ports`"
+            )
+
     def wait_ready(self, timeout: float = 120.0) -> list[VersionStatus]:
         """Wait until each version has all its workers or has failed to load; their statuses.
 
@@ -123,8 +156,16 @@ class TorchServe:
         found: list[VersionStatus] = []
 
         def settled() -> bool:
-            with self.client() as client:
-                found[:] = read_status(self.running, client)
+            running = self.running
+            try:
+                with Client.of(running) as client:
+                    found[:] = read_status(running, client)
+            except Refused:
+                raise
+            except ServerError as error:
+                # It may be about to end, as where another port of its is taken
+                self._silence = str(error)
+                return False
             return all(status.ready or status.failed for status in found)
 
         self._wait(settled, timeout, "has models that neither load nor fail")
@@ -142,7 +183,11 @@ class TorchServe:
         Requests under way are lost: see ``marsmith.drain``.
         """
         if self._ours:
-            stop_running(self.temp)
+            with alone(self.temp / _START_LOCK):
+                found = find_running(self.temp)
+                # Somebody may have stopped ours and started another one
+                if found is None or self._pid in (None, found.pid):
+                    stop_running(self.temp)
             self._ours = False
 
     def leave_running(self) -> None:
@@ -164,32 +209,48 @@ class TorchServe:
         command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--models"]
         logs = self.home / "logs"
         logs.mkdir(exist_ok=True)
-        with (logs / _CONSOLE).open("wb") as console:
-            # In a session of its own, so that Ctrl-C reaches only us and we end it in order
-            ended = subprocess.run(
-                [*command, *archives],
-                cwd=self.home,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                timeout=_LAUNCH_SECONDS,
-                check=False,
-            )
+        (logs / _CONSOLE).write_bytes(b"")
+        # To its end, wherever that is: whoever empties the file while it serves gets its room
+        with (logs / _CONSOLE).open("ab") as console:
+            try:
+                # In a session of its own, so that Ctrl-C reaches only us and we end it in order
+                ended = subprocess.run(
+                    [*command, *archives],
+                    cwd=self.home,
+                    env=environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    timeout=_LAUNCH_SECONDS,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise ServerError(
+                    f"TorchServe's launcher takes more than {_LAUNCH_SECONDS:g} s: "
+                    f"{self.last_lines()}"
+                ) from error
         if ended.returncode:
             raise ServerError(f"TorchServe's launcher failed: {self.last_lines()}")
+        found = find_running(self.temp)
+        self._pid = found.pid if found else None
 
     def _answers(self) -> bool:
+        running = self.running
         try:
-            with self.client(timeout=5) as client:
+            with Client.of(running, timeout=5) as client:
                 return client.ping()
-        except ServerError:
+        except ServerError as error:
+            # Until it listens; or for ever, such as where its certificate is not trusted
+            self._silence = str(error)
             return False
 
     def _wait(self, done: Callable[[], bool], seconds: float, problem: str) -> None:
         deadline = time.monotonic() + seconds
         while self.running and not done():
             if time.monotonic() > deadline:
-                raise ServerError(f"TorchServe {problem} within {seconds:g} s: {self.last_lines()}")
+                last = f" ({self._silence})" if self._silence else ""
+                raise ServerError(
+                    f"TorchServe {problem} within {seconds:g} s{last}: {self.last_lines()}"
+                )
             time.sleep(0.2)

@@ -27,6 +27,7 @@ from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
 from handlers.task import TaskHandler
+from marsmith.archive import TOKEN
 from marsmith.model_options import MODELS
 from marsmith.samples import DEFAULT as SAMPLES
 from marsmith.spec_parts import (
@@ -60,6 +61,11 @@ def _model_name(name: str) -> str:
         ModelExportUtils.check_model_name_regex_or_exit(name.replace("\n", " "))
     except ModelArchiverError as error:
         raise ValueError(str(error).replace("\n", " ")) from error
+    if name.startswith(TOKEN):
+        raise ValueError(
+            f"TorchServe takes a model whose name begins with {TOKEN!r} for its token API: name it "
+            "otherwise"
+        )
     return name
 
 

@@ -43,7 +43,7 @@ def carry_out(steps: Sequence[Step], say: Say) -> None:
             tell(f"{name} ...")
             if told := step.do():
                 tell(f"  {told}")
-    except MarsmithError as error:
+    except (MarsmithError, OSError) as error:
         _fail(taken, f"{name}: {error}", tell, error)
     except (KeyboardInterrupt, SystemExit) as error:
         _fail(taken, f"{name}: it was interrupted", tell, error)
@@ -95,6 +95,6 @@ def _take_back(step: Step, say: Say) -> str:
     try:
         if told := step.undo():
             say(f"  taken back: {told}")
-    except MarsmithError as error:
+    except (MarsmithError, OSError) as error:
         return f"{step.name} ({error})"
     return ""

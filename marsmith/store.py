@@ -35,7 +35,7 @@ def readable(store: Path, named: Sequence[str] = ()) -> tuple[dict[str, Header],
     """
     headers, reasons = {}, {}
     for name in named or sorted(path.name for path in store.glob("*.mar")):
-        if not (store / name).exists():
+        if named and not (store / name).exists():
             raise ArchiveError(f"no {name} in {store}: name archives that are there")
         try:
             headers[name] = read_header(store / name)

@@ -136,6 +136,12 @@ def _report(server: TorchServe, strict: bool, timeout: float) -> None:
     click.echo("\n".join(_how_to_ask(server.running, statuses)))
 
 
+# For a shell in the server's folder.
+_READ_TOKEN = (
+    'python3 -c \'import json; print(json.load(open("key_file.json"))["inference"]["key"])\''
+)
+
+
 @dataclass
 class _Ending:
     """How far the stopping is, without locks: a signal may come in the middle of anything."""
@@ -197,7 +203,11 @@ def _drain(running: Running, seconds: float) -> None:
 
 def _how_to_ask(running: Running, statuses: Iterable[VersionStatus]) -> Iterator[str]:
     key = Tokens.read(running.home).inference
-    token = f"-H 'Authorization: Bearer {key}' " if key else ""
+    if key and not sys.stdout.isatty():
+        # What is printed elsewhere is kept, as in a journal, where the token would lie open.
+        token = f'-H "Authorization: Bearer $({_READ_TOKEN})" '
+    else:
+        token = f"-H 'Authorization: Bearer {key}' " if key else ""
     for status in statuses:
         if status.default and not status.failed:
             url = f"{running.addresses.inference}/predictions/{status.model}"

@@ -18,7 +18,7 @@ import pytest
 from homes import leave
 from tiny import ending
 
-from marsmith.addresses import free_addresses, read_properties
+from marsmith.addresses import Tokens, free_addresses, read_properties
 from marsmith.environment import temp_folder
 from marsmith.processes import find_running, is_alive
 
@@ -142,8 +142,7 @@ def test_the_printed_curl_lines_answer(copy: Path, served: list[str]) -> None:
 def test_the_readme_curl_lines_answer(copy: Path, served: list[str], commands: list[str]) -> None:
     line = next(curl for curl in served if "mobilenet_v2_shapes" in curl)
     url = shlex.split(line)[-1]
-    token = re.search(r"Bearer (\S+)'", line)
-    assert token
+    token = Tokens.read(copy).inference
     asked = [command for command in commands if command.startswith("curl")]
     assert len(asked) >= 4
     picture = "samples/shapes/star.jpg"
@@ -154,7 +153,7 @@ def test_the_readme_curl_lines_answer(copy: Path, served: list[str], commands: l
         typed = typed.replace('"b64": "..."', f'"b64": "\'$(base64 -w0 {picture})\'"')
         if not re.search(r" -[TFd] ", typed):
             typed += f" -T {picture}"
-        answer = _run(f"TOKEN={token[1]}; {typed.replace('curl', 'curl -sS -f -m 60', 1)}", copy)
+        answer = _run(f"TOKEN={token}; {typed.replace('curl', 'curl -sS -f -m 60', 1)}", copy)
         if "-o star.png" in typed:
             assert (copy / "star.png").read_bytes().startswith(b"\x89PNG")
         else:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -171,6 +173,21 @@ def test_logs_stay_small(served: TorchServe, client: Client) -> None:
     grown = sum(file.stat().st_size for file in logs.iterdir()) - before
     assert 50 * 50 < grown < 50 * 500
     assert "/predictions/echo" not in (logs / "console.log").read_text()
+
+
+def test_what_clients_send_wrong_does_not_fill_the_log_that_never_rotates(
+    served: TorchServe,
+) -> None:
+    console = served.home / "logs/console.log"
+    before = console.stat().st_size
+    address = urlsplit(served.running.addresses.inference)
+    for path in (b"/%zz", b"/predictions/%zz", b"/predictions/echo/%", b"/a b"):
+        for _ in range(5):
+            with socket.create_connection((address.hostname, address.port), 10) as client:
+                client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.1 4")
+    time.sleep(1)
+    assert console.stat().st_size - before < 500
 
 
 def test_golden_requests_are_asked_through_the_server(home: Path) -> None:

@@ -119,3 +119,40 @@ def test_a_default_version_that_is_damaged_is_not_called_gone(home: Path) -> Non
 def test_a_model_that_was_taken_out_of_the_store_is_not_missed(home: Path) -> None:
     journal.append(home, Entry(ROLLOUT, "gone", "1.0", "2.0", DONE))
     assert _choose(home).refused == {}
+
+
+def test_of_two_files_of_one_version_one_is_loaded(home: Path) -> None:
+    store = home / "store"
+    for copy in ("a.mar", "m-4.0-backup.mar"):
+        (store / copy).write_bytes((store / "m-4.0.mar").read_bytes())
+    found = _choose(home)
+    assert list(found.archives) == ["m-4.0.mar", "m-3.0.mar", "m-2.0.mar", "m-1.0.mar"]
+    assert found.refused == {
+        name: f"{name} is m 4.0, as m-4.0.mar is: remove one of them"
+        for name in ("a.mar", "m-4.0-backup.mar")
+    }
+
+
+def test_a_model_that_torchserve_takes_for_its_tokens_is_left_out(home: Path) -> None:
+    _pack(home, "tokenizer", "1.0")
+    found = _choose(home)
+    assert "tokenizer-1.0.mar" not in found.archives
+    assert "begins with 'token'" in found.refused["tokenizer-1.0.mar"]
+    open_one = choose(home, home / "store", (), {"disable_token_authorization": "true"})
+    assert "tokenizer-1.0.mar" in open_one.archives
+
+
+def test_a_link_to_nothing_is_damage_and_the_others_are_loaded(home: Path) -> None:
+    (home / "store/gone.mar").symlink_to(home / "nowhere.mar")
+    found = _choose(home)
+    assert len(found.archives) == 4
+    assert found.refused["gone.mar"].startswith("gone.mar is not a readable model archive")
+
+
+def test_the_version_that_is_left_is_loaded_after_another_was_removed(home: Path) -> None:
+    """It served beside the default one, or in its place, without a rollout of its own."""
+    journal.append(home, Entry(ROLLOUT, "m", "1.0", "2.0", DONE))
+    journal.append(home, Entry(REMOVE, "m", "2.0", "", DONE, default="1.0"))
+    found = [header.version for header in _choose(home).archives.values()]
+    assert found[0] == "1.0"
+    assert "2.0" not in found

@@ -68,3 +68,16 @@ def test_an_error_is_one_line_and_status_1(
     assert stopped.value.code == 1
     error = capsys.readouterr().err
     assert error == f"error: no TorchServe runs for {tmp_path}: start it with `marsmith serve`\n"
+
+
+def test_what_the_host_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuses() -> None:
+        raise PermissionError(13, "Permission denied", "/srv/logs")
+
+    monkeypatch.setattr(cli, "group", refuses)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "error: /srv/logs: Permission denied\n"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -14,8 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from handlers.errors import PluginError, ServerError
-from marsmith import doctor, doctor_settings, keys, signing
-from marsmith.addresses import free_addresses, read_properties
+from marsmith import doctor, keys, signing
+from marsmith.addresses import bind_problem, free_addresses, hosts, read_properties
 from marsmith.commands.doctor import command
 from marsmith.environment import temp_folder
 from marsmith.finding import Finding
@@ -101,7 +103,7 @@ def test_a_taken_port_is_named(home: Path) -> None:
 @pytest.mark.parametrize("port", ["http", "99999999"])
 def test_a_port_that_is_none_says_so(home: Path, port: str) -> None:
     with pytest.raises(ServerError, match="an address or a port of the configuration is none"):
-        doctor_settings.hosts({"inference_address": f"http://127.0.0.1:{port}"})
+        hosts({"inference_address": f"http://127.0.0.1:{port}"})
 
 
 @pytest.mark.parametrize("name", ["config.properties", "model-store", "lenet5_digits-1.0.mar"])
@@ -250,3 +252,18 @@ def test_the_configuration_to_look_at_can_be_named(
         assert levels["token authorization"] == level
     ended = CliRunner().invoke(command, ["--config", "none.properties"])
     assert isinstance(ended.exception, ServerError)
+
+
+def test_java_is_looked_for_where_a_start_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    asked: list[str] = []
+    monkeypatch.setattr(
+        doctor.environment, "find_java", lambda environ: asked.append(environ["PATH"]) or "/bin/true"
+    )
+    doctor._java()
+    assert asked[0].split(os.pathsep) == [str(Path(sys.executable).parent), "/nowhere"]
+
+
+def test_a_port_beyond_all_ports_cannot_be_had() -> None:
+    assert "cannot be had: " in str(bind_problem("127.0.0.1", 77070))

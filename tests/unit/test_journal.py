@@ -135,3 +135,19 @@ def test_a_beginning_is_left_out_where_the_end_is_known(tmp_path: Path) -> None:
     )
     shown = [(one.after, one.result) for one in journal.ended(journal.read(tmp_path))]
     assert shown == [("2.0", DONE), ("3.0", STARTED), ("4.0", STARTED)]
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x85", "\udce4", "\n"])
+def test_an_entry_bears_any_character(tmp_path: Path, odd: str) -> None:
+    entry = Entry(ROLLOUT, "m", "1.0", "2.0", ROLLED_BACK, reason=f"a{odd}b")
+    journal.append(tmp_path, entry)
+    _write(tmp_path, (ROLLOUT, "1.0", "3.0", DONE))
+    assert journal.read(tmp_path)[0] == entry
+    assert journal.defaults(tmp_path) == {"m": "3.0"}
+
+
+def test_the_way_back_to_a_version_before_the_journal_knows_its_bytes(tmp_path: Path) -> None:
+    known = {"before_archive": "shapes.mar", "before_sha256": "of 1.0"}
+    journal.append(tmp_path, Entry(ROLLOUT, "m", "1.0", "2.0", DONE, **known))
+    found = journal.before(tmp_path, "m", "2.0")
+    assert (found.after, found.archive, found.sha256) == ("1.0", "shapes.mar", "of 1.0")

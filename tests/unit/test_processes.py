@@ -44,7 +44,8 @@ def test_a_pid_file_that_names_no_torchserve_is_none(tmp_path: Path, content: st
 
 
 def test_what_looks_like_torchserve_is_found_and_ended(tmp_path: Path) -> None:
-    names = ["org.pytorch.serve.ModelServer", "-f", "config.properties"]
+    temp = f"-Djava.io.tmpdir={tmp_path}"
+    names = [temp, "org.pytorch.serve.ModelServer", "-f", "config.properties"]
     worker = [sys.executable, "-c", _SLEEP, "--sock-name", f"{tmp_path}/.ts.sock.9000"]
     with (
         subprocess.Popen([sys.executable, "-c", _SLEEP, *names], cwd=tmp_path) as server,
@@ -62,6 +63,16 @@ def test_what_looks_like_torchserve_is_found_and_ended(tmp_path: Path) -> None:
         assert stop_running(tmp_path) == server.pid
         assert not is_alive(server.pid)
         assert not is_alive(orphan.pid)
+        assert is_alive(other.pid)
+        other.kill()
+
+
+def test_the_server_of_another_folder_with_our_old_pid_is_not_ours(tmp_path: Path) -> None:
+    names = ["-Djava.io.tmpdir=/tmp/another", "org.pytorch.serve.ModelServer"]
+    with subprocess.Popen([sys.executable, "-c", _SLEEP, *names], cwd=tmp_path) as other:
+        (tmp_path / PID_FILE).write_text(str(other.pid))
+        assert find_running(tmp_path) is None
+        assert stop_running(tmp_path) is None
         assert is_alive(other.pid)
         other.kill()
 

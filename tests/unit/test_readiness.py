@@ -110,3 +110,9 @@ def test_who_drains_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         exporter.say_stopping()
         found = requests.get(url, timeout=10)
         assert (found.status_code, found.text) == (503, "stopping\n")
+
+
+@pytest.mark.parametrize("address", ["8083", ":8083", "127.0.0.1:none"])
+def test_an_exporter_listens_nowhere_that_nobody_named(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ServerError, match="give a free one as HOST:PORT"):
+        Exporter(tmp_path, address)

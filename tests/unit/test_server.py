@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import shutil
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +14,15 @@ from typing import Any
 import pytest
 
 from handlers.errors import ServerError
+from marsmith.addresses import free_addresses
 from marsmith.choosing import Choice
+from marsmith.client import Client
 from marsmith.commands import demo
-from marsmith.commands.serve import _sample
+from marsmith.commands.serve import _how_to_ask, _sample
 from marsmith.environment import temp_folder
-from marsmith.processes import Running
+from marsmith.processes import PID_FILE, Running
 from marsmith.server import TorchServe
+from marsmith.status import VersionStatus
 
 
 @pytest.fixture
@@ -119,6 +125,7 @@ def test_of_two_starts_at_once_one_waits_and_sees_the_other(
 
     monkeypatch.setattr(TorchServe, "_launch", launch)
     monkeypatch.setattr(TorchServe, "_answers", lambda _: True)
+    monkeypatch.setattr(TorchServe, "_check_ports", lambda _: None)
     monkeypatch.setattr("marsmith.server.choose", lambda *_: Choice({}, {}, []))
     monkeypatch.setattr("marsmith.server.find_running", lambda _: running[-1] if running else None)
 
@@ -134,3 +141,79 @@ def test_of_two_starts_at_once_one_waits_and_sees_the_other(
     assert len(launched) == 1
     assert "runs already (pid 1)" in said[0]
     assert said[1] == "started"
+
+
+def test_a_port_that_somebody_has_stops_a_start_before_anything_is_launched(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchServe, "_launch", lambda *_: pytest.fail("launched"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        free = {**free_addresses(), "grpc_management_port": str(port)}
+        with pytest.raises(ServerError, match=rf"^not free: grpc_management 127\.0\.0\.1:{port} "):
+            TorchServe(home, config=free).start()
+
+
+def test_a_pid_file_that_a_power_cut_left_empty_is_removed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = temp_folder(home) / PID_FILE
+    file.touch()
+    monkeypatch.setattr(TorchServe, "_launch", lambda *_: pytest.fail("launched"))
+    with pytest.raises(ServerError, match="no model store"):
+        TorchServe(home, config=free_addresses()).start()
+    assert not file.exists()
+
+
+def test_the_server_that_somebody_started_in_its_place_is_left_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = TorchServe(home)
+    server._ours, server._pid = True, 7
+    other = Running(8, home, home / "config.properties", 0.0)
+    monkeypatch.setattr("marsmith.server.find_running", lambda _: other)
+    monkeypatch.setattr("marsmith.server.stop_running", lambda _: pytest.fail("stopped"))
+    with pytest.raises(ServerError, match="TorchServe has ended"):
+        assert server.running
+    server.stop()
+
+
+def test_why_a_server_is_not_understood_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ping(_: Client) -> bool:
+        raise ServerError("cannot reach TorchServe: certificate verify failed")
+
+    found = Running(7, home, home / "config.properties", 0.0)
+    monkeypatch.setattr("marsmith.server.find_running", lambda _: found)
+    monkeypatch.setattr(Client, "of", lambda *_, **__: Client.__new__(Client))
+    monkeypatch.setattr(Client, "close", lambda _: None)
+    monkeypatch.setattr(Client, "ping", ping)
+    server = TorchServe(home)
+    with pytest.raises(ServerError, match=r"within 0\.3 s \(cannot reach .* verify failed\): "):
+        server._wait(server._answers, 0.3, "does not answer")
+
+
+def test_a_token_is_printed_on_a_terminal_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {name: {"key": f"{name}-secret"} for name in ("management", "inference", "API")}
+    (home / "key_file.json").write_text(json.dumps(keys))
+    running = Running(7, home, home / "config.properties", 0.0)
+    status = VersionStatus("m", "1.0", "m-1.0.mar", True, 1, 1, 0, 9, None)
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+        _, line = _how_to_ask(running, [status])
+        assert ("inference-secret" in line) is terminal
+    # The other one is a command line that finds it.
+    said = subprocess.run(
+        ["bash", "-c", line.replace("curl ", "printf '%s ' ", 1)],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "-H Authorization: Bearer inference-secret -T" in said.stdout
