@@ -31,7 +31,8 @@ class EagerResize(GeneralizedRCNNTransform):
         else:
             height, width = image.shape[-2:]
             scale = min(self.min_size[-1] / min(height, width), self.max_size / max(height, width))
-            size = [int(height * scale), int(width * scale)]
+            # Of a very long picture torchvision's own would leave nothing.
+            size = [max(1, int(height * scale)), max(1, int(width * scale))]
         resized = functional.interpolate(image[None], size, mode="bilinear", align_corners=False)
         return resized[0], target
 
@@ -42,4 +43,4 @@ class EagerResize(GeneralizedRCNNTransform):
         limits = torch.tensor([self.min_size[-1], self.max_size], dtype=torch.float64)
         # A number by a tensor would be its reciprocal times the number, which rounds twice.
         scale = (limits / torch.stack([sides.min(), sides.max()])).min()
-        return list((sides * scale).long())
+        return list((sides * scale).long().clamp(min=1))

@@ -158,8 +158,8 @@ class ImageInput:
         place = self.place(size)
         across, down = (plane.shape[1 - axis] / place.canvas[axis] for axis in (0, 1))
         (left, top), (width, height) = place.at, place.size
-        rows = slice(round(top * down), max(round((top + height) * down), 1))
-        return plane[rows, round(left * across) : max(round((left + width) * across), 1)]
+        rows = _part(top * down, (top + height) * down, plane.shape[0])
+        return plane[rows, _part(left * across, (left + width) * across, plane.shape[1])]
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         exact = _pair(self.resize)
@@ -217,3 +217,9 @@ def _span(length: int, crop: int) -> tuple[int, int]:
         return 0, length
     start = round((length - crop) / 2)
     return start, start + crop
+
+
+def _part(first: float, last: float, length: int) -> slice:
+    """Whole places from ``first`` to ``last`` of ``length``, at least one of them."""
+    start = min(round(first), length - 1)
+    return slice(start, max(round(last), start + 1))

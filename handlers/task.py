@@ -95,6 +95,8 @@ class TaskHandler(BaseHandler):
     # Whether the exported module loops over the pictures of a batch, so that tracing fixes their
     # number at one.
     loops: ClassVar[bool] = False
+    # How many classes a network tells apart at least, for the scores of one alone say nothing.
+    least_classes: ClassVar[int] = 1
     # torchvision's module whose networks this task takes by their names, and what a model file of
     # one of them says beside its name and its weights.
     torchvision: ClassVar[str] = ""

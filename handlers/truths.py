@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from handlers.errors import SpecError
 from handlers.formats import is_picture
@@ -128,6 +128,7 @@ def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, Boxes]]:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
         names = {each["id"]: each["name"] for each in document["categories"]}
         files = {each["id"]: each["file_name"] for each in document["images"]}
+        sizes = {each["id"]: (each.get("width"), each.get("height")) for each in document["images"]}
         given: dict[Any, list[Any]] = {key: [] for key in files}
         for each in document["annotations"]:
             x, y, width, height = each["bbox"]
@@ -136,6 +137,8 @@ def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, Boxes]]:
             given[each["image_id"]].append(box)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(f"{path} is not as COCO's annotations are: {error!r}") from error
+    for key, size in sizes.items():
+        _check_upright(_picture(folder, files[key]), size)
     return [
         (
             _picture(folder, files[key]),
@@ -147,6 +150,24 @@ def boxes(folder: Path, labels: Sequence[str]) -> list[tuple[Path, Boxes]]:
         )
         for key, found in given.items()
     ]
+
+
+def _check_upright(path: Path, size: tuple[Any, Any]) -> None:
+    """Boxes lie in the picture as it is shown; raises SpecError where they are of another."""
+    if None in size:
+        return
+    try:
+        with Image.open(path) as picture:
+            # Of these orientations the sides change places: 90 and 270 degrees, also mirrored.
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            shown = picture.size[::-1] if turned else picture.size
+    except (OSError, Image.DecompressionBombError) as error:
+        raise SpecError(f"{path} cannot be read: {error}") from error
+    if size != shown:
+        raise SpecError(
+            f"{path} is {shown[0]}x{shown[1]} upright, and {BOXES} says {size[0]}x{size[1]}: boxes "
+            "are of the picture as it is shown, turned by its EXIF orientation"
+        )
 
 
 def _picture(folder: Path, name: str) -> Path:

@@ -103,7 +103,8 @@ class Evaluation:
                 "calibrate with: lower calibration.count, or give other pictures"
             )
         if spec.count is not None and spec.count < len(left):
-            left = sorted(random.Random(spec.seed).sample(left, spec.count))
+            drawn = random.Random(spec.seed).sample(left, spec.count)
+            left = sorted(drawn, key=lambda each: each[0])
         truths = [truth for _, truth in left] if labelled else None
         made = cls([path for path, _ in left], truths, task.bundle.limits.max_pixels)
         # It reads each truth: a wrong one is told before anything is exported.

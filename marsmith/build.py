@@ -207,6 +207,11 @@ def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) 
             f"{plugins.described(error)}"
         ) from error
     classes = reference.classes(module.bare(), outputs)
+    if classes is not None and classes < reference.least_classes:
+        raise SpecError(
+            "the network tells one class alone, as one with a sigmoid at its end does: let it give "
+            "a score for each of two classes, of which the other may be 0"
+        )
     if classes is not None and classes != len(reference.bundle.labels):
         raise WeightsError(
             f"{len(reference.bundle.labels)} labels for a network with {classes} classes: list "

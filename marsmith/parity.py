@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -78,7 +78,7 @@ class Expected:
         arrays = [reference.preprocess(image) for image in images]
         outputs = [_alone(reference, array, name) for array in arrays]
         answers = reference.answer(images, **reference.widest())
-        spread, least = _spread(reference, answers), Closeness().outputs
+        spread, least = _spread(reference, images, answers), Closeness().outputs
         if spread <= least:
             raise ParityError(
                 f"the answers of {name} to {len(images)} samples differ by no more than "
@@ -116,7 +116,7 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
         raise ParityError(alike)
     # Box decoding and thresholds magnify what rounding does; the scores' own limit is wider.
     limit = closeness.outputs if expected.task.continuous else closeness.answers
-    score, figures = _compare_answers(expected, artifact, limit)
+    score, figures = _compare_answers(expected, artifact, limit, sizes)
     worst = float(differences.max()) if expected.task.continuous else None
     allowed = {name: getattr(closeness, name) for name in artifact.compared_by}
     return Report(len(differences), sizes, limit, worst, score, expected.spread, figures, allowed)
@@ -211,7 +211,7 @@ def _distance(ours: Array, theirs: Array) -> float:
 
 
 def _compare_answers(
-    expected: Expected, artifact: TaskHandler, tolerance: float
+    expected: Expected, artifact: TaskHandler, tolerance: float, sizes: Sequence[int]
 ) -> tuple[float, dict[str, float]]:
     """Largest move of a score, and the task's own figures of all pictures.
 
@@ -219,20 +219,51 @@ def _compare_answers(
     """
     task, worst, options = expected.task, 0.0, expected.task.widest()
     figures: dict[str, float] = {}
-    answers = artifact.answer(expected.images, **options)
-    for index, (wanted, got) in enumerate(zip(expected.answers, answers, strict=True)):
+    seen: set[int] = set()
+    for index, got, where in _answers(expected, artifact, sizes, options):
+        wanted = expected.answers[index]
         difference = task.compare(wanted, got, **options)
-        decided = task.margin(wanted, **options) > 2 * tolerance
-        if (decided and not difference.same) or not difference.score <= tolerance:
+        same = difference.same or not is_decided(task, wanted, tolerance, options)
+        if not same or not difference.score <= tolerance:
             kind = LimitError if np.isfinite(difference.score) else ParityError
             raise kind(
-                f"sample {index}: {difference.detail}, scores differ by {difference.score:.3g} "
+                f"{where}: {difference.detail}, scores differ by {difference.score:.3g} "
                 f"(> {tolerance:g})"
             )
         worst = max(worst, float(difference.score))
         for name, value in difference.figures.items():
-            figures[name] = _joined(name, figures[name], value) if name in figures else value
+            # What is counted is counted once a picture.
+            if not (index in seen and _is_count(name)):
+                figures[name] = _joined(name, figures[name], value) if name in figures else value
+        seen.add(index)
     return worst, figures
+
+
+def is_decided(task: TaskHandler, answer: Any, tolerance: float, options: dict[str, Any]) -> bool:
+    """Whether another decision than in ``answer`` is a miss: not where the best two lie so close
+    that scores within the tolerance may change places. A limit of the task's own allows already
+    what it allows."""
+    return bool(task.compared_by) or task.margin(answer, **options) > 2 * tolerance
+
+
+def _answers(
+    expected: Expected, artifact: TaskHandler, sizes: Sequence[int], options: dict[str, Any]
+) -> Iterator[tuple[int, Any, str]]:
+    """Answers with the index of their picture and where they come from; in full batches of every
+    size where outputs were not compared so."""
+    if expected.task.continuous:
+        for index, answer in enumerate(artifact.answer(expected.images, **options)):
+            yield index, answer, f"sample {index}"
+        return
+    for size in sizes:
+        for indices in _batches(expected.arrays, size):
+            answers = artifact.answer([expected.images[i] for i in indices], **options)
+            for index, answer in zip(indices, answers, strict=True):
+                yield index, answer, f"sample {index}, batch of {size}"
+
+
+def _is_count(name: str) -> bool:
+    return not name.startswith(("least_", "largest_"))
 
 
 def _joined(name: str, one: float, other: float) -> float:
@@ -242,10 +273,18 @@ def _joined(name: str, one: float, other: float) -> float:
     return max(one, other) if name.startswith("largest_") else one + other
 
 
-def _spread(reference: TaskHandler, answers: list[Any]) -> float:
-    """Largest difference between the answer to the first picture and to any other, as of fp32."""
+def _spread(reference: TaskHandler, images: list[Image.Image], answers: list[Any]) -> float:
+    """Largest difference between the answer to the first picture and to any other, as of fp32.
+
+    All as large as the first: of another size a mask or a box is another in any case.
+    """
     exact, options = copy.copy(reference), reference.widest()
     exact.bundle = replace(reference.bundle, closeness=Closeness())
+    size = images[0].size
+    answers = [
+        answer if image.size == size else reference.answer([image.resize(size)], **options)[0]
+        for image, answer in zip(images, answers, strict=True)
+    ]
     differences = [exact.compare(answers[0], other, **options) for other in answers[1:]]
     return max((each.score if each.same else 1.0 for each in differences), default=0.0)
 

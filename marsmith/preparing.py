@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from handlers import plugins
 from handlers.bundle import Bundle
+from handlers.errors import SpecError
 from handlers.integrity import sha256
 from handlers.runtimes import as_arrays
 from handlers.servable import SOURCE, Servable
@@ -33,6 +35,7 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
     recipe, state = resolve.recipe(spec, given), weights.load(file)
     if spec.weights.torchvision is None:
         module = Servable.build(recipe, folder / SOURCE)
+        _check_flags(spec, module.bare())
         state, unwrapped = fitting.unwrapped(state, module.bare())
         notes += unwrapped
         classes = spec.arguments.get("num_classes")
@@ -43,6 +46,18 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
     bundle = bundle_of(spec, root, notes, weights=file)
     settled = plugins.load_task(spec.task).settled(module.bare(), bundle.decode)
     return module, replace(bundle, decode=settled)
+
+
+def _check_flags(spec: ModelSpec, network: nn.Module) -> None:
+    """Raise SpecError where a network computes by a setting that no state_dict holds, unsaid."""
+    name = "transform_input"
+    ours = spec.architecture.startswith("torchvision:")
+    if ours and hasattr(network, name) and name not in spec.arguments:
+        raise SpecError(
+            f"arguments.{name}: {spec.architecture} normalises its input again where it was made "
+            f"with torchvision's weights, and its state_dict does not tell: say --arg {name}=true "
+            "where yours was fine-tuned from those, false where it was trained from scratch"
+        )
 
 
 def bundle_of(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> Bundle:
@@ -94,6 +109,9 @@ def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) ->
     ``files`` by the keys of the spec that name them: their names and sha256 are recorded.
     """
     given = spec.model_dump(mode="json", exclude_defaults=True)
+    for key in {"mean", "std"} & (spec.input.model_fields_set if spec.input else set()):
+        # Said, they hold for a task with others of its own, also where they are the usual ones.
+        given.setdefault("input", {})[key] = list(getattr(spec.input, key))
     holders = [(given, key) for key in ("architecture", "labels", "samples")]
     holders += [(given.get(key) or {}, "folder") for key in ("calibration", "accuracy")]
     for holder, key in holders:

@@ -27,6 +27,11 @@ def image_input(spec: ModelSpec) -> ImageInput:
         if isinstance(fields[key], tuple):
             fields[key] = list(fields[key])
     mean, std = given.mean, given.std
+    if default is not None and spec.artifact is None:
+        # A network that normalises by itself does so for an input of another size, too.
+        said = given.model_fields_set
+        mean = mean if "mean" in said else list(default.mean)
+        std = std if "std" in said else list(default.std)
     if given.dtype == "uint8":
         # Such an artifact gets the pixels themselves.
         mean, std = [0.0] * given.channels, [1.0] * given.channels

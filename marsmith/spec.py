@@ -188,6 +188,11 @@ class ModelSpec(Strict):
                 "outputs, input.layout, input.dtype and input.scale are of an artifact that others "
                 "exported; here mean and std are for pixels from 0 to 1"
             )
+        if self.input and max(self.input.mean) > 1:
+            raise ValueError(
+                f"input.mean: {self.input.mean} is for pixels from 0 to 255; mean and std are for "
+                "pixels from 0 to 1 here: divide both by 255"
+            )
         count = self.arguments.get("num_classes", 1)
         # The arguments of a network of one's own may mean anything.
         if self.architecture.startswith("torchvision:") and (type(count) is not int or count < 1):

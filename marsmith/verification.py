@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +14,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from handlers import golden, integrity, plugins
+from handlers import golden, integrity, pictures, plugins
 from handlers.bundle import Bundle
-from handlers.errors import LimitError, ParityError, RequestError, WeightsError
+from handlers.errors import LimitError, ParityError, RequestError, SpecError, WeightsError
 from handlers.integrity import sha256
-from handlers.task import TaskHandler
+from handlers.task import Item, TaskHandler
 from marsmith import accuracy, parity, preparing, quantise, samples
 from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.client import Client
@@ -116,7 +117,10 @@ def compare(
     if len(images) < 2:
         # One alone, as where a single golden picture stands for the samples, tells nothing apart.
         return verdict
-    expected = parity.Expected.of(reference, images, against)
+    # By the limits of this archive, where the other one has others.
+    by_ours = copy.copy(reference)
+    by_ours.bundle = replace(reference.bundle, closeness=task.bundle.closeness)
+    expected = parity.Expected.of(by_ours, images, against)
     try:
         return replace(verdict, parity=parity.check(expected, task))
     except ParityError as error:
@@ -134,10 +138,7 @@ def served(
     First one picture after the other, then ``AT_ONCE`` requests at once, of which the server makes
     batches. ``connect`` gives a client, of which each thread needs one.
     """
-    expected = {}
-    for path in files:
-        image = samples.opened(path, task.bundle.limits.max_pixels)
-        expected[path] = json.loads(json.dumps(task.answer([image])[0]))
+    expected = {path: _as_served(task, path) for path in files}
     serving = task.bundle.provenance["spec"].get("serving", {})
     # More than its queue takes would be answered 503.
     together = min(AT_ONCE, serving.get("queue_size", AT_ONCE))
@@ -147,6 +148,19 @@ def served(
         _compare(task, _answers(task.bundle, connect, asked, count, expected), against, {})
         for against, (asked, count) in found.items()
     ]
+
+
+def _as_served(task: TaskHandler, path: Path) -> Any:
+    """The answer to a picture that is decoded as a worker decodes it; raises SpecError."""
+    limits, given = task.bundle.limits, task.bundle.input
+    try:
+        picture = pictures.read(path.read_bytes(), limits.max_pixels, given.wanted)
+    except RequestError as error:
+        raise SpecError(f"{path}: {error}") from error
+    [answer] = task.predict([Item(picture, task.defaults())])
+    if isinstance(answer, RequestError):
+        raise SpecError(f"{path}: {answer}") from answer
+    return json.loads(json.dumps(answer))
 
 
 def _answers(
@@ -189,8 +203,8 @@ def _compare(
         difference = task.compare(expected, answer, **options)
         same += difference.same
         worst = max(worst, difference.score)
-        decided = task.margin(expected, **options) > 2 * limit
-        if (decided and not difference.same) or not difference.score <= limit:
+        same_enough = difference.same or not parity.is_decided(task, expected, limit, options)
+        if not same_enough or not difference.score <= limit:
             (moved if math.isfinite(difference.score) else wrong).append(
                 f"{path.name}: {difference.detail}, scores moved by {difference.score:.3g} "
                 f"(allowed {limit:g})"

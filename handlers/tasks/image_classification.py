@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from handlers import drawing, truths
+from handlers.errors import WeightsError
 from handlers.foreign import Meaning, probabilities, through
 from handlers.options import Option
 from handlers.pictures import Picture
@@ -41,6 +42,7 @@ class ImageClassification(TaskHandler):
         Meaning(("logits",), through(softmax, "N, classes"), needs_torch=True),
         Meaning(("probabilities",), probabilities),
     )
+    least_classes = 2
     torchvision = "torchvision.models"
     torchvision_keys = {
         "runtime": "openvino",
@@ -109,6 +111,11 @@ class ImageClassification(TaskHandler):
 
     @staticmethod
     def classes(network: nn.Module, outputs: Tensor) -> int:
+        if bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-4).all()):
+            raise WeightsError(
+                "the network gives probabilities, and softmax is applied to what it gives: leave "
+                "out the softmax at its end, so that it gives logits"
+            )
         return int(outputs.shape[1])
 
 

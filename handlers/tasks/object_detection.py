@@ -124,7 +124,8 @@ class ObjectDetection(TaskHandler):
             if (value := settings[key]) is not None:
                 if not hasattr(head, name):
                     raise PluginError(
-                        f"{type(network).__name__} has no {name} as torchvision's have"
+                        f"{type(network).__name__} has no {name} as torchvision's have: say "
+                        f"decode: {{{key}: null}}, which leaves that to the network"
                     )
                 setattr(head, name, value)
         transform: Any = getattr(network, "transform", None)
@@ -137,7 +138,9 @@ class ObjectDetection(TaskHandler):
         head = getattr(network, "roi_heads", network)
         has = {key: getattr(head, name, None) for key, name in _THEIRS.items()}
         # What a network of one's own calls so may be anything.
-        return settings | {key: v for key, v in has.items() if isinstance(v, (int, float))}
+        settings = settings | {key: v for key, v in has.items() if isinstance(v, (int, float))}
+        # Whatever such a network answers with may be asked for.
+        return settings | ({"score_floor": 0.0} if settings["score_floor"] is None else {})
 
     @staticmethod
     def decode(settings: dict[str, Any]) -> nn.Module:

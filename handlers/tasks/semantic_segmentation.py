@@ -79,6 +79,7 @@ class SemanticSegmentation(TaskHandler):
     )
     continuous = False
     compared_by = ("changed",)
+    least_classes = 2
     torchvision = "torchvision.models.segmentation"
     torchvision_keys = {
         "runtime": "openvino",
@@ -168,9 +169,10 @@ class SemanticSegmentation(TaskHandler):
         return Difference(same, max(shares + scores), detail, {"largest_changed": changed})
 
     def margin(self, answer: Any, **given: Any) -> float:
-        """The mean confidence of the whole mask, less what a coin has."""
+        """How far the mean confidence of the whole mask is above that of the other classes
+        together: 0 for a coin's, 1 where it is sure."""
         mean = sum(each["share"] * each["score"] for each in answer["classes"])
-        return max(0.0, float(mean) - 0.5)
+        return max(0.0, 2 * float(mean) - 1)
 
     def mask(self, answer: Any) -> Mask:
         """The class ids (H, W) of an answer that has a mask."""

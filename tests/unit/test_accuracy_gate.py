@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import nn
 
 from handlers import truths
@@ -405,3 +405,35 @@ def test_masks_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read == []
     assert np.asarray(found[0][1]).dtype == np.uint8
     assert len(read) == 1
+
+
+def test_boxes_of_a_picture_that_is_shown_turned_are_refused(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (9, 5)).save(tmp_path / "a.jpg", exif=exif)
+    document = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 5, "height": 9}],
+        "categories": [{"id": 3, "name": "light"}],
+        "annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    assert len(truths.boxes(tmp_path, LABELS)) == 1
+    document["images"][0] |= {"width": 9, "height": 5}  # type: ignore[operator]
+    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    with pytest.raises(SpecError, match=r"a\.jpg is 5x9 upright, and annotations.json says 9x5"):
+        truths.boxes(tmp_path, LABELS)
+
+
+def test_a_picture_that_is_listed_twice_may_be_drawn_twice(tmp_path: Path) -> None:
+    grey(tmp_path, [1, 2])
+    files = ("00.png", "00.png", "01.png")
+    document = {
+        "images": [{"id": index, "file_name": name} for index, name in enumerate(files)],
+        "categories": [{"id": 3, "name": "light"}],
+        "annotations": [{"image_id": 0, "category_id": 3, "bbox": [1, 2, 3, 4]}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    task = ObjectDetection()
+    task.bundle = Bundle("m", "1", "t", "r", "a", LABELS, ImageInput())
+    found = Evaluation.of(AccuracySpec(folder=str(tmp_path), count=2), tmp_path, task)
+    assert len(found.files) == 2

@@ -64,6 +64,20 @@ def test_a_picture_gets_torchvisions_eager_size(
     assert torch.equal(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (1, 700)])
+@pytest.mark.parametrize("method", ["eager", "script", "trace"])
+def test_a_very_long_picture_keeps_a_row(method: str, shape: tuple[int, int]) -> None:
+    network = adapted((320, 640))
+    if method == "script":
+        network = torch.jit.script(network)
+    elif method == "trace":
+        network = torch.jit.trace(network, torch.rand(3, 111, 137), check_trace=False)
+    found = network(torch.rand(3, *shape))
+    assert max(found.shape[-2:]) == 640
+    assert torch.isfinite(found).all()
+
+
 def test_a_transform_with_a_fixed_size_stays_torchvisions() -> None:
     recipe = {
         "architecture": "torchvision:ssdlite320_mobilenet_v3_large",

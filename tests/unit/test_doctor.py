@@ -259,7 +259,9 @@ def test_java_is_looked_for_where_a_start_finds_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("JAVA_HOME", raising=False)
     asked: list[str] = []
     monkeypatch.setattr(
-        doctor.environment, "find_java", lambda environ: asked.append(environ["PATH"]) or "/bin/true"
+        doctor.environment,
+        "find_java",
+        lambda environ: asked.append(environ["PATH"]) or "/bin/true",
     )
     doctor._java()
     assert asked[0].split(os.pathsep) == [str(Path(sys.executable).parent), "/nowhere"]

@@ -219,3 +219,11 @@ def test_it_tells_whether_all_pictures_become_one_size(given: ImageInput, fixed:
     assert given.fixed is fixed
     shapes = {given.prepare(noise(*size)).shape for size in [(40, 30), (30, 40), (90, 30)]}
     assert (len(shapes) == 1) is fixed
+
+
+@pytest.mark.parametrize("size", [(1600, 50), (50, 1600), (3, 3), (512, 1), (1, 512), (4000, 7)])
+@pytest.mark.parametrize("side", [512, 16, 1])
+def test_a_letterboxed_plane_has_a_part_of_every_picture(size: tuple[int, int], side: int) -> None:
+    given = ImageInput(resize=[512, 512], letterbox=0)
+    part = given.plane_in_picture(np.zeros((side, side)), size)
+    assert min(part.shape) >= 1

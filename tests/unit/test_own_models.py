@@ -495,3 +495,34 @@ def test_the_artifact_is_packed_as_it_is_and_its_digest_is_checked(user: Path) -
     fields["artifact"] = {"file": "none.pt"}
     with pytest.raises(BuildError, match=r"no artifact at none\.pt"):
         build._stage(spec.parse(fields, "m"), user, user, lambda stage: None)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("nn.Softmax(1)", "softmax is applied to what it gives: leave out the softmax at its end"),
+        ("nn.Linear(2, 1)", "one class alone, as one with a sigmoid at its end"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_told(user: Path, end: str, words: str) -> None:
+    (user / "ends.py").write_text(
+        "from torch import nn\n\ndef Net():\n"
+        f"    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2), {end})\n"
+    )
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2), eval(end))
+    torch.save(module.state_dict(), user / "ends.pth")
+    result = run(
+        "--arch", "ends.py:Net", "--weights", "ends.pth", "--runtime", "eager", *OWN, *SQUARE
+    )
+    assert result.exit_code
+    assert words in str(result.exception)
+
+
+def test_what_no_state_dict_tells_must_be_said(user: Path) -> None:
+    words = ("--arch", "torchvision:googlenet", "--num-classes", "2", "--weights", "net.pth", *OWN)
+    words += ("--arg", "init_weights=false")
+    assert "say --arg transform_input=true where yours was" in str(run(*words).exception)
+    said = run(*words, "--arg", "transform_input=true")
+    # The next step is reached: the weights are another network's.
+    assert "transform_input" not in str(said.exception)
+    assert "weights" in str(said.exception)

@@ -11,7 +11,7 @@ import pytest
 from handlers.errors import SpecError
 from handlers.inputs import ImageInput
 from handlers.tasks.image_classification import ImageClassification
-from marsmith import own
+from marsmith import own, preparing
 from marsmith.resolve import image_input, labels, recipe, source_file
 from marsmith.spec import ModelSpec, parse
 
@@ -131,3 +131,38 @@ def test_the_source_is_a_file_of_the_project(tmp_path: Path) -> None:
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets/net.py").touch()
     assert source_file(spec(), tmp_path) == tmp_path / "nets/net.py"
+
+
+DETECTOR = {
+    "task": "object-detection",
+    "architecture": "torchvision:ssdlite320_mobilenet_v3_large",
+    "labels": ["background", "cat"],
+}
+FIXED = {"resize": [320, 320], "letterbox": 0}
+
+
+@pytest.mark.parametrize("weights", [{"file": "w.pth"}, {"torchvision": "COCO_V1"}])
+def test_a_network_that_normalises_by_itself_is_not_normalised_for(weights: Any) -> None:
+    for given in (None, FIXED, {"resize": [99, 99]}):
+        found = image_input(spec(**DETECTOR, weights=weights, input=given))
+        assert (found.mean, found.std) == ((0.0,) * 3, (1.0,) * 3)
+    usual = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    found = image_input(spec(**DETECTOR, weights=weights, input=FIXED | usual))
+    assert found.mean == (0.485, 0.456, 0.406)
+
+
+def test_what_was_said_of_mean_and_std_is_recorded_also_where_it_is_usual(project: Path) -> None:
+    usual = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    said = {"weights": {"file": "w.pth"}, "samples": str(project / "samples/scenes")}
+    for given, there in ((FIXED | usual, True), (FIXED, False)):
+        model = spec(**DETECTOR, **said, input=given)
+        record = preparing._provenance(model, project, [])["spec"]["input"]
+        assert (record.get("mean") == usual["mean"]) is there
+        again = parse({**model.model_dump(exclude_unset=True), "input": record}, "again")
+        assert image_input(again) == image_input(model)
+
+
+@pytest.mark.parametrize("mean", [[123.675, 116.28, 103.53], [0.4, 0.4, 1.01]])
+def test_a_mean_of_pixels_up_to_255_is_refused(mean: list[float]) -> None:
+    with pytest.raises(SpecError, match="for pixels from 0 to 1 here: divide both by 255"):
+        spec(input={"resize": 32, "mean": mean, "std": [58.0, 57.0, 57.0]})

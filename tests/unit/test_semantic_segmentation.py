@@ -15,11 +15,13 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from handlers import golden
-from handlers.bundle import Bundle
+from handlers.bundle import Bundle, Limits
+from handlers.closeness import DEFAULTS
+from handlers.errors import ParityError
 from handlers.inputs import ImageInput
 from handlers.pictures import Picture
 from handlers.tasks.semantic_segmentation import SemanticSegmentation
-from marsmith import goldens, parity
+from marsmith import goldens, parity, verification
 
 LABELS = ["background", "cat", "dog", "tree"]
 IDS = np.array(
@@ -160,3 +162,107 @@ def test_an_answer_without_a_mask_is_not_one_with(task: SemanticSegmentation) ->
     for difference in (task.compare(one, other), task.compare(other, one)):
         assert (difference.same, difference.score) == (False, 1.0)
         assert difference.detail == "only one of the two answers has a mask"
+
+
+class _Any(SemanticSegmentation):
+    """Answers as ``said`` does, with planes of the picture's size."""
+
+    def __init__(self, said: Any, batch: int = 1, precision: str = "fp32") -> None:
+        super().__init__()
+        self.bundle = Bundle(
+            "m",
+            "1.0",
+            "semantic-segmentation",
+            "eager",
+            "m.pth",
+            list(LABELS),
+            ImageInput(),
+            limits=Limits(batch_size=4),
+            artifact_batch=batch,
+            closeness=DEFAULTS[precision],
+        )
+        self.model = said
+
+
+def _planes(images: Any, confidence: int = 255) -> Any:
+    """The brighter half of each picture is a cat."""
+    ids = (images[..., 0] > 127).astype(np.uint8)
+    return ids, np.full_like(ids, confidence)
+
+
+def _pictures() -> list[Image.Image]:
+    """Half a white picture, on another side each; one of another size."""
+    found = []
+    for share in (10, 20, 30):
+        pixels = np.zeros((40, 40, 3), np.uint8)
+        pixels[:share] = 255
+        found.append(Image.fromarray(pixels))
+    return [*found, found[0].resize((60, 50), Image.Resampling.NEAREST)]
+
+
+def test_a_segmenter_that_tells_all_pictures_the_same_proves_nothing() -> None:
+    def background(images: Any) -> Any:
+        return np.zeros_like(images[..., 0]), np.full_like(images[..., 0], 255)
+
+    with pytest.raises(ParityError, match="agreement would prove nothing"):
+        parity.Expected.of(_Any(background), _pictures())
+    assert parity.Expected.of(_Any(_planes), _pictures()).spread > 0.1
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0.001), ("bf16", 0.02), ("int8", 0.1)])
+def test_changed_pixels_are_a_limit_however_unsure_the_network_is(
+    precision: str, allowed: float
+) -> None:
+    def unsure(images: Any) -> Any:
+        return _planes(images, 140)
+
+    def flipped(share: float) -> Any:
+        def model(images: Any) -> Any:
+            ids, confidence = unsure(images)
+            rows = round(share * ids.shape[1] * ids.shape[2])
+            # As many become cats as cease to be: shares and scores tell nothing.
+            for plane in ids:
+                flat = plane.reshape(-1)
+                flat[: rows // 2], flat[len(flat) - (rows - rows // 2) :] = 0, 1
+            return ids, confidence
+
+        return model
+
+    expected = parity.Expected.of(_Any(unsure), _pictures()[:3])
+    with pytest.raises(ParityError, match="of the mask's pixels differ"):
+        parity.check(expected, _Any(flipped(2 * allowed + 0.01), precision=precision))
+
+
+def test_masks_are_compared_in_batches_of_every_size() -> None:
+    def mixed(images: Any) -> Any:
+        ids, confidence = _planes(images)
+        # Right alone and in full batches, and wrong for two.
+        return (ids[::-1] if len(ids) == 2 else ids), confidence
+
+    expected = parity.Expected.of(_Any(_planes), _pictures())
+    report = parity.check(expected, _Any(_planes, batch=4))
+    assert (report.batch_sizes, report.figures) == ([1, 2, 4], {"largest_changed": 0.0})
+    with pytest.raises(ParityError, match="sample 0, batch of 2: .* of the mask's pixels differ"):
+        parity.check(expected, _Any(mixed, batch=4))
+
+
+def test_a_margin_is_0_for_a_coin_and_1_where_all_is_sure(task: SemanticSegmentation) -> None:
+    for score, margin in ((0.5, 0.0), (0.75, 0.5), (1.0, 1.0), (0.2, 0.0)):
+        found = {"classes": [{"label": "cat", "share": 1.0, "score": score}]}
+        assert task.margin(found) == pytest.approx(margin)
+
+
+def test_an_archive_is_held_against_another_one_by_its_own_limits(tmp_path: Path) -> None:
+    def nearly(images: Any) -> Any:
+        ids, confidence = _planes(images)
+        # A fortieth of the rows, which bf16 may change and fp32 not.
+        ids[:, : max(1, ids.shape[1] // 60)] ^= 1
+        return ids, confidence
+
+    for index, picture in enumerate(_pictures()[:3]):
+        picture.resize((200, 200), Image.Resampling.NEAREST).save(tmp_path / f"{index}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    for precision, passes in (("bf16", True), ("fp32", False)):
+        task = _Any(nearly, precision=precision)
+        verdict = verification.compare(task, _Any(_planes), files, "other.mar")
+        assert verdict.passed is passes, (precision, verdict)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from handlers.errors import IntegrityError, SpecError, WeightsError
 from marsmith import build, foreign, quantise, samples, spec, subject, verification, weights
@@ -271,6 +272,23 @@ def test_a_changed_archive_is_refused_before_anything_runs(store: Path, tmp_path
     (tmp_path / "marsmith.json").write_text("{}")
     with pytest.raises(IntegrityError, match=r"marsmith\.json"):
         verification.opened(tmp_path)
+
+
+def test_large_photographs_are_decoded_as_the_server_does(
+    store: Path, project: Path, tmp_path: Path
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task = verification.opened(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (1500, 1500, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.jpg", quality=95)
+    read: list[Any] = []
+    preprocess = task.preprocess
+    task.preprocess = lambda given: (read.append(given), preprocess(given))[1]  # type: ignore[method-assign]
+    answer = verification._as_served(task, tmp_path / "large.jpg")
+    assert answer[0]["label"]
+    # At an eighth of its size, and as large as it is for those who ask.
+    assert read[0].pixels.shape[0] < 1500
+    assert read[0].size == (1500, 1500)
 
 
 def test_a_single_golden_picture_proves_what_it_can(
