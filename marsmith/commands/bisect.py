@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from handlers.errors import SpecError
 from marsmith import terminal
+from marsmith.uncut import print_uncut
 
 if TYPE_CHECKING:
     from marsmith.bisecting import Report, Row
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 # Rows shown before and after the first layer that parts.
 AROUND = 4
+_WORDS = ("", "layer", "shape", "note")
+_HEADINGS = (*_WORDS[:3], "largest value", "difference", "relative", _WORDS[3])
 
 
 @click.command()
@@ -98,7 +99,8 @@ def _print(report: Report, names: tuple[str, str], everything: bool) -> None:
     if not everything:
         middle = len(rows) - 1 if place is None else place
         start, end = max(0, middle - AROUND), min(len(rows), middle + AROUND + 1)
-    console.print(_table(rows[start:end], report.first))
+    cells = [_cells(row, report.first) for row in rows[start:end]]
+    print_uncut(console, f"{names[0]} against {names[1]}", _HEADINGS, cells, left=_WORDS)
     if end - start < len(rows):
         console.print(f"{len(rows) - end + start} more layers: --all shows them")
     if report.first is None:
@@ -116,16 +118,7 @@ def _print(report: Report, names: tuple[str, str], everything: bool) -> None:
     )
 
 
-def _table(rows: list[Row], first: Row | None) -> Table:
-    table = Table("", "layer", "shape", box=SIMPLE_HEAD, pad_edge=False)
-    table.columns[1].overflow = "fold"
-    for name in ("largest value", "difference", "relative"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for row in rows:
-        shape = " x ".join(map(str, row.shape[1:]))
-        figures = [f"{value:.2e}" for value in (row.scale, row.absolute, row.relative)]
-        mark = ">" if row is first else ""
-        style = "red" if row.parts else ""
-        table.add_row(mark, row.layer, shape, *figures, row.note, style=style)
-    return table
+def _cells(row: Row, first: Row | None) -> list[str]:
+    shape = " x ".join(map(str, row.shape[1:]))
+    figures = [f"{value:.2e}" for value in (row.scale, row.absolute, row.relative)]
+    return [">" if row is first else "", row.layer, shape, *figures, row.note]
