@@ -59,6 +59,8 @@ detectors take one picture a call. Build times are of two cores, some of them bu
 | model | runtime | build s | archive MB | parity | compared | scores | overlap |
 |---|---|---|---|---|---|---|---|
 """
+# Seconds of a build.
+_MOST = 3600
 _THINGS = {
     "image-classification": "labels",
     "object-detection": "boxes",
@@ -132,7 +134,10 @@ def _build(spec: ModelSpec, runtime: str, weights: Path, store: Path) -> str | N
     """Why the build failed, None where it did not."""
     command = [sys.executable, "-m", "marsmith", "build", spec.name, "--runtime", runtime]
     command += ["--weights", str(weights), "--store", str(store)]
-    done = subprocess.run(command, cwd=PROJECT, timeout=3600, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, cwd=PROJECT, timeout=_MOST, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        return f"it took more than {_MOST} s to build"
     return (done.stderr or done.stdout).strip().splitlines()[-1] if done.returncode else None
 
 

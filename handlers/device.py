@@ -77,6 +77,9 @@ def is_lost(place: str) -> bool:
         return False
     import torch
 
+    if not torch.cuda.is_initialized():
+        # It computes nothing there, and may not be able to: another engine does.
+        return False
     try:
         torch.cuda.synchronize(place)
     except RuntimeError:

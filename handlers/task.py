@@ -408,7 +408,7 @@ class TaskHandler(BaseHandler):
             return [tuple(output[i] for output in outputs) for i in range(len(arrays))]
         # A runtime may fail in ways of its own; one picture must not take its neighbours with it.
         except Exception as error:
-            if device.is_lost(self.place):
+            if self.initialized and device.is_lost(self.place):
                 # TorchServe starts another one for a worker that ends, not for one that fails.
                 logger.exception("marsmith: the GPU is lost to this worker, which ends")
                 os._exit(1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from handlers.errors import SpecError
-from handlers.formats import is_picture
+from handlers.formats import exif_orientation, is_picture
 
 TABLE, MASKS, BOXES = "labels.csv", "masks", "annotations.json"
 Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -157,11 +158,12 @@ def _check_upright(path: Path, size: tuple[Any, Any]) -> None:
     if None in size:
         return
     try:
-        with Image.open(path) as picture:
-            # Of these orientations the sides change places: 90 and 270 degrees, also mirrored.
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            shown = picture.size[::-1] if turned else picture.size
-    except (OSError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+            # As a worker reads it. A TIFF that Pillow has opened has its sides as they are shown.
+            exif = b"" if picture.format == "TIFF" else picture.info.get("exif", b"")
+            shown = picture.size[::-1] if exif_orientation(exif) >= 5 else picture.size
+    # Pillow documents no set of exceptions.
+    except Exception as error:
         raise SpecError(f"{path} cannot be read: {error}") from error
     if size != shown:
         raise SpecError(

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from handlers.errors import PluginError, SpecError
 from handlers.integrity import sha256
 from handlers.runtimes import Array
 from handlers.task import TaskHandler
+from handlers.truths import Mask
 from marsmith import samples
 from marsmith.spec_parts import AccuracySpec
 
@@ -108,7 +110,7 @@ class Evaluation:
         truths = [truth for _, truth in left] if labelled else None
         made = cls([path for path, _ in left], truths, task.bundle.limits.max_pixels)
         # It reads each truth: a wrong one is told before anything is exported.
-        made.digest()
+        _ = made.digest
         return made
 
     def answers(self, task: TaskHandler) -> list[Any]:
@@ -119,6 +121,7 @@ class Evaluation:
         options = task.widest()
         return [answer for chunk in self._chunks() for answer in task.answer(chunk, **options)]
 
+    @cached_property
     def digest(self) -> str:
         """One sha256 of the pictures' bytes and their truths."""
         digest = hashlib.sha256()
@@ -149,9 +152,7 @@ def compare(
     if truths is None:
         truths = [reference.as_truth(answer) for answer in expected]
     answers = evaluation.answers(artifact)
-    ours, theirs = (
-        _evidence(reference, evaluation.files, given, truths) for given in (answers, expected)
-    )
+    ours, theirs = _evidence(reference, evaluation.files, truths, answers, expected)
     why = "their labels have nothing" if known else "eager finds nothing"
     best = _metric(reference, theirs, why)
     reached = _checked(reference, reference.metric(ours))
@@ -168,7 +169,7 @@ def compare(
         drop=best - reached,
         interval=_interval(len(answers), drop),
         allowed=allowed,
-        data=evaluation.digest(),
+        data=evaluation.digest,
     )
 
 
@@ -180,7 +181,7 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
             "model whose answers could stand for them: give labels (see docs/precision.md)"
         )
     answers = evaluation.answers(artifact)
-    ours = _evidence(artifact, evaluation.files, answers, evaluation.truths)
+    [ours] = _evidence(artifact, evaluation.files, evaluation.truths, answers)
     return Accuracy(
         metric=artifact.metric_name,
         truth="labels",
@@ -190,18 +191,22 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
         drop=None,
         interval=_interval(len(ours), lambda drawn: _metric_of(artifact, ours, drawn)),
         allowed=None,
-        data=evaluation.digest(),
+        data=evaluation.digest,
     )
 
 
 def _evidence(
-    task: TaskHandler, files: list[Path], answers: list[Any], truths: list[Any]
-) -> list[Any]:
-    """What each answer adds to the metric; raises SpecError with the file for a wrong truth."""
-    found = []
-    for path, answer, truth in zip(files, answers, truths, strict=True):
+    task: TaskHandler, files: list[Path], truths: list[Any], *answers: list[Any]
+) -> list[list[Any]]:
+    """What each answer of each list adds to the metric; raises SpecError with the file for a wrong
+    truth."""
+    found: list[list[Any]] = [[] for _ in answers]
+    for path, truth, *given in zip(files, truths, *answers, strict=True):
+        # Once for all, for a mask is read then.
+        known = np.asarray(truth) if isinstance(truth, Mask) else truth
         try:
-            found.append(task.evidence(answer, truth))
+            for each, answer in zip(found, given, strict=True):
+                each.append(task.evidence(answer, known))
         except SpecError as error:
             raise SpecError(f"{path}: {error}") from error
     return found

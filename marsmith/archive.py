@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import lzma
 import os
 import shutil
 import zipfile
@@ -36,11 +37,16 @@ STAND_IN = "torch.py"
 MANIFEST = "MAR-INF/MANIFEST.json"
 # How no model may be named: TorchServe takes each path with "/token" in it for its token API.
 TOKEN = "token"
+# A full disk, a used up quota, a file too large, a read-only place, or no right to write.
+NO_PLACE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
 # What reading a damaged zip may raise,
 # of what another packer has compressed or marked, too.
 _ODD = (
     *(OSError, zipfile.BadZipFile, KeyError, ValueError),
-    *(zlib.error, EOFError, RuntimeError),
+    *(zlib.error, lzma.LZMAError, EOFError, RuntimeError),
 )
 # The first and last moment that a zip can hold; SOURCE_DATE_EPOCH moves the first.
 _EPOCH, _LATEST = 315532800, 4354819199
@@ -176,7 +182,7 @@ def unpack(path: Path, folder: Path) -> None:
             try:
                 content.extract(member, folder)
             except OSError as error:
-                if error.errno is None or error.errno == errno.EIO:
+                if error.errno not in NO_PLACE:
                     raise
                 # The archive is right, and there is no room for it, or no right.
                 raise ArchiveError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -38,15 +37,6 @@ from marsmith.spec import ModelSpec
 from marsmith.store import exclusive, publish, workspace
 
 Tell = Callable[[str], None]
-# A full disk, a used up quota, a file too large, a read-only place, or no right to write.
-_NO_PLACE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,7 @@ def build(
         with workspace(store) as temporary:
             return _built(spec, root, store, temporary, force, tell)
     except OSError as error:
-        if error.errno not in _NO_PLACE:
+        if error.errno not in archive.NO_PLACE:
             raise
         place = Path(error.filename) if isinstance(error.filename, str) else store
         if not place.absolute().is_relative_to(store.absolute()):
@@ -130,6 +120,7 @@ def _built(
 
 def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> proving.Proven:
     """Fill ``folder`` with everything that the archive holds, proven against eager."""
+    _check_new(spec)
     tell("weights")
     any_size = spec.artifact is None and not resolve.image_input(spec).fixed
     files = samples.files(root / spec.samples, samples.SAMPLES)
@@ -159,11 +150,26 @@ def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> proving.Pro
     return proof
 
 
+def _check_new(spec: ModelSpec) -> None:
+    """Raise SpecError for what archives that are there already may have, and no new one."""
+    if spec.name.startswith(archive.TOKEN):
+        raise SpecError(
+            f"name: TorchServe takes a model whose name begins with {archive.TOKEN!r} for its "
+            "token API: name it otherwise"
+        )
+    if spec.artifact is None and spec.input and max(spec.input.mean) > 1:
+        raise SpecError(
+            f"input.mean: {spec.input.mean} is for pixels from 0 to 255; mean and std are for "
+            "pixels from 0 to 1 here: divide both by 255"
+        )
+
+
 def _exported(
     spec: ModelSpec, root: Path, folder: Path, images: list[Image.Image], tell: Tell
 ) -> proving.Proven:
     """Export the network, proven against the eager module."""
     module, bundle = preparing.prepare(spec, root, folder)
+    preparing.check_flags(spec, module.bare())
     eager = preparing.reference(_with_defaults(bundle), module)
     _check_labels(eager, module, images[0])
     return proving.proven(spec, root, folder, module, eager, images, tell)

@@ -46,13 +46,16 @@ def choose(home: Path, store: Path, named: Sequence[str], properties: Mapping[st
         # One that is there and cannot be read has its reason already
         refused = _missing(headers, chosen) | refused
     order = [file for file in order if file not in ended]
-    refused |= _twice(headers, order) | _unaskable(headers, order, properties)
+    refused |= _unaskable(headers, order, properties)
     order = [file for file in order if file not in refused]
     admitted, unsigned = signing.admitted(store, order, properties, home)
     refused |= unsigned
     unable = _unable(store, admitted)
     refused |= unable
-    archives = {file: headers[file] for file in admitted if file not in unable}
+    able = [file for file in admitted if file not in unable]
+    # Of those alone that could be loaded: another one may be the only one that is signed.
+    refused |= _twice(headers, able)
+    archives = {file: headers[file] for file in able if file not in refused}
     unproven = _unproven(archives, chosen, known)
     refused |= unproven
     archives = {file: header for file, header in archives.items() if file not in unproven}

@@ -97,7 +97,10 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str
 
 def _compared(found: Mapping[str, Any]) -> dict[str, Any]:
     left_out = ("file", "files", "sha256", "bytes", "labels", "golden")
-    return {key: value for key, value in found.items() if key not in left_out}
+    kept = {key: value for key, value in found.items() if key not in left_out}
+    # That is of the building alone, and earlier archives have none.
+    report = {key: value for key, value in kept["report"].items() if key != "exported"}
+    return {**kept, "report": report}
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -95,6 +95,13 @@ def _measured(given: dict[str, Any], here: Path) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if value}
 
 
+def check_pictures(spec: ModelSpec, given: dict[str, Any]) -> None:
+    """Raise SpecError for pictures to calibrate with and none to measure with, for commands that
+    would leave out int8 then."""
+    if given["calibrate"] and spec.accuracy is None:
+        raise SpecError("--calibrate is for int8, which needs --evaluate DIR, too")
+
+
 def checked(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     """The spec, unless options were given that it has no use for."""
     if spec.precision != "int8" and (given["calibrate"] or given["keep_fp32"]):

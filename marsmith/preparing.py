@@ -35,7 +35,6 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
     recipe, state = resolve.recipe(spec, given), weights.load(file)
     if spec.weights.torchvision is None:
         module = Servable.build(recipe, folder / SOURCE)
-        _check_flags(spec, module.bare())
         state, unwrapped = fitting.unwrapped(state, module.bare())
         notes += unwrapped
         classes = spec.arguments.get("num_classes")
@@ -48,8 +47,10 @@ def prepare(spec: ModelSpec, root: Path, folder: Path) -> tuple[Servable, Bundle
     return module, replace(bundle, decode=settled)
 
 
-def _check_flags(spec: ModelSpec, network: nn.Module) -> None:
+def check_flags(spec: ModelSpec, network: nn.Module) -> None:
     """Raise SpecError where a network computes by a setting that no state_dict holds, unsaid."""
+    if spec.weights.torchvision is not None:
+        return
     name = "transform_input"
     ours = spec.architecture.startswith("torchvision:")
     if ours and hasattr(network, name) and name not in spec.arguments:

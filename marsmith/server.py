@@ -160,6 +160,7 @@ class TorchServe:
             try:
                 with Client.of(running) as client:
                     found[:] = read_status(running, client)
+                self._silence = ""
             except Refused:
                 raise
             except ServerError as error:

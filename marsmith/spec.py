@@ -27,7 +27,6 @@ from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
 from handlers.task import TaskHandler
-from marsmith.archive import TOKEN
 from marsmith.model_options import MODELS
 from marsmith.samples import DEFAULT as SAMPLES
 from marsmith.spec_parts import (
@@ -61,11 +60,6 @@ def _model_name(name: str) -> str:
         ModelExportUtils.check_model_name_regex_or_exit(name.replace("\n", " "))
     except ModelArchiverError as error:
         raise ValueError(str(error).replace("\n", " ")) from error
-    if name.startswith(TOKEN):
-        raise ValueError(
-            f"TorchServe takes a model whose name begins with {TOKEN!r} for its token API: name it "
-            "otherwise"
-        )
     return name
 
 
@@ -187,11 +181,6 @@ class ModelSpec(Strict):
             raise ValueError(
                 "outputs, input.layout, input.dtype and input.scale are of an artifact that others "
                 "exported; here mean and std are for pixels from 0 to 1"
-            )
-        if self.input and max(self.input.mean) > 1:
-            raise ValueError(
-                f"input.mean: {self.input.mean} is for pixels from 0 to 255; mean and std are for "
-                "pixels from 0 to 1 here: divide both by 255"
             )
         count = self.arguments.get("num_classes", 1)
         # The arguments of a network of one's own may mean anything.

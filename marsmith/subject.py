@@ -108,6 +108,10 @@ def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
     fields = dict(bundle.provenance.get("spec", {}))
     # Of its build alone, and earlier ones took keys that are refused now.
     fields.pop("parity", None)
+    if "artifact" not in fields and "input" in fields:
+        # Earlier ones did not record a mean that was the usual one.
+        told = {"mean": list(bundle.input.mean), "std": list(bundle.input.std)}
+        fields["input"] = {**fields["input"], **told}
     # It may be for a host of more cores than this one has.
     cores = bundle.limits.workers * max(1, bundle.limits.threads)
     fields["serving"] = {"cores": cores, **fields.get("serving", {})}

@@ -65,13 +65,10 @@ def pairs(
     """Runtimes and precisions that can be tried, of those that are named if any are.
 
     Unasked, int8 is left out where the model names no pictures to calibrate and to measure with.
-    Raises SpecError for pictures to calibrate with and none to measure with, for a runtime that
-    there is not, for a named precision or runtime of which no pair can be built, and where none is
-    left.
+    Raises SpecError for a runtime that there is not, for a named precision or runtime of which no
+    pair can be built, and where none is left.
     """
-    if spec.calibration is not None and spec.accuracy is None:
-        raise SpecError("--calibrate is for int8, which needs --evaluate DIR, too")
-    ready = spec.calibration is not None
+    ready = spec.calibration is not None and spec.accuracy is not None
     known = plugins.names("runtimes")
     # As the files are named, too.
     wanted = [name.replace("_", "-") for name in runtimes] or known

@@ -36,6 +36,7 @@ from marsmith.steps import heedless
 @click.option("--seconds", type=OR_NONE, help="Stop after so long.")
 @click.option(
     "--up",
+    type=OR_NONE,
     default=100.0,
     show_default=True,
     metavar="MS",
@@ -43,6 +44,7 @@ from marsmith.steps import heedless
 )
 @click.option(
     "--down",
+    type=OR_NONE,
     default=5.0,
     show_default=True,
     metavar="MS",

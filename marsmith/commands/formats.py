@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from marsmith.model_options import caller, model_options, overrides
+from marsmith.model_options import caller, check_pictures, model_options, overrides
 
 
 @click.command()
@@ -46,6 +46,7 @@ def command(
 
     here = caller()
     spec = trials.alone(named.load(model, here, overrides(given, here)))
+    check_pictures(spec, given)
     chosen = trials.pairs(spec, precisions, runtimes)
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:

@@ -20,7 +20,7 @@ from marsmith.drain import drain_before_stop
 from marsmith.durations import OR_NONE, POSITIVE
 from marsmith.exporter import Exporter
 from marsmith.leaving import catch_ends
-from marsmith.processes import Running, find_running
+from marsmith.processes import Running
 from marsmith.samples import DEFAULT, found
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
@@ -108,8 +108,10 @@ def command(
             _ending.begun = True
             if pages:
                 pages.say_stopping()
-            if drain_timeout and (running := find_running(server.temp)):
-                _drain(running, drain_timeout)
+            # Not one that somebody has started in its place.
+            with suppress(ServerError):
+                if drain_timeout and (running := server.running):
+                    _drain(running, drain_timeout)
             raise
 
 

@@ -25,6 +25,7 @@ from marsmith.processes import find_running, stop_running
 )
 @click.option(
     "--patience",
+    type=OR_NONE,
     default=20.0,
     show_default=True,
     metavar="SECONDS",

@@ -17,7 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from handlers.errors import SpecError
-from marsmith.model_options import caller, model_file, model_options, overrides
+from marsmith.model_options import (
+    caller,
+    check_pictures,
+    model_file,
+    model_options,
+    overrides,
+)
 from marsmith.terminal import console
 
 if TYPE_CHECKING:
@@ -144,6 +150,7 @@ def _of_model(
     spec, file = named.load(name, here, overrides(given, here)), model_file(name, here)
     if write and file is None:
         raise SpecError(f"--write: {name} is torchvision's and has no file here: --profile FILE")
+    check_pictures(spec, given)
     pairs = trials.pairs(spec, precisions, runtimes)
     if spec.artifact is not None:
         raise SpecError(

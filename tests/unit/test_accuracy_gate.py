@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import nn
 
-from handlers import truths
+from handlers import pictures, truths
 from handlers.bundle import Bundle, Limits
 from handlers.errors import PluginError, SpecError
 from handlers.inputs import ImageInput
@@ -405,6 +405,15 @@ def test_masks_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read == []
     assert np.asarray(found[0][1]).dtype == np.uint8
     assert len(read) == 1
+    # For its digest before anything is built, and once to measure both sides.
+    task = SemanticSegmentation()
+    task.bundle = Bundle("m", "1", "semantic-segmentation", "r", "a", LABELS, ImageInput())
+    answer = {"size": [4, 4], "classes": [], "mask": {"format": "rle", "data": {}}}
+    task.answer = lambda images, **_: [answer] * len(images)  # type: ignore[method-assign]
+    evaluation = Evaluation.of(AccuracySpec(folder=str(folder)), tmp_path, task)
+    read.clear()
+    accuracy.compare(task, evaluation.answers(task), task, evaluation, 0.01)
+    assert len(read) == len(found)
 
 
 def test_boxes_of_a_picture_that_is_shown_turned_are_refused(tmp_path: Path) -> None:
@@ -422,6 +431,23 @@ def test_boxes_of_a_picture_that_is_shown_turned_are_refused(tmp_path: Path) -> 
     (tmp_path / "annotations.json").write_text(json.dumps(document))
     with pytest.raises(SpecError, match=r"a\.jpg is 5x9 upright, and annotations.json says 9x5"):
         truths.boxes(tmp_path, LABELS)
+
+
+@pytest.mark.parametrize("kind", ["tiff", "damaged"])
+def test_what_is_shown_is_what_a_worker_reads(kind: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    name, size = ("a.tiff", (5, 9)) if kind == "tiff" else ("a.jpg", (9, 5))
+    given = exif if kind == "tiff" else b"Exif\0\0MM\0*damaged"
+    Image.new("RGB", (9, 5)).save(tmp_path / name, exif=given)
+    assert pictures.decode((tmp_path / name).read_bytes(), 100).size == size
+    document = {
+        "images": [{"id": 1, "file_name": name, "width": size[0], "height": size[1]}],
+        "categories": [{"id": 3, "name": "light"}],
+        "annotations": [],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    assert len(truths.boxes(tmp_path, LABELS)) == 1
 
 
 def test_a_picture_that_is_listed_twice_may_be_drawn_twice(tmp_path: Path) -> None:

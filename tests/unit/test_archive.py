@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -176,3 +177,35 @@ def test_a_full_disk_is_no_fault_of_the_archive(
     words = rf"^{tmp_path} does not take what {lenet5.name} holds \(No space left on device\)"
     with pytest.raises(ArchiveError, match=words):
         archive.unpack(lenet5, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_of_what_another_packer_compressed_is_damage(kind: int, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.mar"
+    manifest = json.dumps({"model": {"modelName": "m", "modelVersion": "1.0"}, "x": "y" * 999})
+    with zipfile.ZipFile(path, "w", kind) as made:
+        made.writestr("MAR-INF/MANIFEST.json", manifest)
+    whole = bytearray(path.read_bytes())
+    assert archive.read_header(path).name == "m"
+    # Behind the name of the first member.
+    start = 30 + len("MAR-INF/MANIFEST.json")
+    refused = 0
+    for place in range(start, start + 30):
+        damaged = whole.copy()
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        # A bit that nobody reads does no harm; nothing but ArchiveError comes of the others.
+        with suppress(ArchiveError):
+            archive.read_header(path)
+            continue
+        refused += 1
+    assert refused > 20
+
+
+def test_names_that_no_folder_takes_are_the_archives_fault(tmp_path: Path) -> None:
+    path = tmp_path / "odd.mar"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("a", "file")
+        made.writestr("a/b", "below it")
+    with pytest.raises(ArchiveError, match=r"^odd\.mar is not a readable model archive: "):
+        archive.unpack(path, tmp_path / "folder")

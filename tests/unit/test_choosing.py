@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from handlers.errors import ServerError
-from marsmith import journal
+from marsmith import journal, signing
 from marsmith.choosing import Choice, choose
 from marsmith.journal import DONE, KEPT, REMOVE, ROLLBACK, ROLLED_BACK, ROLLOUT, STARTED, Entry
 
@@ -156,3 +156,18 @@ def test_the_version_that_is_left_is_loaded_after_another_was_removed(home: Path
     found = [header.version for header in _choose(home).archives.values()]
     assert found[0] == "1.0"
     assert "2.0" not in found
+
+
+def test_of_two_files_of_one_version_the_one_that_may_be_served_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = home / "store"
+    (store / "m-4.0-signed.mar").write_bytes((store / "m-4.0.mar").read_bytes())
+
+    def admitted(_: Path, order: list[str], *__: object) -> tuple[list[str], dict[str, str]]:
+        return [file for file in order if file != "m-4.0.mar"], {"m-4.0.mar": "it is not signed"}
+
+    monkeypatch.setattr(signing, "admitted", admitted)
+    found = _choose(home)
+    assert next(iter(found.archives)) == "m-4.0-signed.mar"
+    assert found.refused == {"m-4.0.mar": "it is not signed"}

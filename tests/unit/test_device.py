@@ -256,4 +256,9 @@ def test_a_gpu_is_lost_where_every_call_fails(monkeypatch: pytest.MonkeyPatch) -
 
     # Stands in for GPUs.
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    assert [device.is_lost(place) for place in ("cpu", "cuda:0", "cuda:1")] == [False, False, True]
+    places = ("cpu", "cuda:0", "cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert [device.is_lost(place) for place in places] == [False, False, True]
+    # Of another engine's GPU torch knows nothing, and may not be able to ask.
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert not any(map(device.is_lost, places))

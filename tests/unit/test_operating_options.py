@@ -138,6 +138,7 @@ def test_autoscale_ends_in_time(rounds: list[Any], seconds: str, more: bool) -> 
         *(("rollback", "m", "--max-slowdown"), ("remove", "m", "1.0", "--drain-timeout")),
         *(("stop", "--drain-timeout"), ("rollout", "m.mar", "--watch")),
         *(("serve", "--drain-timeout"), ("rollback", "m", "--max-failures")),
+        *(("stop", "--patience"), ("autoscale", "m", "--up"), ("autoscale", "m", "--down")),
     ],
 )
 def test_no_time_is_negative(words: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from handlers.errors import BuildError, ExportError, MarsmithError, ParityError, SpecError
 from handlers.integrity import sha256
 from marsmith import archive, build, cli, own, preparing, resolve, sources, spec
+from marsmith.spec_parts import WeightsSpec
 
 PROJECT = Path(__file__).parents[2]
 
@@ -518,11 +519,18 @@ def test_a_network_that_gives_no_logits_is_told(user: Path, end: str, words: str
     assert words in str(result.exception)
 
 
-def test_what_no_state_dict_tells_must_be_said(user: Path) -> None:
-    words = ("--arch", "torchvision:googlenet", "--num-classes", "2", "--weights", "net.pth", *OWN)
-    words += ("--arg", "init_weights=false")
-    assert "say --arg transform_input=true where yours was" in str(run(*words).exception)
-    said = run(*words, "--arg", "transform_input=true")
-    # The next step is reached: the weights are another network's.
-    assert "transform_input" not in str(said.exception)
-    assert "weights" in str(said.exception)
+@pytest.mark.parametrize("arguments", [{}, {"transform_input": True}])
+def test_what_no_state_dict_tells_must_be_said(arguments: dict[str, bool]) -> None:
+    fields = {"name": "m", "task": "image-classification", "arguments": arguments}
+    fields |= {"architecture": "torchvision:inception_v3", "weights": {"file": "cats.pth"}}
+    model, network = spec.parse(fields, "m"), nn.Module()
+    preparing.check_flags(model, network)
+    # As Inception v3 and GoogLeNet have it.
+    network.transform_input = False  # type: ignore[assignment]
+    if arguments:
+        preparing.check_flags(model, network)
+        return
+    with pytest.raises(SpecError, match="say --arg transform_input=true where yours was"):
+        preparing.check_flags(model, network)
+    theirs = model.model_copy(update={"weights": WeightsSpec(torchvision="IMAGENET1K_V1")})
+    preparing.check_flags(theirs, network)

@@ -11,7 +11,7 @@ import pytest
 from handlers.errors import SpecError
 from handlers.inputs import ImageInput
 from handlers.tasks.image_classification import ImageClassification
-from marsmith import own, preparing
+from marsmith import build, own, preparing
 from marsmith.resolve import image_input, labels, recipe, source_file
 from marsmith.spec import ModelSpec, parse
 
@@ -162,7 +162,19 @@ def test_what_was_said_of_mean_and_std_is_recorded_also_where_it_is_usual(projec
         assert image_input(again) == image_input(model)
 
 
+def test_a_detector_of_ones_own_is_normalised_for_as_is_said(project: Path) -> None:
+    own_one = {**DETECTOR, "architecture": "./det.py:Net"}
+    assert image_input(spec(**own_one, input=FIXED)).mean == (0.485, 0.456, 0.406)
+
+
 @pytest.mark.parametrize("mean", [[123.675, 116.28, 103.53], [0.4, 0.4, 1.01]])
-def test_a_mean_of_pixels_up_to_255_is_refused(mean: list[float]) -> None:
+def test_a_mean_of_pixels_up_to_255_is_refused_at_build(mean: list[float]) -> None:
+    given = spec(input={"resize": 32, "mean": mean, "std": [58.0, 57.0, 57.0]})
     with pytest.raises(SpecError, match="for pixels from 0 to 1 here: divide both by 255"):
-        spec(input={"resize": 32, "mean": mean, "std": [58.0, 57.0, 57.0]})
+        build._check_new(given)
+
+
+def test_a_name_that_torchserve_takes_for_its_tokens_is_refused_at_build() -> None:
+    with pytest.raises(SpecError, match="begins with 'token'"):
+        build._check_new(spec(name="tokenizer"))
+    build._check_new(spec(name="a_token"))

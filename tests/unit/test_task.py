@@ -315,12 +315,15 @@ def test_a_worker_whose_gpu_is_lost_ends_so_that_another_one_starts(
     def end(status: int) -> None:
         raise SystemExit(status)
 
-    handler.model, handler.place = fails, "cuda:0"
+    handler.model, handler.place, handler.initialized = fails, "cuda:0", True
     # Stands in for a GPU.
     monkeypatch.setattr(device, "is_lost", lambda place: place == "cuda:0")
     monkeypatch.setattr("os._exit", end)
     with pytest.raises(SystemExit):
         worker.ask(body(digits["3"]), body(digits["4"]))
+    # A build or a verification goes on, and says what failed.
+    handler.initialized = False
+    assert [reply.status for reply in worker.ask(body(digits["3"]), body(digits["4"]))] == [500] * 2
 
 
 def test_a_request_that_cannot_even_be_read_fails_alone(

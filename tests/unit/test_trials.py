@@ -225,6 +225,9 @@ def test_pictures_to_calibrate_with_and_none_to_measure_are_not_ignored(
     done = CliRunner().invoke(cli.group, words)
     assert done.exit_code
     assert "--calibrate is for int8, which needs --evaluate DIR, too" in str(done.exception)
+    # Of a model file that says so, the others are compared.
+    model = spec.load(project / "models/lenet5_digits.yaml", {"calibration": {"folder": "a"}})
+    assert {precision for _, precision in trials.pairs(model)} == {"fp32", "bf16", "fp16"}
 
 
 @pytest.mark.parametrize(
