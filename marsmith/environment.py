@@ -9,6 +9,7 @@ line starts its servers with the same. Standard library only, so that a shell ge
 | TEMP | worker sockets and unpacked archives: one private folder per project, with a short path |
 | TMPDIR | the pid file that ``torchserve --stop`` and ``marsmith stop`` read: the same folder |
 | LOG4J_CONFIGURATION_FILE | logs that rotate: ``log4j2.xml`` beside this file |
+| JDK_JAVA_OPTIONS | with ``jul.properties`` beside this file: what gRPC's own classes write, too |
 | MARSMITH_METRICS | ``metrics.yaml`` beside this file, for ``config.properties`` |
 | PYTHONPATH | unset: workers put it ahead of what an archive carries |
 | PATH | so that this Python's ``torchserve`` is the one found, and a ``java`` linked beside it |
@@ -37,6 +38,7 @@ CONFIG_NAME = "config.properties"
 TEMP_SETTING = "temp_folder"
 # An AF_UNIX socket's path has 107 bytes at most, and ends in /.ts.sock.9000 or a higher number.
 _LONGEST = 107 - len("/.ts.sock.65535")
+_OPTIONS = "JDK_JAVA_OPTIONS"
 
 
 def temp_folder(home: Path) -> Path:
@@ -129,12 +131,25 @@ def variables(
         "TS_CONFIG_FILE": str(config.resolve()),
         "TEMP": temp,
         "TMPDIR": temp,
-        "LOG4J_CONFIGURATION_FILE": str(Path(__file__).resolve().with_name("log4j2.xml")),
-        "MARSMITH_METRICS": str(Path(__file__).resolve().with_name("metrics.yaml")),
+        "LOG4J_CONFIGURATION_FILE": _beside("log4j2.xml"),
+        _OPTIONS: _java_options(environ),
+        "MARSMITH_METRICS": _beside("metrics.yaml"),
         "PYTHONPATH": None,
         "PATH": path,
         "OMP_WAIT_POLICY": environ.get("OMP_WAIT_POLICY", WAIT_POLICY),
     }
+
+
+def _beside(name: str) -> str:
+    return str(Path(__file__).resolve().with_name(name))
+
+
+def _java_options(environ: Mapping[str, str]) -> str:
+    """Options for Java beside those that are there, once each."""
+    given = environ.get(_OPTIONS, "")
+    # Quoted, for Java takes it apart at blanks.
+    ours = f'"-Djava.util.logging.config.file={_beside("jul.properties")}"'
+    return given if ours in given else f"{given} {ours}".strip()
 
 
 def link_java() -> str:

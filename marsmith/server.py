@@ -37,6 +37,8 @@ _CONSOLE = "console.log"
 _START_LOCK = "start.lock"
 _LAUNCH_SECONDS = 30.0
 _LEFTOVER_SECONDS = 5.0
+# The rest of a stack, and what Java says of its options.
+_NO_TROUBLE = ("at ", "NOTE: Picked up")
 _TROUBLE = ("ERROR", "WARN", "Error", "Exception", "Invalid", "not found", "Caused by")
 
 
@@ -202,7 +204,7 @@ class TorchServe:
         except OSError as error:
             return f"no output ({error})"
         lines = [line.strip() for line in text.splitlines()]
-        lines = [line for line in lines if line and not line.startswith("at ")]
+        lines = [line for line in lines if line and not line.startswith(_NO_TROUBLE)]
         trouble = [line for line in lines if any(word in line for word in _TROUBLE)]
         return " | ".join((trouble or lines)[-count:]) or "it printed nothing"
 

@@ -186,6 +186,14 @@ def test_what_clients_send_wrong_does_not_fill_the_log_that_never_rotates(
             with socket.create_connection((address.hostname, address.port), 10) as client:
                 client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert client.recv(100).startswith(b"HTTP/1.1 4")
+    host, _, port = served.running.addresses.grpc_inference.rpartition(":")
+    begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    for body in (b"GET / HTTP/1.1\r\n\r\n", bytes(100), begin + b"\xff" * 200):
+        for _ in range(5):
+            with socket.create_connection((host, int(port)), 10) as client:
+                client.sendall(body)
+                with suppress(ConnectionError):
+                    client.recv(100)
     time.sleep(1)
     assert console.stat().st_size - before < 500
 

@@ -101,6 +101,13 @@ def test_variables(home: Path, java: Path) -> None:
     assert values["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/somewhere"
 
 
+def test_options_for_java_that_are_there_stay(home: Path, java: Path) -> None:
+    base = {"JAVA_HOME": str(java.parents[1]), "JDK_JAVA_OPTIONS": "-Xmx1g"}
+    given, ours = str(environment.variables(home, base=base)["JDK_JAVA_OPTIONS"]).split(" ", 1)
+    assert given == "-Xmx1g"
+    assert Path(ours.strip('"').partition("=")[2]).is_file()
+
+
 def test_variables_are_the_same_the_second_time(home: Path, java: Path) -> None:
     base = {"JAVA_HOME": str(java.parents[1]), "PATH": "/somewhere"}
     first = environment.variables(home, base=base)
