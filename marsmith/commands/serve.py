@@ -108,11 +108,17 @@ def command(
             _ending.begun = True
             if pages:
                 pages.say_stopping()
-            # Not one that somebody has started in its place.
-            with suppress(ServerError):
-                if drain_timeout and (running := server.running):
-                    _drain(running, drain_timeout)
+            if drain_timeout and (running := _ours(server)):
+                _drain(running, drain_timeout)
             raise
+
+
+def _ours(server: TorchServe) -> Running | None:
+    """The server, unless it has ended; one that somebody has started in its place is theirs."""
+    try:
+        return server.running
+    except ServerError:
+        return None
 
 
 def _report(server: TorchServe, strict: bool, timeout: float) -> None:

@@ -66,7 +66,7 @@ def at(place):
         signal.raise_signal(getattr(signal, name))
 
 class Server:
-    temp = None
+    running = True
     def __init__(self, *_, **__): pass
     def start(self): at("start")
     def stop(self): at("stop"); print("stopped", flush=True)
@@ -82,7 +82,7 @@ def report(*_):
     raise ServerError("no model loads")
 
 serve.TorchServe, serve.Exporter, serve._report = Server, Exporter, report
-serve.find_running, serve.drain_before_stop = lambda _: True, lambda *_: at("drain")
+serve.drain_before_stop = lambda *_: at("drain")
 sys.argv[1:] = ["serve", "--exporter", ":0"]
 cli.main()
 """
