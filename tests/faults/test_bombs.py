@@ -127,12 +127,13 @@ def test_a_batch_of_the_largest_pictures_is_answered(
     assert len(webp) < 100
     cases = [Case("large", webp)] * 8
     kept = []
-    for _ in range(2):
+    for _ in range(4):
         seen = flood(one_worker.running, cases, neighbour, rest=8, grpc=0)
         seen.assert_clean(8)
         assert seen.statuses == {200: 8}
         kept.append(survivor.memory_info().rss)
-    assert kept[1] < kept[0] + (300 << 20)
+    # One of them may have had the threads side by side; four would be 4.7 GB if they stayed.
+    assert kept[3] < kept[0] + (1 << 30)
     status = Path(f"/proc/{survivor.pid}/status").read_text()
     peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
     print("peak", int(peak) >> 10, "MB")
