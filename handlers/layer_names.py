@@ -8,11 +8,24 @@ Nodes of an ONNX graph that are no module's result have their own kind after a s
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 
 def numbered(name: str, call: int) -> str:
     """The name of a module's result in one of its calls, which count from 0."""
     return f"{name}#{call}" if call else name
+
+
+class Calls:
+    """Names of what modules give, called again and again."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def next(self, name: str) -> str:
+        """The name of what this call of module ``name`` gives."""
+        self._seen[name] += 1
+        return numbered(name, self._seen[name] - 1)
 
 
 def module_of(name: str) -> str:

@@ -6,12 +6,10 @@ several, or that computes nothing (dropout in evaluation), has none.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import torch
 from torch import Tensor, fx
 
-from handlers.layer_names import numbered
+from handlers.layer_names import Calls
 
 _STACK = "nn_module_stack"
 
@@ -47,13 +45,12 @@ def _results(graph: fx.Graph) -> dict[str, fx.Node]:
             if name:
                 inside.setdefault(key, []).append(node)
                 names[key] = name
-    calls: Counter[str] = Counter()
+    calls = Calls()
     found: dict[str, fx.Node] = {}
     for key, nodes in inside.items():
-        name, own = names[key], set(nodes)
+        name, own = calls.next(names[key]), set(nodes)
         read = [node for node in nodes if not own.issuperset(node.users)]
         if len(read) == 1 and isinstance(read[0].meta.get("val"), Tensor):
-            found[numbered(name, calls[name])] = read[0]
-        calls[name] += 1
+            found[name] = read[0]
     order = {node: place for place, node in enumerate(graph.nodes)}
     return dict(sorted(found.items(), key=lambda each: order[each[1]]))

@@ -8,7 +8,6 @@ within a condition or a loop is not shown.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from handlers import torchscript_devices
 from handlers.errors import RuntimeUnavailable
-from handlers.layer_names import numbered
+from handlers.layer_names import Calls
 
 _MARK = "layer"
 
@@ -53,13 +52,9 @@ def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
     for _ in list(graph.outputs()):
         graph.eraseOutput(0)
     graph.registerOutput(bundle.output())
-    found: dict[str, Tensor] = {}
-    calls: Counter[str] = Counter()
+    calls = Calls()
     results = torch._C._create_function_from_graph("layers", graph)(module._c, images)
-    for name, result in zip(names, results, strict=True):
-        found[numbered(name, calls[name])] = result
-        calls[name] += 1
-    return found
+    return {calls.next(name): each for name, each in zip(names, results, strict=True)}
 
 
 def _runs(method: str) -> bool:

@@ -36,8 +36,8 @@ def load(
     """The engine of the ONNX file at ``path`` for ``device``: the kept one, or a new one.
 
     Before it the TensorRT ``Runtime`` that must live as long, behind it what shapes it takes and
-    what the file tells of itself. Of
-    several workers that start at once one builds, and the others wait for it. Raises LoadError.
+    what the file tells of itself. Of several workers that start at once one builds, and the others
+    wait for it. Raises LoadError.
     """
     import tensorrt as trt
 

@@ -89,6 +89,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as content:
             yield content
     except ArchiveError:
+        # One of those below by its kind, and said already.
         raise
     except _ODD as error:
         raise ArchiveError(f"{path.name} is not a readable model archive: {error}") from error

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from handlers.errors import MarsmithError, ServerError
-from handlers.formats import SUFFIXES, is_picture
+from handlers.formats import SUFFIXES
+from marsmith import samples
 from marsmith.client import Client, Reply
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ def find_pictures(named: Sequence[str]) -> list[Path]:
     for name in named:
         path = Path(name)
         if path.is_dir():
-            files = [one for one in path.rglob("*") if is_picture(one)]
+            files = samples.found(path, deep=True)
         elif path.exists() or not glob.has_magic(name):
             files = [path]
         else:

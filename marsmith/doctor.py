@@ -170,11 +170,11 @@ def _packages(found: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _installed(name: str) -> str:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
     # ONNX Runtime for GPUs is another package with the same modules.
-    for each in (name, *sbom.providing([name.removesuffix("-gpu")])):
-        with suppress(metadata.PackageNotFoundError):
-            return metadata.version(each)
-    return "none"
+    others = sbom.providing([name.removesuffix("-gpu")])
+    return metadata.version(others[0]) if others else "none"
 
 
 def _cores(found: list[dict[str, Any]]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What options in seconds take: none of them is negative."""
+"""What options of times take: none of them is negative."""
 
 from __future__ import annotations
 

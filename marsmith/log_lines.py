@@ -21,11 +21,13 @@ _SAID = re.compile(
 
 
 class Follower:
-    """A file's new lines at each call, also when it is renamed away and begun anew."""
+    """A file's new lines at each call, also when it is renamed away or emptied and begun anew;
+    ``opened`` counts how often it was."""
 
     def __init__(self, path: Path, *, from_end: bool) -> None:
         self._path = path
         self._rest = ""
+        self.opened = 0
         self._file: TextIO | None = None
         self._file = self._open()
         if self._file and from_end:
@@ -33,7 +35,9 @@ class Follower:
 
     def _open(self) -> TextIO | None:
         try:
-            return self._path.open(encoding="utf-8", errors="replace")
+            file = self._path.open(encoding="utf-8", errors="replace")
+            self.opened += 1
+            return file
         except FileNotFoundError:
             # Not written yet, or between two files
             return None
@@ -57,8 +61,12 @@ class Follower:
         return whole
 
     def _is_new(self, file: TextIO) -> bool:
+        """Whether the path is another file now, or this one was emptied."""
         try:
-            return self._path.stat().st_ino != os.fstat(file.fileno()).st_ino
+            here, now = os.fstat(file.fileno()), self._path.stat()
+            return now.st_ino != here.st_ino or now.st_size < os.lseek(
+                file.fileno(), 0, os.SEEK_CUR
+            )
         except FileNotFoundError:
             return True
 

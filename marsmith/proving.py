@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 import tempfile
@@ -80,11 +79,9 @@ class _Gate:
 
     def parity_of_exact(self, artifact: TaskHandler) -> Report:
         """What the artifact in few bits is made of, by the limits of fp32; raises ParityError."""
-        task = copy.copy(self._reference)
-        task.bundle = artifact.bundle
         limits = _limits(ParitySpec(fp32=self._spec.parity.fp32), "fp32")
         try:
-            return parity.check(replace(self._parity, task=task), artifact)
+            return parity.check(self._parity, artifact)
         except ParityError as error:
             raise ParityError(
                 f"in fp32, before {self._spec.precision} is made of it: {error}{limits}"
@@ -135,6 +132,8 @@ class _Exports:
         self._gate, self._module, self._example = gate, module, example
         self._folder, self._other, self._tell = folder, other, tell
         self._halved = halved
+        # Where the layers are that the runtime gets.
+        self.part = split.TRUNK if halved else inner.NETWORK
         self._exact: Path | None = None
         self._before: Report | None = None
 
@@ -223,13 +222,11 @@ def _passing(
     twice as many at every attempt until the gate passes, up to half of all.
     """
     wanted = spec.calibration.keep_fp32 if spec.calibration and gate.calibration else 0
-    halved = plugins.halved(spec.task, spec.runtime, spec.precision)
-    part = split.TRUNK if halved else inner.NETWORK
     ranked: list[tuple[str, float]] = []
     count = 0 if wanted == "auto" else wanted
     while True:
         if count and not ranked:
-            ranked = quantise.rank(module, gate.calibration, part)
+            ranked = quantise.rank(module, gate.calibration, exports.part)
         if count > len(ranked):
             raise SpecError(
                 f"calibration.keep_fp32: {count} layers in fp32, of the {len(ranked)} that int8 "
@@ -242,7 +239,7 @@ def _passing(
         except (ParityError, AccuracyError) as error:
             if spec.precision != "int8":
                 raise
-            ranked = ranked or quantise.rank(module, gate.calibration, part)
+            ranked = ranked or quantise.rank(module, gate.calibration, exports.part)
             if wanted != "auto" or 2 * count > len(ranked) // 2:
                 raise type(error)(f"{error}; {_advice(ranked, count, wanted)}") from error
             count = max(1, 2 * count)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import os
 import re
 import threading
 import zlib
@@ -14,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from handlers.errors import ServerError
+from marsmith.log_lines import Follower
 
 Version = tuple[str, str]
 # Time, worker and words.
@@ -63,22 +63,19 @@ class _Live:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ends: dict[Path, tuple[int, int, list[Said]]] = {}
+        self._known: dict[Path, tuple[Follower, list[Said]]] = {}
 
     def read(self, part: Path) -> list[Said]:
-        """All of a file's whole lines that matter; raises FileNotFoundError."""
-        with self._lock, part.open("rb") as file:
-            status = os.fstat(file.fileno())
-            inode, end, found = self._ends.get(part, (0, 0, []))
-            if inode != status.st_ino or status.st_size < end:
-                # Another one since a rotation, or a new run.
-                end, found = 0, []
-            file.seek(end)
-            whole = file.read().rpartition(b"\n")[0]
-            found = [*found, *_told(whole.decode("utf-8", "replace").split("\n"))]
-            end += len(whole) + 1 if whole else 0
-            self._ends[part] = status.st_ino, end, found
-            return found
+        """All that matters of a file's whole lines; of what it had before it was begun anew at most
+        what came since the last call, which stands in another part as well."""
+        with self._lock:
+            if part not in self._known:
+                self._known[part] = Follower(part, from_end=False), []
+            follower, found = self._known[part]
+            before = follower.opened
+            fresh = [*_told(follower.lines())]
+            found[:] = fresh if follower.opened != before else [*found, *fresh]
+            return found.copy()
 
 
 _LIVE = _Live()

@@ -35,10 +35,12 @@ def print_uncut(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
     left: Collection[str],
+    marked: Collection[int] = (),
 ) -> None:
     """A table with every word whole, however narrow the terminal or the file is.
 
-    Headings in ``left`` have words below them, and all others figures.
+    Headings in ``left`` have words below them, and all others figures. Rows whose number is in
+    ``marked`` are red.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     needed = 0
@@ -52,6 +54,6 @@ def print_uncut(
     if needed > console.width:
         # Else rich would leave columns out.
         table.width = needed
-    for row in rows:
-        table.add_row(*map(escape, row))
+    for number, row in enumerate(rows):
+        table.add_row(*map(escape, row), style="red" if number in marked else "")
     console.print(table, crop=False)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from handlers import golden, integrity, pictures, plugins
@@ -21,6 +18,7 @@ from handlers.integrity import sha256
 from handlers.task import Item, TaskHandler
 from marsmith import accuracy, parity, preparing, quantise, samples
 from marsmith.accuracy import Accuracy, Evaluation
+from marsmith.asking import Asker, in_order
 from marsmith.client import Client
 from marsmith.spec import ModelSpec
 from marsmith.spec_parts import AccuracySpec
@@ -117,10 +115,7 @@ def compare(
     if len(images) < 2:
         # One alone, as where a single golden picture stands for the samples, tells nothing apart.
         return verdict
-    # By the limits of this archive, where the other one has others.
-    by_ours = copy.copy(reference)
-    by_ours.bundle = replace(reference.bundle, closeness=task.bundle.closeness)
-    expected = parity.Expected.of(by_ours, images, against)
+    expected = parity.Expected.of(reference, images, against)
     try:
         return replace(verdict, parity=parity.check(expected, task))
     except ParityError as error:
@@ -144,10 +139,11 @@ def served(
     together = min(AT_ONCE, serving.get("queue_size", AT_ONCE))
     many = list(islice(cycle(files), max(len(files), together)))
     found = {"the server": (files, 1), f"the server, {together} at once": (many, together)}
-    return [
-        _compare(task, _answers(task.bundle, connect, asked, count, expected), against, {})
-        for against, (asked, count) in found.items()
-    ]
+    with closing(Asker(connect, task.bundle.name, task.bundle.version)) as asker:
+        return [
+            _compare(task, _answers(asker, asked, count, expected), against, {})
+            for against, (asked, count) in found.items()
+        ]
 
 
 def _as_served(task: TaskHandler, path: Path) -> Any:
@@ -164,27 +160,12 @@ def _as_served(task: TaskHandler, path: Path) -> Any:
 
 
 def _answers(
-    bundle: Bundle,
-    connect: Callable[[], Client],
-    files: Sequence[Path],
-    at_once: int,
-    expected: Mapping[Path, Any],
-) -> list[Answer]:
-    clients: SimpleQueue[Client] = SimpleQueue()
-
-    def ask(path: Path) -> Any:
-        client = clients.get()
-        try:
-            reply = client.predict(bundle.name, path.read_bytes(), version=bundle.version)
-            return reply.json() if reply.ok else RequestError(reply.problem())
-        finally:
-            clients.put(client)
-
-    with ExitStack() as stack, ThreadPoolExecutor(at_once) as pool:
-        for _ in range(at_once):
-            clients.put(stack.enter_context(connect()))
-        replies = pool.map(ask, files)
-        return [(path, expected[path], reply) for path, reply in zip(files, replies, strict=True)]
+    asker: Asker, files: Sequence[Path], at_once: int, expected: Mapping[Path, Any]
+) -> Iterator[Answer]:
+    for one in in_order(asker.ask, files, at_once):
+        # A reply without a problem, or a problem.
+        answer = one.reply.json() if one.reply and one.reply.ok else RequestError(str(one.problem))
+        yield one.path, expected[one.path], answer
 
 
 def _compare(

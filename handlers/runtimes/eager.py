@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from handlers import precision, saving
 from handlers.errors import IntegrityError, one_line
-from handlers.layer_names import numbered
+from handlers.layer_names import Calls
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 from handlers.servable import SOURCE, Servable
 
@@ -62,16 +61,16 @@ class Eager(Runtime):
 def layers(module: torch.nn.Module, images: Tensor) -> dict[str, Array]:
     """What each submodule gives for ``images``, by forward hooks; see ``Runtime.layers``."""
     found: dict[str, Array] = {}
-    calls: Counter[str] = Counter()
+    calls = Calls()
 
     def keep(name: str, output: Any) -> None:
+        key = calls.next(name)
         if isinstance(output, tuple) and sum(part is not None for part in output) == 1:
             # Attention without its weights.
             output = output[0]
         if isinstance(output, Tensor):
             # A copy: the next module may work in place.
-            found[numbered(name, calls[name])] = output.detach().cpu().numpy().copy()
-        calls[name] += 1
+            found[key] = output.detach().cpu().numpy().copy()
 
     hooks = [
         each.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))

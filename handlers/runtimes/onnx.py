@@ -88,7 +88,7 @@ class Onnx(Runtime):
         elif request.precision == "int8":
             _quantise(request)
         else:
-            _halve(request)
+            _to_float16(request)
 
     @staticmethod
     def finish(request: ExportRequest) -> None:
@@ -126,7 +126,7 @@ def _check_provider(found: str, wanted: str) -> None:
         )
 
 
-def _halve(request: ExportRequest) -> None:
+def _to_float16(request: ExportRequest) -> None:
     """Compute in float16 what lies between the network's first layer and its last one.
 
     A CPU without float16 kernels casts there and back.

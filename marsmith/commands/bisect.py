@@ -99,8 +99,11 @@ def _print(report: Report, names: tuple[str, str], everything: bool) -> None:
     if not everything:
         middle = len(rows) - 1 if place is None else place
         start, end = max(0, middle - AROUND), min(len(rows), middle + AROUND + 1)
-    cells = [_cells(row, report.first) for row in rows[start:end]]
-    print_uncut(console, f"{names[0]} against {names[1]}", _HEADINGS, cells, left=_WORDS)
+    shown = rows[start:end]
+    cells = [_cells(row, report.first) for row in shown]
+    apart = [number for number, row in enumerate(shown) if row.parts]
+    title = f"{names[0]} against {names[1]}"
+    print_uncut(console, title, _HEADINGS, cells, left=_WORDS, marked=apart)
     if end - start < len(rows):
         console.print(f"{len(rows) - end + start} more layers: --all shows them")
     if report.first is None:

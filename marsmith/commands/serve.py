@@ -26,6 +26,11 @@ from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
 from marsmith.steps import heedless
 
+# For a shell in the server's folder.
+_READ_TOKEN = (
+    'python3 -c \'import json; print(json.load(open("key_file.json"))["inference"]["key"])\''
+)
+
 
 @click.command()
 @click.argument("archives", nargs=-1)
@@ -142,12 +147,6 @@ def _report(server: TorchServe, strict: bool, timeout: float) -> None:
     if strict and server.refused:
         raise ServerError(f"{len(server.refused)} archives are refused: stopped")
     click.echo("\n".join(_how_to_ask(server.running, statuses)))
-
-
-# For a shell in the server's folder.
-_READ_TOKEN = (
-    'python3 -c \'import json; print(json.load(open("key_file.json"))["inference"]["key"])\''
-)
 
 
 @dataclass

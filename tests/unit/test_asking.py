@@ -73,3 +73,10 @@ def test_drawings_of_equal_names_do_not_replace_each_other(tmp_path: Path) -> No
     one, two = tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.jpg"
     assert _targets(out, [one]) == {one: out / "x.jpg.png"}
     assert len(set(_targets(out, [one, two]).values())) == 2
+
+
+def test_masks_beside_their_pictures_are_not_asked(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("a.jpg", "masks/a.png"):
+        (tmp_path / name).touch()
+    assert find_pictures([str(tmp_path)]) == [tmp_path / "a.jpg"]

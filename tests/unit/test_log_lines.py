@@ -75,3 +75,14 @@ def test_a_file_that_comes_later(tmp_path: Path) -> None:
     path.write_text("one\n")
     assert follower.lines() == ["one"]
     follower.close()
+
+
+def test_a_file_that_was_emptied_is_read_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "ts_log.log"
+    path.write_text("one\ntwo\n")
+    follower = Follower(path, from_end=False)
+    assert follower.lines() == ["one", "two"]
+    path.write_text("3\n")
+    assert follower.lines() == ["3"]
+    assert follower.lines() == []
+    assert follower.opened == 2

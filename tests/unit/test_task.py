@@ -266,17 +266,22 @@ def test_explanations_are_not_offered(worker: Any, digits: dict[str, bytes]) -> 
 # A model that fails ------------------------------------------------------------------------
 
 
-def test_a_model_that_raises_for_one_picture_fails_only_that_one(
-    handler: ImageClassification, worker: Any, digits: dict[str, bytes]
-) -> None:
-    model, hated = handler.model, handler.preprocess(Image.open(BytesIO(digits["4"])))
+def hates(handler: ImageClassification, data: bytes, error: Exception) -> None:
+    """Let the handler's model raise ``error`` for batches with this picture."""
+    model, hated = handler.model, handler.preprocess(Image.open(BytesIO(data)))
 
     def picky(images: Array) -> Arrays:
         if any(np.array_equal(image, hated) for image in images):
-            raise MemoryError("CUDA out of memory, secrets of the host")
+            raise error
         return model(images)
 
     handler.model = picky
+
+
+def test_a_model_that_raises_for_one_picture_fails_only_that_one(
+    handler: ImageClassification, worker: Any, digits: dict[str, bytes]
+) -> None:
+    hates(handler, digits["4"], MemoryError("CUDA out of memory, secrets of the host"))
     replies = worker.ask(*(body(digits[name]) for name in "345"))
     assert [reply.status for reply in replies] == [200, 500, 200]
     assert [replies[i].json()[0]["label"] for i in (0, 2)] == ["3", "5"]
@@ -290,14 +295,8 @@ def test_a_model_that_raises_for_one_picture_fails_only_that_one(
 def test_a_picture_that_the_runtime_does_not_take_is_told_so(
     handler: ImageClassification, worker: Any, digits: dict[str, bytes]
 ) -> None:
-    model, large = handler.model, handler.preprocess(Image.open(BytesIO(digits["4"])))
-
-    def limited(images: Array) -> Arrays:
-        if any(np.array_equal(image, large) for image in images):
-            raise TooLarge("axis 1 of the pixels is 65, and the engine takes 1 to 64")
-        return model(images)
-
-    handler.model = limited
+    words = "axis 1 of the pixels is 65, and the engine takes 1 to 64"
+    hates(handler, digits["4"], TooLarge(words))
     replies = worker.ask(*(body(digits[name]) for name in "345"))
     assert [reply.status for reply in replies] == [200, 413, 200]
     assert "the engine takes 1 to 64" in replies[1].json()["message"]
