@@ -27,7 +27,7 @@ from marsmith.server import TorchServe
 _NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") or ""
 pytestmark = pytest.mark.skipif(
     not (_NGINX and shutil.which("openssl")),
-    reason="no nginx or no openssl here, which the documentation names: apt-get install nginx openssl",
+    reason="no nginx or openssl here, which the documentation names: apt-get install nginx openssl",
 )
 _PREDICTIONS = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
 # Larger than what nginx keeps of a body in memory.
