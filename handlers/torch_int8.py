@@ -5,7 +5,6 @@ Activations and weights become int8, weights with one scale per output channel.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 def quantised(module: nn.Module, request: ExportRequest) -> nn.Module:
     """``module`` with int8 layers, ranges from ``request.calibration``; raises ExportError."""
-    if find_spec("torchao") is None:
-        raise ExportError("int8 needs torchao: install it with `make runtime-aotinductor`")
     if not request.calibration:
         raise ExportError("int8 needs calibration pictures, and the request has none")
     from torchao.quantization.pt2e import move_exported_model_to_eval

@@ -17,6 +17,7 @@ from handlers import plugins
 from handlers.bundle import Bundle
 from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError
 from handlers.integrity import sha256
+from handlers.runtimes import check_requirements
 from handlers.servable import Servable
 from handlers.task import TaskHandler
 from marsmith import (
@@ -168,6 +169,8 @@ def _exported(
     spec: ModelSpec, root: Path, folder: Path, images: list[Image.Image], tell: Tell
 ) -> proving.Proven:
     """Export the network, proven against the eager module."""
+    # Before eager answers all pictures, which may take minutes.
+    check_requirements(plugins.load_runtime(spec.runtime), spec.runtime, spec.precision)
     module, bundle = preparing.prepare(spec, root, folder)
     preparing.check_flags(spec, module.bare())
     eager = preparing.reference(_with_defaults(bundle), module)

@@ -13,7 +13,7 @@ from handlers import plugins, split
 from handlers.bundle import Bundle
 from handlers.errors import ExportError
 from handlers.integrity import sha256
-from handlers.runtimes import Array, ExportRequest, check_requirements
+from handlers.runtimes import Array, ExportRequest
 from handlers.servable import Servable
 from handlers.task import TaskHandler
 
@@ -77,9 +77,8 @@ def artifact(
     In few bits ``exact`` is where the same runtime's artifact in fp32 lies. ``halved`` tells
     whether only the part without shapes that depend on data is exported, by default as the runtime
     does it in the bundle's precision; then the other part is saved in ``folder`` at once. Raises
-    ExportError, and RuntimeUnavailable where something is to be installed.
+    ExportError.
     """
-    check_requirements(plugins.load_runtime(bundle.runtime), bundle.runtime, export=True)
     if halved is None:
         halved = plugins.halved(bundle.task, bundle.runtime, bundle.precision)
     part: nn.Module = module

@@ -146,9 +146,11 @@ class ExportRequest:
         return self.exact
 
 
-def check_requirements(runtime: type[Runtime], name: str, export: bool = False) -> None:
-    """Raise RuntimeUnavailable naming what is to be installed to serve, or to ``export``."""
+def check_requirements(runtime: type[Runtime], name: str, export: str | None = None) -> None:
+    """Raise RuntimeUnavailable naming what is to be installed to serve, or to ``export`` in that
+    precision."""
     packages = [*runtime.requires, *(runtime.export_requires if export else ())]
+    packages += runtime.int8_requires if export == "int8" else ()
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise RuntimeUnavailable(

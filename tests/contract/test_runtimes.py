@@ -438,15 +438,27 @@ def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) 
                 check_requirements(runtime, name)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if plugins.load_runtime(n).export_requires])
+def _of_exports() -> list[tuple[str, str, str]]:
+    """Runtimes with the packages that only their exports need, and in which precision."""
+    loaded = [(name, plugins.load_runtime(name)) for name in NAMES]
+    return [
+        (name, precision, package)
+        for name, runtime in loaded
+        for precision, packages in (
+            ("fp32", runtime.export_requires),
+            ("int8", runtime.int8_requires),
+        )
+        for package in packages
+    ]
+
+
+@pytest.mark.parametrize(("name", "precision", "package"), _of_exports())
 def test_a_missing_package_of_the_export_is_named_to_builds_alone(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, precision: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = plugins.load_runtime(name)
     monkeypatch.setattr(runtime, "requires", ())
-    for package in runtime.export_requires:
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, package, None)
-            check_requirements(runtime, name)
-            with pytest.raises(RuntimeUnavailable, match=rf"packages {package}: .*runtime-{name}`"):
-                check_requirements(runtime, name, export=True)
+    monkeypatch.setitem(sys.modules, package, None)
+    check_requirements(runtime, name)
+    with pytest.raises(RuntimeUnavailable, match=rf"packages {package}: .*runtime-{name}`"):
+        check_requirements(runtime, name, export=precision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -20,7 +21,7 @@ from torch import nn
 from handlers import onnx_export
 from handlers.bundle import Bundle
 from handlers.closeness import DEFAULTS
-from handlers.errors import AccuracyError, ParityError, SpecError
+from handlers.errors import AccuracyError, ParityError, RuntimeUnavailable, SpecError
 from handlers.runtimes import ExportRequest
 from handlers.runtimes.eager import Eager
 from handlers.runtimes.torchscript import TorchScript
@@ -55,6 +56,19 @@ def contents(archive: Path) -> tuple[Path, Bundle, dict[str, Any]]:
     folder = archive.parent / "unpacked"
     unpack(archive, folder)
     return folder, Bundle.read(folder), json.loads((folder / "parity.json").read_text())
+
+
+def test_what_is_to_be_installed_is_told_before_anything_is_computed(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    changes = {"runtime": "aotinductor", "precision": "int8"}
+    changes |= {"calibration": CALIBRATION, "accuracy": ACCURACY}
+    model = spec.load(project / "models/lenet5_digits.yaml", changes)
+    stages: list[str] = []
+    with pytest.raises(RuntimeUnavailable, match="torchao: .*`make runtime-aotinductor`"):
+        build.build(model, project, tmp_path / "store", tell=stages.append)
+    assert stages == ["weights"]
 
 
 def test_bf16_passes_and_is_recorded(built: Build) -> None:

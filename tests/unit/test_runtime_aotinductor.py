@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -159,14 +158,6 @@ def test_int8_is_near_and_its_float_layers_are_exact(tmp_path: Path) -> None:
         errors.append(np.abs(found - _expected()).max())
     assert 1e-5 < errors[0] < 0.02
     assert errors[1] < 1e-5
-
-
-def test_int8_without_torchao_names_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torchao", None)
-    with pytest.raises(ExportError, match="torchao: install it with `make runtime-aotinductor`"):
-        _export(tmp_path, precision="int8", calibration=[PIXELS])
 
 
 def test_int8_needs_pictures(tmp_path: Path) -> None:
