@@ -6,6 +6,7 @@ import base64
 import copy
 import gc
 import json
+import logging
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -290,6 +291,36 @@ def test_a_model_that_raises_for_one_picture_fails_only_that_one(
         "type": "InferenceError",
         "message": "the model failed on this picture: MemoryError",
     }
+
+
+class Activations:
+    """What a model holds while it runs."""
+
+
+def test_what_a_failed_call_held_is_free_before_the_next_one(
+    handler: ImageClassification,
+    worker: Any,
+    digits: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, hated = handler.model, handler.preprocess(Image.open(BytesIO(digits["4"])))
+    held: list[weakref.ref[Activations]] = []
+    alive = []
+
+    def out_of_memory(images: Array) -> Arrays:
+        activations = Activations()
+        held.append(weakref.ref(activations))
+        alive.append(sum(each() is not None for each in held))
+        if len(images) > 1 or np.array_equal(images[0], hated):
+            raise MemoryError("out of memory")
+        return model(images)
+
+    handler.model = out_of_memory
+    # pytest keeps what is logged, with its tracebacks.
+    monkeypatch.setattr(logging.getLogger("handlers.task"), "disabled", True)
+    replies = worker.ask(*(body(digits[name]) for name in "345"))
+    assert [reply.status for reply in replies] == [200, 500, 200]
+    assert alive == [1] * 4
 
 
 def test_a_picture_that_the_runtime_does_not_take_is_told_so(
