@@ -342,6 +342,9 @@ class TaskHandler(BaseHandler):
             asked = self._each(
                 lambda each: self._receive(each[1], context, each[0]), enumerate(rows)
             )
+        if asked == [None]:
+            # A client may ask by a header; then neighbours are in the batch, and wait for answers.
+            hold.wait_if_asked()
         items = [item for request in asked if isinstance(request, _Asked) for item in request.items]
         answers = iter(self.predict(items, clock) if items else [])
         with clock("encode"):
@@ -444,7 +447,6 @@ class TaskHandler(BaseHandler):
             if isinstance(asked, RequestError):
                 raise asked
             if asked is None:
-                hold.wait_if_asked()
                 body = _json({**self.describe(), "worker": os.getpid()})
             else:
                 mine = [next(answers) for _ in asked.items]

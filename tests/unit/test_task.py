@@ -7,6 +7,7 @@ import copy
 import gc
 import json
 import logging
+import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers import device, pictures
+from handlers import device, hold, pictures
 from handlers.errors import BadRequest, TooLarge
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays
@@ -257,6 +258,20 @@ def test_a_describe_header_affects_its_own_row_alone(worker: Any, digits: dict[s
                 assert reply.json()["model"] == "lenet5_digits"
             else:
                 assert reply.json()[0]["label"] == "123"[index]
+
+
+def test_a_worker_is_held_on_a_describe_call_alone_and_with_no_neighbour(
+    worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(hold, "SECONDS", 0.05)
+    asked, described = hold.asked(tmp_path, os.getpid()), ({}, {"describe": "True"})
+    asked.touch()
+    replies = worker.ask(described, body(digits["3"]))
+    assert [reply.status for reply in replies] == [200, 200]
+    assert asked.exists()
+    worker.ask(described)
+    assert not asked.exists()
 
 
 def test_explanations_are_not_offered(worker: Any, digits: dict[str, bytes]) -> None:
