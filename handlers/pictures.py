@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from io import BytesIO
 
 import numpy as np
@@ -63,9 +62,9 @@ class Picture:
     def height(self) -> int:
         return self.size[1]
 
-    @cached_property
+    @property
     def image(self) -> Image.Image:
-        """The whole picture for drawing on, mode ``RGB``."""
+        """The whole picture for drawing on, mode ``RGB``, decoded each time."""
         return self._load()
 
     @classmethod

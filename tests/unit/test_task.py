@@ -22,6 +22,7 @@ from PIL import Image
 from handlers import device, hold, pictures
 from handlers.errors import BadRequest, TooLarge
 from handlers.inputs import ImageInput
+from handlers.pictures import Picture
 from handlers.runtimes import Array, Arrays
 from handlers.tasks.image_classification import ImageClassification
 
@@ -433,6 +434,30 @@ def test_a_failed_request_keeps_no_picture(
         assert [picture() for picture in decoded] == [None]
     finally:
         gc.enable()
+
+
+def test_a_picture_drawn_on_is_whole_no_longer_than_that(
+    worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batch may have more to draw, and each would stay twice until all are."""
+    kept: list[Picture] = []
+    whole: list[weakref.ref[Image.Image]] = []
+    read, decode = pictures.read, pictures.decode
+
+    def kept_read(*given: Any) -> Picture:
+        kept.append(read(*given))
+        return kept[-1]
+
+    def watched(*given: Any) -> Image.Image:
+        image = decode(*given)
+        whole.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(pictures, "read", kept_read)
+    monkeypatch.setattr(pictures, "decode", watched)
+    (reply,) = worker.ask(body(digits["3"], Accept="image/png"))
+    assert (reply.status, len(kept), len(whole)) == (200, 1, 2)
+    assert [image() for image in whole] == [None, None]
 
 
 def test_answers_to_grpc_say_that_nothing_follows(worker: Any, digits: dict[str, bytes]) -> None:
