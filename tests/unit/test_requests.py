@@ -91,6 +91,14 @@ def test_json_sent_over_grpc_or_as_a_multipart_field() -> None:
     assert ask({"data": bytearray(b" \n" + document)}).options["top_k"] == 2
 
 
+@pytest.mark.parametrize("text", ["\ufeff", "\ufeff\n"])
+def test_json_may_begin_with_a_byte_order_mark(text: str) -> None:
+    text += json.dumps({"data": B64, "parameters": {"top_k": 2}})
+    for value in (text, text.encode()):
+        request = ask({"body": value})
+        assert (request.pictures, request.options["top_k"]) == ([PICTURE], 2)
+
+
 def test_json_instances_are_many_even_when_it_is_one() -> None:
     two = ask(body({"instances": [{"b64": B64}, {"b64": base64.b64encode(b"other").decode()}]}))
     assert (two.pictures, two.many) == ([PICTURE, b"other"], True)
