@@ -78,10 +78,10 @@ class _Given:
         self.accept: str | None = None
 
     def set(self, name: str, value: object) -> None:
+        if name in self.options or (name == ACCEPT and self.accept is not None):
+            raise BadRequest(f"option {shown(name)} came twice: set it in one place")
         if name == ACCEPT:
             self.accept = _text(value)
-        elif name in self.options:
-            raise BadRequest(f"option {shown(name)} came twice: set it in one place")
         else:
             self.options[name] = value
 

@@ -261,6 +261,18 @@ def test_a_drawn_answer_is_for_one_picture() -> None:
     assert "without 'instances'" in str(refusal(row, {"Accept": "image/png"}))
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"data": PICTURE, "accept": b"image/png"},
+        body({"data": B64, "parameters": {"accept": "image/png"}}),
+    ],
+)
+def test_a_media_type_from_two_places_is_refused(row: dict[str, Any]) -> None:
+    error = refusal(row, {"X-Marsmith-Accept": "image/jpeg", "Accept": "*/*"})
+    assert str(error) == "option 'accept' came twice: set it in one place"
+
+
 def test_accept_that_is_not_text_is_refused() -> None:
     error = refusal(body({"data": B64, "parameters": {"accept": 5}}))
     assert "'accept' is a int, not a media type" in str(error)
