@@ -28,7 +28,8 @@ def held(folder: Path, pid: int) -> Path:
 
 
 def wait_if_asked() -> None:
-    """Wait while this process is asked to, for ``SECONDS`` at most; called on a describe call."""
+    """Wait while this process is asked to, for ``SECONDS`` at most; called on a describe call that
+    is a batch of its own."""
     folder, pid = Path(tempfile.gettempdir()), os.getpid()
     waiting = held(folder, pid)
     try:

@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from io import BytesIO
 
 import numpy as np
@@ -63,9 +62,9 @@ class Picture:
     def height(self) -> int:
         return self.size[1]
 
-    @cached_property
+    @property
     def image(self) -> Image.Image:
-        """The whole picture for drawing on, mode ``RGB``."""
+        """The whole picture for drawing on, mode ``RGB``, decoded each time."""
         return self._load()
 
     @classmethod
@@ -198,11 +197,25 @@ def _load(data: bytes, kind: str, max_pixels: int) -> tuple[ImageFile, int]:
             f"a run-length encoded BMP of {len(data)} bytes; at most {MAX_RLE_BYTES} are read: "
             "send it as PNG"
         )
+    if "transparency" in picture.info:
+        _fit_key(picture)
     picture.load()
     if isinstance(picture, TiffImageFile):
         orientation = picture.tag_v2.get(_ORIENTATION)
         return picture, orientation if isinstance(orientation, int) else 1
     return picture, formats.exif_orientation(exif or picture.info.get("exif", b""))
+
+
+def _fit_key(picture: ImageFile) -> None:
+    """Bring the one clear colour of a PNG to the 8 bits that Pillow makes of samples, and not of
+    it; of 16 the upper ones. To be called before ``load``, which forgets how they are coded."""
+    for tile in picture.tile:
+        key = picture.info["transparency"]
+        if tile.args in ("L;2", "L;4"):
+            most = 3 if tile.args == "L;2" else 15
+            picture.info["transparency"] = (key & most) * 255 // most
+        elif tile.args == "RGB;16B":
+            picture.info["transparency"] = tuple(sample >> 8 for sample in key)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,10 +78,10 @@ class _Given:
         self.accept: str | None = None
 
     def set(self, name: str, value: object) -> None:
+        if name in self.options or (name == ACCEPT and self.accept is not None):
+            raise BadRequest(f"option {shown(name)} came twice: set it in one place")
         if name == ACCEPT:
             self.accept = _text(value)
-        elif name in self.options:
-            raise BadRequest(f"option {shown(name)} came twice: set it in one place")
         else:
             self.options[name] = value
 
@@ -116,7 +117,8 @@ def _document(value: Any) -> Any:
     type (or over gRPC, which has none), and JSON that TorchServe could not parse.
     """
     if isinstance(value, (bytes, bytearray, str)):
-        raw = _bytes(value)
+        # Editors of Windows begin a text in UTF-8 with a mark.
+        raw = _bytes(value).removeprefix(codecs.BOM_UTF8)
         if raw.lstrip()[:1] != b"{":
             return None
         try:

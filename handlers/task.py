@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import time
+import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -341,6 +342,9 @@ class TaskHandler(BaseHandler):
             asked = self._each(
                 lambda each: self._receive(each[1], context, each[0]), enumerate(rows)
             )
+        if asked == [None]:
+            # A client may ask by a header; then neighbours are in the batch, and wait for answers.
+            hold.wait_if_asked()
         items = [item for request in asked if isinstance(request, _Asked) for item in request.items]
         answers = iter(self.predict(items, clock) if items else [])
         with clock("encode"):
@@ -412,16 +416,13 @@ class TaskHandler(BaseHandler):
                 # TorchServe starts another one for a worker that ends, not for one that fails.
                 logger.exception("marsmith: the GPU is lost to this worker, which ends")
                 os._exit(1)
-            if len(arrays) > 1:
-                logger.warning(
-                    "a batch of %d failed, running it singly", len(arrays), exc_info=True
-                )
-                return [self._run([array])[0] for array in arrays]
-            if isinstance(error, RequestError):
-                return [error]
-            failed = InferenceError(f"the model failed on this picture: {type(error).__name__}")
-            failed.__cause__ = error
-            return [failed]
+            if len(arrays) == 1:
+                # The error is kept until it is answered; what its frames hold others may need.
+                traceback.clear_frames(error.__traceback__)
+                return [_failure(error)]
+            logger.warning("a batch of %d failed, running it singly", len(arrays), exc_info=True)
+        # Not before the error is gone, whose frames hold all that the batch took.
+        return [self._run([array])[0] for array in arrays]
 
     def _finish(self, outputs: Arrays | RequestError, item: Item) -> Any:
         if isinstance(outputs, RequestError):
@@ -446,7 +447,6 @@ class TaskHandler(BaseHandler):
             if isinstance(asked, RequestError):
                 raise asked
             if asked is None:
-                hold.wait_if_asked()
                 body = _json({**self.describe(), "worker": os.getpid()})
             else:
                 mine = [next(answers) for _ in asked.items]
@@ -482,6 +482,15 @@ class TaskHandler(BaseHandler):
 class _Asked:
     request: requests.Request
     items: list[Item]
+
+
+def _failure(error: Exception) -> RequestError:
+    """What a client is told of a model that failed on one picture."""
+    if isinstance(error, RequestError):
+        return error
+    failed = InferenceError(f"the model failed on this picture: {type(error).__name__}")
+    failed.__cause__ = error
+    return failed
 
 
 def _torch_threads(count: int) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from handlers.closeness import Closeness
-from handlers.errors import LimitError, ParityError
+from handlers.errors import LimitError, ParityError, PluginError
 from handlers.plugins import described
 from handlers.runtimes import Array, Arrays
-from handlers.task import TaskHandler
+from handlers.task import Difference, TaskHandler
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Expected:
 
     @classmethod
     def of(cls, reference: TaskHandler, images: list[Image.Image], name: str = "eager") -> Expected:
-        """Ask ``reference``; raises ParityError where it tells the pictures not apart.
+        """Ask ``reference``; raises ParityError where it tells the pictures not apart, PluginError
+        where its task's ``compare`` gives no ``Difference``.
 
         How far apart they must be is what rounding does in fp32, whatever the artifact's precision:
         the question is whether the reference says anything of the pictures at all.
@@ -224,7 +225,7 @@ def _compare_answers(
     seen: set[int] = set()
     for index, got, where in _answers(expected, artifact, sizes, options):
         wanted = expected.answers[index]
-        difference = task.compare(wanted, got, **options)
+        difference = _difference(task, wanted, got, options)
         same = difference.same or not is_decided(task, wanted, tolerance, options)
         if not same or not difference.score <= tolerance:
             kind = LimitError if np.isfinite(difference.score) else ParityError
@@ -239,6 +240,19 @@ def _compare_answers(
                 figures[name] = _joined(name, figures[name], value) if name in figures else value
         seen.add(index)
     return worst, figures
+
+
+def _difference(
+    task: TaskHandler, expected: Any, answer: Any, options: dict[str, Any]
+) -> Difference:
+    """What the task says of two answers; raises PluginError where that is no ``Difference``."""
+    found: Any = task.compare(expected, answer, **options)
+    if not isinstance(found, Difference):
+        raise PluginError(
+            f"{type(task).__module__}: compare gives a {type(found).__name__}: return a "
+            "handlers.task.Difference(same, score, detail)"
+        )
+    return found
 
 
 def is_decided(task: TaskHandler, answer: Any, tolerance: float, options: dict[str, Any]) -> bool:
@@ -293,7 +307,7 @@ def _spread(reference: TaskHandler, images: list[Image.Image], answers: list[Any
         answer if image.size == size else reference.answer([image.resize(size)], **options)[0]
         for image, answer in zip(images, answers, strict=True)
     ]
-    differences = [exact.compare(answers[0], other, **options) for other in answers[1:]]
+    differences = [_difference(exact, answers[0], other, options) for other in answers[1:]]
     return max((each.score if each.same else 1.0 for each in differences), default=0.0)
 
 

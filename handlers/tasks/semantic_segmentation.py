@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handlers import drawing, truths
-from handlers.errors import SpecError
+from handlers.errors import InferenceError, SpecError
 from handlers.foreign import Meaning, class_ids, through
 from handlers.options import Option
 from handlers.pictures import Picture
@@ -107,6 +107,9 @@ class SemanticSegmentation(TaskHandler):
         return [Option("mask", str, default, "how the mask is encoded", choices=MASKS)]
 
     def postprocess(self, outputs: Arrays, picture: Picture, options: dict[str, Any]) -> Any:
+        # The best of at most 256 classes has 1/256 or more, which rounds to 1: only NaN becomes 0.
+        if not outputs[1].all():
+            raise InferenceError("the model's output for this picture is not finite")
         shown = (self.bundle.input.plane_in_picture(each, picture.size) for each in outputs)
         ids, confidence = (_resized(each, picture.size) for each in shown)
         # Of pairs in one pass: with weights numpy would make floats of all pixels.

@@ -16,7 +16,7 @@ from torch import nn
 
 from handlers.bundle import Bundle, Limits
 from handlers.closeness import DEFAULTS, Closeness
-from handlers.errors import ParityError
+from handlers.errors import ParityError, PluginError
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, as_arrays
 from handlers.servable import Network, Servable
@@ -104,6 +104,27 @@ def once(images: Array) -> Arrays:
 def nan_in_one(scores: Array) -> Array:
     scores[0, 3] = np.nan
     return scores
+
+
+class Wordless(ImageClassification):
+    """Forgets to return what it found, always or of answers that are the same."""
+
+    always = True
+
+    def compare(self, expected: Any, answer: Any, **given: Any) -> Any:
+        found = super().compare(expected, answer, **given)
+        return None if self.always or found.score == 0 else found
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_a_compare_that_returns_no_difference_is_the_task_s_mistake(
+    images: list[Image.Image], always: bool
+) -> None:
+    task = Wordless()
+    task.bundle, task.model, task.always = handler(EAGER).bundle, EAGER, always
+    words = r"^test_parity: compare gives a NoneType: return a handlers\.task\.Difference"
+    with pytest.raises(PluginError, match=words):
+        compare(task, handler(EAGER), images)
 
 
 def test_a_faithful_artifact_passes(images: list[Image.Image]) -> None:

@@ -143,11 +143,53 @@ def test_colour_spaces() -> None:
     assert np.abs(red - (255, 0, 0)).max() <= 4
 
 
+def png_pixel(depth: int, colour: int, content: bytes, key: bytes = b"") -> bytes:
+    """A PNG of one pixel, of which ``key`` is the colour that is clear."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, depth, colour, 0, 0, 0))
+    clear = png_chunk(b"tRNS", key) if key else b""
+    idat = png_chunk(b"IDAT", zlib.compress(b"\0" + content))
+    return b"\x89PNG\r\n\x1a\n" + header + clear + idat + png_chunk(b"IEND", b"")
+
+
 def test_sixteen_bit_colour_keeps_black_and_white() -> None:
-    samples = struct.pack(">6H", 0, 32768, 65535, 0, 32768, 65535)
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
-    idat = png_chunk(b"IDAT", zlib.compress(b"\0" + samples))
-    assert pixel(b"\x89PNG\r\n\x1a\n" + header + idat + png_chunk(b"IEND", b"")) == (0, 128, 255)
+    assert pixel(png_pixel(16, 2, struct.pack(">3H", 0, 32768, 65535))) == (0, 128, 255)
+
+
+@pytest.mark.parametrize(
+    ("samples", "key", "expected"),
+    [
+        ((0x8000,) * 3, (0x8000,) * 3, (255, 255, 255)),
+        ((0x1234, 0, 0), (0x1234, 0, 0), (255, 255, 255)),
+        ((0x3400, 0, 0), (0x1234, 0, 0), (0x34, 0, 0)),
+        ((0, 0, 0), (0x1200, 0, 0), (0, 0, 0)),
+    ],
+)
+def test_sixteen_bit_colour_that_is_clear(
+    samples: tuple[int, ...], key: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    assert pixel(png_pixel(16, 2, struct.pack(">3H", *samples), struct.pack(">3H", *key))) == (
+        expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "sample", "key", "expected"),
+    [
+        (1, 0, 0, 255),
+        (1, 0, 1, 0),
+        (2, 1, 1, 255),
+        (2, 2, 1, 170),
+        (2, 1, 85, 255),  # only the bits that a sample has are looked at (PNG, 11.3.1.1)
+        (4, 8, 8, 255),
+        (4, 1, 8, 17),
+        (4, 8, 136, 255),
+        (8, 100, 100, 255),
+        (8, 101, 100, 101),
+    ],
+)
+def test_grey_of_few_bits_that_is_clear(depth: int, sample: int, key: int, expected: int) -> None:
+    data = png_pixel(depth, 0, bytes([sample << (8 - depth)]), struct.pack(">H", key))
+    assert pixel(data) == (expected,) * 3
 
 
 def tiff(tags: dict[int, tuple[int, int]], samples: bytes) -> bytes:

@@ -91,6 +91,14 @@ def test_json_sent_over_grpc_or_as_a_multipart_field() -> None:
     assert ask({"data": bytearray(b" \n" + document)}).options["top_k"] == 2
 
 
+@pytest.mark.parametrize("text", ["\ufeff", "\ufeff\n"])
+def test_json_may_begin_with_a_byte_order_mark(text: str) -> None:
+    text += json.dumps({"data": B64, "parameters": {"top_k": 2}})
+    for value in (text, text.encode()):
+        request = ask({"body": value})
+        assert (request.pictures, request.options["top_k"]) == ([PICTURE], 2)
+
+
 def test_json_instances_are_many_even_when_it_is_one() -> None:
     two = ask(body({"instances": [{"b64": B64}, {"b64": base64.b64encode(b"other").decode()}]}))
     assert (two.pictures, two.many) == ([PICTURE, b"other"], True)
@@ -251,6 +259,18 @@ def test_what_cannot_be_accepted_is_406() -> None:
 def test_a_drawn_answer_is_for_one_picture() -> None:
     row = body({"instances": [{"b64": B64}]})
     assert "without 'instances'" in str(refusal(row, {"Accept": "image/png"}))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"data": PICTURE, "accept": b"image/png"},
+        body({"data": B64, "parameters": {"accept": "image/png"}}),
+    ],
+)
+def test_a_media_type_from_two_places_is_refused(row: dict[str, Any]) -> None:
+    error = refusal(row, {"X-Marsmith-Accept": "image/jpeg", "Accept": "*/*"})
+    assert str(error) == "option 'accept' came twice: set it in one place"
 
 
 def test_accept_that_is_not_text_is_refused() -> None:

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco
 
 from handlers import golden
 from handlers.bundle import Bundle, Limits
 from handlers.closeness import DEFAULTS
-from handlers.errors import ParityError
+from handlers.errors import InferenceError, ParityError
 from handlers.inputs import ImageInput
 from handlers.pictures import Picture
-from handlers.tasks.semantic_segmentation import SemanticSegmentation
+from handlers.task import Item
+from handlers.tasks.semantic_segmentation import SemanticSegmentation, argmax
 from marsmith import goldens, parity, verification
 
 LABELS = ["background", "cat", "dog", "tree"]
@@ -99,7 +101,7 @@ def test_a_first_class_is_drawn_unless_it_is_the_background(
     task.bundle.labels[0:1] = [first]
     picture = Image.new("RGB", (500, 300), (90, 90, 90))
     ids = np.zeros((300, 500), np.uint8)
-    found = task.postprocess((ids, ids), Picture.of(picture), {"mask": "png"})
+    found = task.postprocess((ids, ids + 255), Picture.of(picture), {"mask": "png"})
     drawn = task.draw(found, picture)
     assert (drawn.getpixel((250, 150)) == (90, 90, 90)) == clear
 
@@ -231,6 +233,30 @@ def test_changed_pixels_are_a_limit_however_unsure_the_network_is(
     expected = parity.Expected.of(_Any(unsure), _pictures()[:3])
     with pytest.raises(ParityError, match="of the mask's pixels differ"):
         parity.check(expected, _Any(flipped(2 * allowed + 0.01), precision=precision))
+
+
+@pytest.mark.parametrize("count", [3, 256])
+def test_a_network_that_computes_nan_fails_on_that_picture_alone(count: int) -> None:
+    head = argmax()
+
+    def nan_where_white(images: Any) -> Any:
+        red = torch.from_numpy(images[..., 0].astype(np.float32))[:, None]
+        # No class is preferred, so that confidence is as low as it can be.
+        logits = torch.zeros_like(red).repeat(1, count, 1, 1)
+        logits[:, -1:][red == 255] = torch.nan
+        return tuple(output.numpy() for output in head(logits))
+
+    task = _Any(nan_where_white, batch=4)
+    black, white = Image.new("RGB", (8, 6)), Image.new("RGB", (8, 6))
+    white.putpixel((3, 2), (255, 255, 255))
+    items = [Item(Picture.of(each), {"mask": "none"}) for each in (black, white, black)]
+    good, bad, other = task.predict(items)
+    assert good == other
+    assert good["classes"] == [
+        {"label": "background", "share": 1.0, "score": round(round(255 / count) / 255, 6)}
+    ]
+    assert isinstance(bad, InferenceError)
+    assert "not finite" in str(bad)
 
 
 def test_masks_are_compared_in_batches_of_every_size() -> None:

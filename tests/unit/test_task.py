@@ -6,6 +6,8 @@ import base64
 import copy
 import gc
 import json
+import logging
+import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers import device, pictures
+from handlers import device, hold, pictures
 from handlers.errors import BadRequest, TooLarge
 from handlers.inputs import ImageInput
+from handlers.pictures import Picture
 from handlers.runtimes import Array, Arrays
 from handlers.tasks.image_classification import ImageClassification
 
@@ -258,6 +261,20 @@ def test_a_describe_header_affects_its_own_row_alone(worker: Any, digits: dict[s
                 assert reply.json()[0]["label"] == "123"[index]
 
 
+def test_a_worker_is_held_on_a_describe_call_alone_and_with_no_neighbour(
+    worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(hold, "SECONDS", 0.05)
+    asked, described = hold.asked(tmp_path, os.getpid()), ({}, {"describe": "True"})
+    asked.touch()
+    replies = worker.ask(described, body(digits["3"]))
+    assert [reply.status for reply in replies] == [200, 200]
+    assert asked.exists()
+    worker.ask(described)
+    assert not asked.exists()
+
+
 def test_explanations_are_not_offered(worker: Any, digits: dict[str, bytes]) -> None:
     replies = worker.ask(body(digits["1"], explain="True"), body(digits["1"]))
     assert [reply.status for reply in replies] == [400, 200]
@@ -290,6 +307,36 @@ def test_a_model_that_raises_for_one_picture_fails_only_that_one(
         "type": "InferenceError",
         "message": "the model failed on this picture: MemoryError",
     }
+
+
+class Activations:
+    """What a model holds while it runs."""
+
+
+def test_what_a_failed_call_held_is_free_before_the_next_one(
+    handler: ImageClassification,
+    worker: Any,
+    digits: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, hated = handler.model, handler.preprocess(Image.open(BytesIO(digits["4"])))
+    held: list[weakref.ref[Activations]] = []
+    alive = []
+
+    def out_of_memory(images: Array) -> Arrays:
+        activations = Activations()
+        held.append(weakref.ref(activations))
+        alive.append(sum(each() is not None for each in held))
+        if len(images) > 1 or np.array_equal(images[0], hated):
+            raise MemoryError("out of memory")
+        return model(images)
+
+    handler.model = out_of_memory
+    # pytest keeps what is logged, with its tracebacks.
+    monkeypatch.setattr(logging.getLogger("handlers.task"), "disabled", True)
+    replies = worker.ask(*(body(digits[name]) for name in "345"))
+    assert [reply.status for reply in replies] == [200, 500, 200]
+    assert alive == [1] * 4
 
 
 def test_a_picture_that_the_runtime_does_not_take_is_told_so(
@@ -387,6 +434,30 @@ def test_a_failed_request_keeps_no_picture(
         assert [picture() for picture in decoded] == [None]
     finally:
         gc.enable()
+
+
+def test_a_picture_drawn_on_is_whole_no_longer_than_that(
+    worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batch may have more to draw, and each would stay twice until all are."""
+    kept: list[Picture] = []
+    whole: list[weakref.ref[Image.Image]] = []
+    read, decode = pictures.read, pictures.decode
+
+    def kept_read(*given: Any) -> Picture:
+        kept.append(read(*given))
+        return kept[-1]
+
+    def watched(*given: Any) -> Image.Image:
+        image = decode(*given)
+        whole.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(pictures, "read", kept_read)
+    monkeypatch.setattr(pictures, "decode", watched)
+    (reply,) = worker.ask(body(digits["3"], Accept="image/png"))
+    assert (reply.status, len(kept), len(whole)) == (200, 1, 2)
+    assert [image() for image in whole] == [None, None]
 
 
 def test_answers_to_grpc_say_that_nothing_follows(worker: Any, digits: dict[str, bytes]) -> None:
