@@ -75,7 +75,10 @@ def _break(path: Path) -> None:
 
 
 def _judge(expected: dict[bytes, Any]) -> Callable[[bytes, Any], tuple[str, bool]]:
-    """Right: the labels of one version alone, in the order and with the scores of 1.0's answer."""
+    """Right: the labels of one version alone, in the order and with the scores of 1.0's answer.
+
+    Raises ValueError, KeyError, TypeError or IndexError of what has another shape.
+    """
 
     def judge(body: bytes, found: Any) -> tuple[str, bool]:
         version = str(found[0]["label"]).partition("/")[0]
