@@ -23,8 +23,8 @@ class Row:
     """One contender. Rates in pictures per second, times in ms, memory in MB, CPU in ms a picture.
 
     ``pss`` is that of all processes, ``worker_rss`` and ``worker_pss`` that of its largest worker.
-    ``latency`` is p50, p95 and p99 at ``connections``, where the rate is highest; ``lone`` the mean
-    latency of one connection.
+    ``latency`` is p50, p95 and p99 at ``connections``, where the rate is highest; ``lone`` the time
+    through the answers of one connection, for wrk's mean has requests in it that were never sent.
     """
 
     contender: str
@@ -121,8 +121,8 @@ def _row(
     group, mine = best(own, name), rates(best(own, name))
     ready = [one["seconds"] for one in select(own, kind="ready")]
     ratios = {heading: ratio(mine, base) for heading, base in bases.items()}
-    lone = select(own, kind="closed", size="real", per_request=1, connections=1)
-    lone = [one for one in lone if "mean" in one]
+    alone = select(own, kind="closed", size="real", per_request=1, connections=1)
+    lone = [1e3 / rate for rate in rates(alone).values() if rate]
     usages = [one["usage"] for one in own if "usage" in one]
     reasons = [one["reason"] for one in select(own, kind="failed")]
     return Row(
@@ -133,7 +133,7 @@ def _row(
         rate=Spread.of(list(mine.values())) if mine else None,
         connections=group[0]["connections"] if group else 0,
         latency=latencies(group),
-        lone=median(one["mean"] for one in lone) if lone else None,
+        lone=median(lone) if lone else None,
         cpu=_cpu(group),
         pss=max((usage["peak_pss"] / 1e6 for usage in usages), default=None),
         worker_rss=_largest_worker(usages, "rss"),
