@@ -67,23 +67,30 @@ def select(measurements: Measurements, **wanted: Any) -> list[dict[str, Any]]:
     ]
 
 
-def best(measurements: Measurements, name: str) -> list[dict[str, Any]]:
-    """The closed loops of single pictures of real size at the connections that gave most."""
-    found = select(measurements, contender=name, kind="closed", size="real", per_request=1)
+def best(
+    measurements: Measurements, name: str, size: str = "real", together: int = 1
+) -> list[dict[str, Any]]:
+    """The closed loops of ``together`` pictures a request at the connections that gave most."""
+    wanted = {"kind": "closed", "size": size, "per_request": together}
+    found = select(measurements, contender=name, **wanted)
     by_connections: dict[int, list[dict[str, Any]]] = {}
     for one in found:
         by_connections.setdefault(one["connections"], []).append(one)
     return max(by_connections.values(), key=lambda group: median(rates(group).values()), default=[])
 
 
-def baselines(measurements: Measurements) -> dict[str, str]:
-    """What ratios are to: heading -> contender; the first contender where there is no stock."""
+def baselines(measurements: Measurements, size: str = "real", together: int = 1) -> dict[str, str]:
+    """What ratios are to: heading -> contender; the first contender where there is no stock.
+
+    Which tuning is the best differs with the pictures' size.
+    """
     known = names(measurements)
-    found = {"stock as installed": INSTALLED} if best(measurements, INSTALLED) else {}
-    tuned = [name for name in known if name.startswith(TUNED) and best(measurements, name)]
+    loops = {name: best(measurements, name, size, together) for name in known}
+    found = {"stock as installed": INSTALLED} if loops.get(INSTALLED) else {}
+    tuned = [name for name in known if name.startswith(TUNED) and loops[name]]
     if tuned:
         found["stock at its best"] = max(
-            tuned, key=lambda name: median(rates(best(measurements, name)).values())
+            tuned, key=lambda name: median(rates(loops[name]).values())
         )
     return found or ({known[0]: known[0]} if known else {})
 

@@ -110,13 +110,14 @@ def size_table(measurements: Measurements) -> Cells:
     kinds = {"large": ("large", 1), "small": ("small", 1), "eight a request": ("real", 8)}
     for heading, (size, together) in kinds.items():
         wanted = {"kind": "closed", "size": size, "per_request": together}
+        within = bases | baselines(measurements, size, together)
         for name in names(measurements):
             mine = rates(select(measurements, contender=name, **wanted))
             if not mine:
                 continue
             others = [
-                ratio(mine, rates(select(measurements, contender=base, **wanted)))
-                for base in bases.values()
+                ratio(mine, rates(select(measurements, contender=within[base], **wanted)))
+                for base in bases
             ]
             cells = [spread(each, "{:.2f}") for each in others]
             lines.append([heading, name, spread(Spread.of(list(mine.values())), "{:.1f}"), *cells])

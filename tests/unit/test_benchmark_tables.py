@@ -215,6 +215,27 @@ def test_other_sizes_are_compared_with_the_same_size(measurements: list[dict[str
     assert ["large", "ours/a:fp32", "40.0", "", "4.00"] in lines
 
 
+def test_stock_at_its_best_is_chosen_within_each_size(
+    measurements: list[dict[str, Any]],
+) -> None:
+    # Slower with pictures as they are, and faster with photographs.
+    other = f"{TUNED}-compile"
+    large = {"ours/a:fp32": 40.0, TUNED: 10.0, other: 20.0}
+    found = [*measurements, _closed(other, 0, 50.0)]
+    found += [_closed(name, 0, rate, size="large") for name, rate in large.items()]
+    found += [_closed("ours/a:fp32", 0, 5.0, per_request=8)]
+    head, *lines = tables.size_table(found)
+    assert head[3:] == ["x stock as installed", "x stock at its best"]
+    ratios = {(line[0], line[1]): line[-1] for line in lines}
+    assert ratios == {
+        ("large", "ours/a:fp32"): "2.00",
+        ("large", TUNED): "0.50",
+        ("large", other): "1.00",
+        # No stock takes several pictures a request.
+        ("eight a request", "ours/a:fp32"): "",
+    }
+
+
 @pytest.fixture
 def results(measurements: list[dict[str, Any]]) -> dict[str, Any]:
     return {
