@@ -157,7 +157,18 @@ def test_open_loops_are_told_against_a_lone_request(measurements: list[dict[str,
     latency = {"p50": 6.0, "p95": 9.0, "p99": 25.0}
     found = [*measurements, {"contender": "ours/a:fp32", "round": 0, **load, **latency}]
     [_, line] = tables.poisson_table(found)
-    assert line == ["ours/a:fp32", "60.0", "0.60", "6.0", "9.0", "25.0", "2.5", "1.0"]
+    assert line == ["ours/a:fp32", "60.0", "0.60", "6.0", "9.0", "25.0", "2.5", "1.0", "0"]
+
+
+def test_open_loops_tell_what_failed_in_all_rounds_those_without_an_answer_too() -> None:
+    load = {"contender": "a", "kind": "poisson", "rate": 60.0, "share": None, "late_p99": 1.0}
+    latency = {"p50": 6.0, "p95": 9.0, "p99": 25.0}
+    some = {**load, "round": 0, "requests": 600, "failed": 50, **latency}
+    none = {**load, "round": 1, "requests": 600, "failed": 600}
+    head, line = tables.poisson_table([some, none])
+    assert (head[-1], line[3:]) == ("failed", ["6.0", "9.0", "25.0", "", "1.0", "650"])
+    [_, line] = tables.poisson_table([none])
+    assert line[3:] == ["", "", "", "", "1.0", "600"]
 
 
 _SCRAPE = """\
