@@ -107,7 +107,7 @@ def _quantised(
     from onnxruntime import quantization
 
     export, (method, share) = quantization.quantize_static, RECIPES[name]
-    options = {} if method == "MinMax" else {"CalibStridedMinMax": 1}
+    options: dict[str, float] = {} if method == "MinMax" else {"CalibStridedMinMax": 1}
     options |= {} if share is None else {"CalibPercentile": share}
 
     def quantize(model: Any, path: Path, reader: Any, **given: Any) -> None:

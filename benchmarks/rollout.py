@@ -8,6 +8,7 @@ meanwhile rolls out three versions, goes back once, and rolls out one that is br
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -32,6 +33,7 @@ from asking import Counts, asking  # noqa: E402
 
 from handlers.golden import FILE as GOLDEN  # noqa: E402
 from handlers.integrity import RECORD  # noqa: E402
+from marsmith import resolve  # noqa: E402
 from marsmith.addresses import free_addresses  # noqa: E402
 from marsmith.archive import file_name  # noqa: E402
 from marsmith.build import build  # noqa: E402
@@ -51,9 +53,9 @@ _BROKEN = "5.0"
 def _build(model: str, folder: Path) -> dict[str, Path]:
     """Archives whose labels say which version they are: ``2.0/star``."""
     path = PROJECT / "models" / f"{model}.yaml"
-    built = {}
+    own, built = resolve.labels(load(path), PROJECT), {}
     for version in (*_VERSIONS, _BROKEN):
-        labels = [f"{version}/{label}" for label in load(path).labels]
+        labels = [f"{version}/{label}" for label in own]
         spec = load(path, {"version": version, "labels": labels})
         built[version] = build(spec, PROJECT, folder, True, lambda _: None).path
     _break(built[_BROKEN])
@@ -75,7 +77,10 @@ def _break(path: Path) -> None:
 
 
 def _judge(expected: dict[bytes, Any]) -> Callable[[bytes, Any], tuple[str, bool]]:
-    """Right: the labels of one version alone, in the order and with the scores of 1.0's answer."""
+    """Right: the labels of one version alone, in the order and with the scores of 1.0's answer.
+
+    Raises ValueError, KeyError, TypeError or IndexError of what has another shape.
+    """
 
     def judge(body: bytes, found: Any) -> tuple[str, bool]:
         version = str(found[0]["label"]).partition("/")[0]
@@ -104,11 +109,8 @@ def _change(server: TorchServe, built: dict[str, Path], counts: Counts, watch: f
         print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
 
     for version in _VERSIONS[1:]:
-        timed(
-            f"rollout {version}",
-            version,
-            lambda say, v=version: roll_out(server.running, built[v], options, False, say),
-        )
+        act = functools.partial(roll_out, server.running, built[version], options, False)
+        timed(f"rollout {version}", version, act)
     model = built["1.0"].name.rpartition("-")[0]
     back = _VERSIONS[-2]
     timed(

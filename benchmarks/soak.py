@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
-import psutil
+import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 
 from benchmarks.serving import loads

@@ -1,7 +1,8 @@
 """Loads on a server: each starts a client process and returns what it saw.
 
-Latencies are in milliseconds. ``requests`` are the answers that came, ``failed`` of them and of the
-connections went wrong, ``client_cpu`` are the client's own CPU seconds.
+Latencies are in milliseconds. ``requests`` are those that have ended, ``failed`` those of them that
+were not answered well; wrk counts a connection that broke among the latter alone. ``client_cpu``
+are the client's own CPU seconds.
 """
 
 from __future__ import annotations

@@ -94,13 +94,17 @@ def _judge(job: dict[str, Any]) -> Judge:
 def summary(
     rate: float, latencies: list[float], late: list[float], failed: int, seconds: float
 ) -> dict[str, Any]:
-    """Seconds as milliseconds, in the words of ``loads``; ``late`` is how late it sent itself."""
-    found: dict[str, Any] = {"rate": rate, "requests": len(latencies), "failed": failed}
+    """Seconds as milliseconds, in the words of ``loads``.
+
+    ``latencies`` are those of answers alone, ``late`` is how late it sent each request itself.
+    """
+    found: dict[str, Any] = {"rate": rate, "requests": len(latencies) + failed, "failed": failed}
     found["seconds"] = seconds
     if latencies:
         found["mean"] = 1e3 * sum(latencies) / len(latencies)
         for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
             found[name] = 1e3 * percentile(latencies, share)
+    if late:
         found["late_p99"] = 1e3 * percentile(late, 0.99)
     return found
 

@@ -33,9 +33,9 @@ end
 function done(summary, latency, requests)
    local e = summary.errors
    io.write(string.format(
-      '\n{"requests":%d,"seconds":%f,"failed":%d,"mean":%f,"p50":%f,"p95":%f,"p99":%f,"max":%f}\n',
+      '\n{"requests":%d,"seconds":%f,"failed":%d,"p50":%f,"p95":%f,"p99":%f,"max":%f}\n',
       summary.requests, summary.duration / 1e6,
       e.connect + e.read + e.write + e.status + e.timeout,
-      latency.mean / 1e3, latency:percentile(50) / 1e3, latency:percentile(95) / 1e3,
+      latency:percentile(50) / 1e3, latency:percentile(95) / 1e3,
       latency:percentile(99) / 1e3, latency.max / 1e3))
 end

@@ -23,8 +23,8 @@ class Row:
     """One contender. Rates in pictures per second, times in ms, memory in MB, CPU in ms a picture.
 
     ``pss`` is that of all processes, ``worker_rss`` and ``worker_pss`` that of its largest worker.
-    ``latency`` is p50, p95 and p99 at ``connections``, where the rate is highest; ``lone`` the mean
-    latency of one connection.
+    ``latency`` is p50, p95 and p99 at ``connections``, where the rate is highest; ``lone`` the time
+    through the answers of one connection, for wrk's mean has requests in it that were never sent.
     """
 
     contender: str
@@ -67,23 +67,30 @@ def select(measurements: Measurements, **wanted: Any) -> list[dict[str, Any]]:
     ]
 
 
-def best(measurements: Measurements, name: str) -> list[dict[str, Any]]:
-    """The closed loops of single pictures of real size at the connections that gave most."""
-    found = select(measurements, contender=name, kind="closed", size="real", per_request=1)
+def best(
+    measurements: Measurements, name: str, size: str = "real", together: int = 1
+) -> list[dict[str, Any]]:
+    """The closed loops of ``together`` pictures a request at the connections that gave most."""
+    wanted = {"kind": "closed", "size": size, "per_request": together}
+    found = select(measurements, contender=name, **wanted)
     by_connections: dict[int, list[dict[str, Any]]] = {}
     for one in found:
         by_connections.setdefault(one["connections"], []).append(one)
     return max(by_connections.values(), key=lambda group: median(rates(group).values()), default=[])
 
 
-def baselines(measurements: Measurements) -> dict[str, str]:
-    """What ratios are to: heading -> contender; the first contender where there is no stock."""
+def baselines(measurements: Measurements, size: str = "real", together: int = 1) -> dict[str, str]:
+    """What ratios are to: heading -> contender; the first contender where there is no stock.
+
+    Which tuning is the best differs with the pictures' size.
+    """
     known = names(measurements)
-    found = {"stock as installed": INSTALLED} if best(measurements, INSTALLED) else {}
-    tuned = [name for name in known if name.startswith(TUNED) and best(measurements, name)]
+    loops = {name: best(measurements, name, size, together) for name in known}
+    found = {"stock as installed": INSTALLED} if loops.get(INSTALLED) else {}
+    tuned = [name for name in known if name.startswith(TUNED) and loops[name]]
     if tuned:
         found["stock at its best"] = max(
-            tuned, key=lambda name: median(rates(best(measurements, name)).values())
+            tuned, key=lambda name: median(rates(loops[name]).values())
         )
     return found or ({known[0]: known[0]} if known else {})
 
@@ -121,8 +128,8 @@ def _row(
     group, mine = best(own, name), rates(best(own, name))
     ready = [one["seconds"] for one in select(own, kind="ready")]
     ratios = {heading: ratio(mine, base) for heading, base in bases.items()}
-    lone = select(own, kind="closed", size="real", per_request=1, connections=1)
-    lone = [one for one in lone if "mean" in one]
+    alone = select(own, kind="closed", size="real", per_request=1, connections=1)
+    lone = [1e3 / rate for rate in rates(alone).values() if rate]
     usages = [one["usage"] for one in own if "usage" in one]
     reasons = [one["reason"] for one in select(own, kind="failed")]
     return Row(
@@ -133,7 +140,7 @@ def _row(
         rate=Spread.of(list(mine.values())) if mine else None,
         connections=group[0]["connections"] if group else 0,
         latency=latencies(group),
-        lone=median(one["mean"] for one in lone) if lone else None,
+        lone=median(lone) if lone else None,
         cpu=_cpu(group),
         pss=max((usage["peak_pss"] / 1e6 for usage in usages), default=None),
         worker_rss=_largest_worker(usages, "rss"),

@@ -94,7 +94,7 @@ class Soaked:
         unanswered = {why: n for why, n in errors.items() if not why.isdigit()}
         if sum(unanswered.values()) > lost:
             yield f"requests without an answer: {unanswered}, with {killed} workers killed"
-        failed, sent = self.asked["failed"], self.asked["failed"] + self.asked["requests"]
+        failed, sent = self.asked["failed"], self.asked["requests"]
         if failed - lost > limits.failed * sent:
             yield f"{failed} of {sent} requests failed, more than {limits.failed:.1%}"
 
@@ -123,8 +123,8 @@ class Soaked:
             f"{asked['requests']} requests in {asked['seconds']:.0f} s: {asked['failed']} failed "
             f"{asked['errors'] or ''}, {asked['wrong']} wrong"
         )
-        # Of none there are no latencies.
-        if asked["requests"]:
+        # Without an answer there are no latencies.
+        if "p50" in asked:
             yield ", ".join(f"{name} {asked[name]:.0f} ms" for name in ("p50", "p99", "max"))
         before, after = self.idle
         counts = (f"{role} {before[role]} -> {after.get(role, 0)}" for role in sorted(before))

@@ -74,31 +74,29 @@ def against_table(measurements: Measurements) -> Cells:
 
 def poisson_table(measurements: Measurements) -> Cells:
     """Open loops: what was asked for and how long the answers took, against a lone request."""
-    lines = [
-        ["contender", "asked/s", "share", "p50 ms", "p95 ms", "p99 ms", "p99 / lone", "late ms"]
-    ]
+    head = ["contender", "asked/s", "share", "p50 ms", "p95 ms", "p99 ms", "p99 / lone", "late ms"]
+    lines = [[*head, "failed"]]
     lone = {row.contender: row.lone for row in rows(measurements, None)}
     for name in names(measurements):
         found = select(measurements, contender=name, kind="poisson")
-        found = [one for one in found if "p99" in one]
         groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
         for one in found:
             # A share of each round's own capacity, or the same rate in every round.
             key = ("rate", one["rate"]) if one["share"] is None else ("share", one["share"])
             groups.setdefault(key, []).append(one)
         for (kind, asked), group in groups.items():
-            latency, alone = latencies(group), lone[name]
-            if latency is None:
-                continue
-            times = [one["p99"] / alone for one in group] if alone else []
+            latency, alone = latencies(group) or (None,) * 3, lone[name]
+            times = [one["p99"] / alone for one in group if "p99" in one] if alone else []
+            late = [one["late_p99"] for one in group if "late_p99" in one]
             lines.append(
                 [
                     name,
                     spread(Spread.of([one["rate"] for one in group]), "{:.1f}"),
                     number(asked if kind == "share" else None, "{:.2f}"),
-                    *(f"{value:.1f}" for value in latency),
+                    *(number(value, "{:.1f}") for value in latency),
                     spread(Spread.of(times) if times else None, "{:.1f}"),
-                    number(median(one["late_p99"] for one in group), "{:.1f}"),
+                    number(median(late) if late else None, "{:.1f}"),
+                    str(sum(one["failed"] for one in group)),
                 ]
             )
     return lines
@@ -110,13 +108,14 @@ def size_table(measurements: Measurements) -> Cells:
     kinds = {"large": ("large", 1), "small": ("small", 1), "eight a request": ("real", 8)}
     for heading, (size, together) in kinds.items():
         wanted = {"kind": "closed", "size": size, "per_request": together}
+        within = bases | baselines(measurements, size, together)
         for name in names(measurements):
             mine = rates(select(measurements, contender=name, **wanted))
             if not mine:
                 continue
             others = [
-                ratio(mine, rates(select(measurements, contender=base, **wanted)))
-                for base in bases.values()
+                ratio(mine, rates(select(measurements, contender=within[base], **wanted)))
+                for base in bases
             ]
             cells = [spread(each, "{:.2f}") for each in others]
             lines.append([heading, name, spread(Spread.of(list(mine.values())), "{:.1f}"), *cells])

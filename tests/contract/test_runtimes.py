@@ -389,16 +389,18 @@ def test_its_layers_are_eager_s_or_it_says_that_it_shows_none(
         np.testing.assert_allclose(array, expected[layer], atol=1e-4, err_msg=layer)
 
 
-@each_runtime
+@each_place
 @pytest.mark.parametrize(
     "content", [b"", b"garbage", b"PK\x03\x04garbage", bytes(1000), b"\x80\x02}q\x00."]
 )
-def test_a_garbage_artifact_is_a_load_error(name: str, content: bytes, tmp_path: Path) -> None:
+def test_a_garbage_artifact_is_a_load_error(
+    name: str, device: str, content: bytes, tmp_path: Path
+) -> None:
     runtime = plugins.load_runtime(name)
     path = tmp_path / f"model{runtime.suffix}"
     path.write_bytes(content)
     with pytest.raises(LoadError) as refused:
-        runtime(path, "cpu", options(runtime))
+        runtime(path, device, options(runtime))
     assert "\n" not in str(refused.value)
 
 
@@ -415,11 +417,11 @@ def test_a_cut_or_damaged_artifact_is_a_load_error(
             given.runtime(path, device, options(given.runtime))
 
 
-@each_runtime
-def test_a_missing_artifact_is_a_load_error(name: str, tmp_path: Path) -> None:
+@each_place
+def test_a_missing_artifact_is_a_load_error(name: str, device: str, tmp_path: Path) -> None:
     runtime = plugins.load_runtime(name)
     with pytest.raises(LoadError):
-        runtime(tmp_path / f"none{runtime.suffix}", "cpu", options(runtime))
+        runtime(tmp_path / f"none{runtime.suffix}", device, options(runtime))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if plugins.load_runtime(n).requires])

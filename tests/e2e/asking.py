@@ -68,9 +68,16 @@ class Counts:
             if not reply.ok:
                 self.problems.append(f"failed: {reply.problem()}")
                 return
-            version, right = self.judge(body, reply.json())
+            found = reply.json()
         except MarsmithError as error:
             self.problems.append(f"failed: {error}")
+            return
+        wrong = f"wrong: {reply.body[:200]!r} to {body[:50]!r}"
+        try:
+            version, right = self.judge(body, found)
+        # Another shape than the model's is a wrong answer, too.
+        except (ValueError, KeyError, TypeError, IndexError):
+            self.problems.append(wrong)
             return
         self.times.append((start, time.perf_counter() - start))
         since, alone = self.alone or (start, version)
@@ -79,7 +86,7 @@ class Counts:
         elif start > since and version != alone:
             self.problems.append(f"late: {version}, {start - since:.3f} s after {alone}")
         elif not right:
-            self.problems.append(f"wrong: {reply.body[:200]!r} to {body[:50]!r}")
+            self.problems.append(wrong)
         else:
             self.versions[version] += 1
 

@@ -25,7 +25,6 @@ from marsmith.server import TorchServe
 from marsmith.status import VersionStatus, read_status
 
 _TIMEOUT, _QUEUE, _BATCH = 3, 8, 4
-# A moment in which others take the cores: for an answer, and for a refusal.
 
 
 @pytest.fixture(scope="module")

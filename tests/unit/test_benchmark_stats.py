@@ -64,11 +64,14 @@ def test_a_rate_must_be_above_zero() -> None:
 
 def test_an_open_loop_is_told_in_milliseconds() -> None:
     found = summary(20.0, [0.010, 0.020, 0.030, 0.200], [0.0, 0.001, 0.002, 0.003], 1, 0.5)
-    assert found["requests"] == 4
-    assert found["failed"] == 1
+    # All that were sent, and those of them that failed.
+    assert (found["requests"], found["failed"]) == (5, 1)
     assert found["mean"] == pytest.approx(65)
     assert [found[key] for key in ("p50", "p99", "late_p99")] == pytest.approx([20, 200, 3])
 
 
-def test_an_open_loop_without_arrivals_has_no_latencies() -> None:
+def test_an_open_loop_without_answers_has_no_latencies() -> None:
     assert summary(1.0, [], [], 0, 0.5) == {"rate": 1.0, "requests": 0, "failed": 0, "seconds": 0.5}
+    refused = summary(1.0, [], [0.002], 1, 0.5)
+    assert refused.pop("late_p99") == 2.0
+    assert refused == {"rate": 1.0, "requests": 1, "failed": 1, "seconds": 0.5}

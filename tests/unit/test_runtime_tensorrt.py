@@ -348,11 +348,13 @@ def test_a_new_engine_that_does_not_load_is_an_error(
         _load(exported, tmp_path / "cache")
 
 
-def test_a_garbage_artifact_is_an_integrity_error(trt: StandIn, tmp_path: Path) -> None:
+def test_a_garbage_or_missing_artifact_is_an_integrity_error(trt: StandIn, tmp_path: Path) -> None:
     for content in (b"", b"garbage", bytes(1000)):
         (tmp_path / "model.onnx").write_bytes(content)
         with pytest.raises(IntegrityError, match="model.onnx is no ONNX model with one input"):
             _load(tmp_path / "model.onnx", tmp_path / "cache")
+    with pytest.raises(IntegrityError, match="none.onnx cannot be read: No such file"):
+        _load(tmp_path / "none.onnx", tmp_path / "cache")
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

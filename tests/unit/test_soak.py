@@ -60,7 +60,7 @@ WELL = Soaked(
     capacity=100,
     rate=70,
     minutes=60,
-    asked={"requests": 99_950, "failed": 50, "errors": {"503": 50}, "wrong": 0},
+    asked={"requests": 100_000, "failed": 50, "errors": {"503": 50}, "wrong": 0},
     idle=({"front end": 62, "worker": 6}, {"front end": 64, "worker": 6}),
     samples=[],
     growth=[
@@ -87,7 +87,7 @@ def test_a_soak_within_its_limits_has_no_problem() -> None:
     ("changed", "why"),
     [
         ({"asked": {**WELL.asked, "wrong": 1}}, "1 answers were wrong"),
-        ({"asked": _asked(**{"503": 200})}, "200 of 100150 requests failed, more than 0.1%"),
+        ({"asked": _asked(**{"503": 200})}, "200 of 100000 requests failed, more than 0.1%"),
         ({"asked": _asked(**{"500": 1})}, "statuses that nothing explains: {'500': 1}"),
         ({"asked": _asked(TimeoutError=1)}, "requests without an answer: {'TimeoutError': 1}"),
         (
@@ -111,6 +111,13 @@ def test_a_soak_within_its_limits_has_no_problem() -> None:
 def test_what_is_beyond_a_limit_is_a_problem(changed: dict[str, Any], why: str) -> None:
     [problem] = replace(WELL, **changed).problems(LIMITS)
     assert why in problem
+
+
+def test_a_soak_without_an_answer_tells_no_latencies() -> None:
+    asked = {**_asked(**{"503": 100_000}), "seconds": 60.0}
+    told, idle = replace(WELL, asked=asked).words()
+    assert told == "100000 requests in 60 s: 100000 failed {'503': 100000}, 0 wrong"
+    assert idle.startswith("descriptors")
 
 
 def test_a_rate_and_a_load_are_refused_together() -> None:
