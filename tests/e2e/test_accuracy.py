@@ -27,7 +27,7 @@ HELD_OUT = {
 
 def _stated(project: Path) -> dict[str, float]:
     text = (project / "README.md").read_text("utf-8")
-    rows = re.findall(r"^\| `(\w+)` \|.*\| [\w-]+ (0\.\d+)(?: \(.*\))? \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|.*\| [\w -]+ (0\.\d+)(?: \(.*\))? \|$", text, re.MULTILINE)
     return {name: float(value) for name, value in rows}
 
 

@@ -174,6 +174,22 @@ def test_the_contract_tests_find_both_plugins_and_pass(extended: Path) -> None:
         assert re.search(rf"{name}.* PASSED", output), output
 
 
+FOREIGN = """
+from pathlib import Path
+import torch
+from marsmith import own
+
+torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.ones(1),)), "theirs.pt2")
+Path("labels.txt").write_text("cat")
+given = {"artifact": "theirs.pt2", "name": "theirs", "labels": "labels.txt"}
+print(own.fields({**given, "task": "image-classification"}, Path(), Path())[0]["runtime"])
+"""
+
+
+def test_programs_that_others_exported_keep_their_runtime(extended: Path) -> None:
+    assert _run("-c", FOREIGN, folder=extended) == "torch-compile\n"
+
+
 TASK, RUNTIME = FILES[:2]
 
 
@@ -184,7 +200,7 @@ TASK, RUNTIME = FILES[:2]
         (TASK, "wanted, found = (", "IndexError: broken"),
         (TASK, "rows = [(tag[", "this model could not answer: IndexError: broken"),
         (RUNTIME, "torch.set_num_threads(", "IndexError: broken"),
-        (RUNTIME, "example = torch.from_numpy(", "IndexError: broken"),
+        (RUNTIME, "for node in program.graph", "IndexError: broken"),
     ],
     ids=["postprocess", "compare", "draw", "init", "export"],
 )
@@ -194,6 +210,7 @@ def test_what_a_plugin_raises_stops_the_build_with_one_line_and_its_place(
     copy = tmp_path / "copy"
     shutil.copytree(extended, copy, ignore=shutil.ignore_patterns("unpacked", "model-store"))
     before, found, after = (copy / file).read_text("utf-8").partition(f"        {line}")
+    assert found
     broken = f"        raise IndexError('broken')\n{found}"
     (copy / file).write_text(f"{before}{broken}{after}", "utf-8")
     number = before.count("\n") + 1

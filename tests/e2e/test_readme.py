@@ -149,7 +149,6 @@ def test_the_readme_curl_lines_answer(copy: Path, served: list[str], commands: l
     for command in asked:
         typed = re.sub(r"http://127\.0\.0\.1:8080/predictions/\w+", url, command)
         typed = typed.replace("curl ...", f'curl -H "Authorization: Bearer $TOKEN" {url}', 1)
-        typed = typed.replace("@star.jpg", f"@{picture}")
         typed = typed.replace('"b64": "..."', f'"b64": "\'$(base64 -w0 {picture})\'"')
         if not re.search(r" -[TFd] ", typed):
             typed += f" -T {picture}"

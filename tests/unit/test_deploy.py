@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 import shutil
@@ -75,6 +76,37 @@ def test_the_pod_is_confined_and_writes_into_volumes_only() -> None:
     # Draining and ending fit into what Kubernetes gives
     drain = re.findall(r"\d+", " ".join(container["lifecycle"]["preStop"]["exec"]["command"]))
     assert sum(map(int, drain)) + 20 < pod["terminationGracePeriodSeconds"]
+
+
+def _shown(first: str) -> Any:
+    """The YAML block of docs/deploying.md that begins so."""
+    page = (PROJECT / "docs/deploying.md").read_text()
+    [block] = [each for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if first in each]
+    return yaml.safe_load(block)
+
+
+def test_the_shown_scrape_of_pods_finds_the_ports_that_the_local_one_names() -> None:
+    local = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"][0]
+    pods = _shown("kubernetes_sd_configs")["scrape_configs"][0]
+    for key in ("job_name", "metric_relabel_configs"):
+        assert pods[key] == local[key]
+    label, port, server = pods["relabel_configs"]
+    assert server["target_label"] in local["static_configs"][0]["labels"]
+    [(key, value)] = _object("Deployment")["spec"]["template"]["metadata"]["labels"].items()
+    name = re.sub(r"\W", "_", key)
+    assert label["source_labels"] == [f"__meta_kubernetes_pod_label_{name}"]
+    assert re.fullmatch(label["regex"], value)
+    taken = [one for one in _container()["ports"] if re.fullmatch(port["regex"], one["name"])]
+    ports = {int(target.rpartition(":")[2]) for target in local["static_configs"][0]["targets"]}
+    assert {one["containerPort"] for one in taken} == ports
+    *_, monitoring = _object("NetworkPolicy")["spec"]["ingress"]
+    assert {one["port"] for one in monitoring["ports"]} == ports
+
+
+def test_the_shown_entry_for_a_gateway_elsewhere_fits_the_policy() -> None:
+    policy = copy.deepcopy(_object("NetworkPolicy"))
+    policy["spec"]["ingress"][0]["from"] += _shown("GATEWAY")
+    kubernetes_validate.validate(policy, "1.32", strict=True)
 
 
 def _commands() -> list[list[str]]:
