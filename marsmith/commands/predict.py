@@ -17,7 +17,7 @@ from rich.table import Table
 from handlers.errors import MarsmithError, ServerError
 from marsmith.asking import Asked, Asker, find_pictures, in_order
 from marsmith.client import Client
-from marsmith.durations import POSITIVE
+from marsmith.durations import seconds
 from marsmith.processes import Running, require_running
 
 
@@ -35,14 +35,7 @@ from marsmith.processes import Running, require_running
 @click.option(
     "--jobs", default=4, show_default=True, type=click.IntRange(1, 64), help="Asked at once."
 )
-@click.option(
-    "--timeout",
-    type=POSITIVE,
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For each request.",
-)
+@seconds("--timeout", 60.0, "For each request.")
 @click.pass_context
 def command(
     ctx: click.Context,
