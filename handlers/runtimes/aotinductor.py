@@ -117,15 +117,19 @@ class AotInductor(Runtime):
         inductor.use_cache("")
         level = _level(request.options["isa"])
         program = torch_export.capture(request)
-        try:
-            with quiet(), torch.no_grad(), _vectors(level):
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=str(request.path), inductor_configs=_settings(level)
-                )
-        # Its own errors and those of the C++ compiler behind it are of many kinds.
-        except Exception as error:
-            line = one_line(error, 400)
-            raise ExportError(f"AOTInductor cannot compile this model: {line}") from error
+
+        def package(file: io.BytesIO) -> None:
+            try:
+                with quiet(), torch.no_grad(), _vectors(level):
+                    torch._inductor.aoti_compile_and_package(
+                        program, package_path=file, inductor_configs=_settings(level)
+                    )
+            # Its own errors and those of the C++ compiler behind it are of many kinds.
+            except Exception as error:
+                line = one_line(error, 400)
+                raise ExportError(f"AOTInductor cannot compile this model: {line}") from error
+
+        saving.write(package, request.path)
 
     @staticmethod
     def finish(request: ExportRequest) -> None:
