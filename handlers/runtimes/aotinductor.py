@@ -228,15 +228,7 @@ def _rewrite(path: Path, needed: frozenset[str]) -> None:
         elif name.endswith(_METADATA):
             told = {**json.loads(content), _NEEDS: " ".join(sorted(needed))}
             records[name] = json.dumps(told, sort_keys=True).encode()
-
-    # In a buffer the name inside the file is a fixed one: of a file it is the file's own.
-    def save(file: io.BytesIO) -> None:
-        writer = torch._C.PyTorchFileWriter(file)
-        for name, content in {**records, "archive_format": b"pt2", "archive_version": b"0"}.items():
-            writer.write_record(name, content, len(content))
-        writer.write_end_of_file()
-
-    saving.write(save, path)
+    saving.records({**records, "archive_format": b"pt2", "archive_version": b"0"}, path)
 
 
 def _without_paths(library: bytes) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from handlers.errors import MarsmithError, ServerError
+from marsmith import terminal
 from marsmith.asking import Asked, Asker, find_pictures, in_order
 from marsmith.client import Client
 from marsmith.durations import seconds
@@ -64,8 +64,7 @@ def command(
         for one in found:
             click.echo(json.dumps(_fields(one), ensure_ascii=False))
     else:
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-        console.print(_table(found, _summary(running, model, version)))
+        terminal.console().print(_table(found, _summary(running, model, version)))
         for one in found:
             if one.problem:
                 click.echo(f"{one.path}: {one.problem}", err=True)
