@@ -18,11 +18,11 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from prepared import mixed, torchvision_model
 from torch import nn
 from torchvision.ops import box_iou
 from torchvision.transforms._presets import ObjectDetection, SemanticSegmentation
 
+from benchmarks.prepared import mixed, torchvision_model
 from marsmith.client import Client
 from marsmith.server import TorchServe
 from marsmith.spec import ModelSpec
