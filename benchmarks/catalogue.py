@@ -19,18 +19,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.prepared import prepare
+from benchmarks.truth import agreement
+from marsmith import named
+from marsmith.addresses import free_addresses
+from marsmith.environment import CONFIG_NAME, temp_folder
+from marsmith.server import TorchServe
+from marsmith.spec import ModelSpec, load
+
 PROJECT = Path(__file__).parents[1]
-# What prepares weights and knows the truth is with the tests.
-sys.path.insert(0, str(PROJECT / "tests"))
-
-from prepared import prepare  # noqa: E402
-from truth import agreement  # noqa: E402
-
-from marsmith import named  # noqa: E402
-from marsmith.addresses import free_addresses  # noqa: E402
-from marsmith.environment import CONFIG_NAME, temp_folder  # noqa: E402
-from marsmith.server import TorchServe  # noqa: E402
-from marsmith.spec import ModelSpec, load  # noqa: E402
 
 PAGE = PROJECT / "docs/catalogue.md"
 

@@ -15,16 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.prepared import prepare
+from handlers import plugins
+from handlers.inputs import ImageInput
+from marsmith import trials
+from marsmith.spec import ModelSpec, load, parse
+
 PROJECT = Path(__file__).parents[1]
-# What prepares weights is with the tests.
-sys.path.insert(0, str(PROJECT / "tests"))
-
-from prepared import prepare  # noqa: E402
-
-from handlers import plugins  # noqa: E402
-from handlers.inputs import ImageInput  # noqa: E402
-from marsmith import trials  # noqa: E402
-from marsmith.spec import ModelSpec, load, parse  # noqa: E402
 
 PAGE = PROJECT / "docs/matrix.md"
 # For detectors on runtimes whose shapes may not depend on data.

@@ -14,7 +14,6 @@ import itertools
 import json
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 import zipfile
@@ -25,25 +24,22 @@ from typing import Any
 
 import click
 
+from benchmarks.asking import Counts, asking
+from handlers.golden import FILE as GOLDEN
+from handlers.integrity import RECORD
+from marsmith import resolve
+from marsmith.addresses import free_addresses
+from marsmith.archive import file_name
+from marsmith.build import build
+from marsmith.operate import roll_back, roll_out
+from marsmith.rollout import Options
+from marsmith.samples import found
+from marsmith.server import TorchServe
+from marsmith.spec import load
+from marsmith.steps import RolledBack
+from marsmith.watch import Limits
+
 PROJECT = Path(__file__).parents[1]
-# Clients that ask and count are with the tests.
-sys.path.insert(0, str(PROJECT / "tests/e2e"))
-
-from asking import Counts, asking  # noqa: E402
-
-from handlers.golden import FILE as GOLDEN  # noqa: E402
-from handlers.integrity import RECORD  # noqa: E402
-from marsmith import resolve  # noqa: E402
-from marsmith.addresses import free_addresses  # noqa: E402
-from marsmith.archive import file_name  # noqa: E402
-from marsmith.build import build  # noqa: E402
-from marsmith.operate import roll_back, roll_out  # noqa: E402
-from marsmith.rollout import Options  # noqa: E402
-from marsmith.samples import found  # noqa: E402
-from marsmith.server import TorchServe  # noqa: E402
-from marsmith.spec import load  # noqa: E402
-from marsmith.steps import RolledBack  # noqa: E402
-from marsmith.watch import Limits  # noqa: E402
 
 _THREADS = 8
 _VERSIONS = ("1.0", "2.0", "3.0", "4.0")

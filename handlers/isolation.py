@@ -14,9 +14,16 @@ T = TypeVar("T")
 def guarded(step: Callable[..., T], *arguments: object) -> T | RequestError:
     """What a step of one picture gives, or its error."""
     try:
-        return _attempted(step, *arguments)
+        return step(*arguments)
     except RequestError as error:
         return error
+    # A task's own step may fail in ways of its own.
+    except Exception as error:  # noqa: BLE001
+        failed = InferenceError(
+            f"this model could not answer: {type(error).__name__} at the server"
+        )
+        failed.__cause__ = error
+        return failed
 
 
 def explained(error: RequestError) -> RequestError:
@@ -28,15 +35,3 @@ def explained(error: RequestError) -> RequestError:
     told = InferenceError(f"{what}: {described(cause)}")
     told.__cause__ = cause
     return told
-
-
-def _attempted(step: Callable[..., T], *arguments: object) -> T:
-    try:
-        return step(*arguments)
-    except RequestError:
-        raise
-    # A task's own step may fail in ways of its own.
-    except Exception as error:
-        raise InferenceError(
-            f"this model could not answer: {type(error).__name__} at the server"
-        ) from error

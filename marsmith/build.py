@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,6 @@ from marsmith import (
     sbom,
     smoke,
 )
-from marsmith.accuracy import Accuracy
-from marsmith.parity import Report
 from marsmith.spec import ModelSpec
 from marsmith.store import exclusive, publish, workspace
 
@@ -42,18 +40,19 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build: where the archive is, its sha256, what parity and the gate of accuracy
-    found (``exact``: parity of the artifact in fp32 that one in few bits is made of, ``exported``:
-    before the runtime rewrote it), and what to know."""
+    """A finished build: where the archive is, its sha256, whether it was there already, and what
+    was proven of its artifact."""
 
     path: Path
     sha256: str
-    parity: Report
-    accuracy: Accuracy | None
     unchanged: bool
-    notes: list[str] = field(default_factory=list)
-    exact: Report | None = None
-    exported: Report | None = None
+    proof: proving.Proven
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the archive."""
+        notes: list[str] = self.proof.artifact.bundle.provenance.get("notes", [])
+        return notes
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -61,10 +60,8 @@ class Built:
             "path": str(self.path),
             "sha256": self.sha256,
             "unchanged": self.unchanged,
-            "parity": self.parity.to_json(),
-            "exported": self.exported and self.exported.to_json(),
-            "fp32": self.exact and self.exact.to_json(),
-            "accuracy": self.accuracy and self.accuracy.to_json(),
+            "parity": self.proof.parity.to_json(),
+            **self.proof.beside_parity(),
             "notes": self.notes,
         }
 
@@ -114,9 +111,7 @@ def _built(
     with exclusive(store):
         unchanged = _check_target(target, digest, force)
         publish(path, target)
-    notes = bundle.provenance.get("notes", [])
-    found = proof.parity, proof.accuracy, unchanged, notes, proof.exact, proof.exported
-    return Built(target, digest, *found)
+    return Built(target, digest, unchanged, proof)
 
 
 def _stage(spec: ModelSpec, root: Path, folder: Path, tell: Tell) -> proving.Proven:

@@ -112,31 +112,28 @@ def search_path(environ: Mapping[str, str]) -> str:
     return os.pathsep.join([scripts, *rest])
 
 
-def variables(
-    home: Path, config: Path | None = None, base: Mapping[str, str] | None = None
-) -> dict[str, str | None]:
+def variables(home: Path, config: Path | None = None) -> dict[str, str | None]:
     """What to set (a string) and what to unset (None) to run TorchServe in the folder ``home``.
 
-    ``config`` is the configuration file (by default ``home``'s) and ``base`` the environment that
-    this one extends (by default this process's). Raises ServerError where something is missing.
+    ``config`` is the configuration file (by default ``home``'s); the rest is as in this process.
+    Raises ServerError where something is missing.
     """
-    environ = os.environ if base is None else base
     config = config or home / CONFIG_NAME
     if not config.is_file():
         raise ServerError(f"no {config.name} in {config.parent}: run this in the project's folder")
     temp = str(temp_folder(home))
-    path = search_path(environ)
-    find_java({**environ, "PATH": path})
+    path = search_path(os.environ)
+    find_java({**os.environ, "PATH": path})
     return {
         "TS_CONFIG_FILE": str(config.resolve()),
         "TEMP": temp,
         "TMPDIR": temp,
         "LOG4J_CONFIGURATION_FILE": _beside("log4j2.xml"),
-        _OPTIONS: _java_options(environ),
+        _OPTIONS: _java_options(),
         "MARSMITH_METRICS": _beside("metrics.yaml"),
         "PYTHONPATH": None,
         "PATH": path,
-        "OMP_WAIT_POLICY": environ.get("OMP_WAIT_POLICY", WAIT_POLICY),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", WAIT_POLICY),
     }
 
 
@@ -144,9 +141,9 @@ def _beside(name: str) -> str:
     return str(Path(__file__).resolve().with_name(name))
 
 
-def _java_options(environ: Mapping[str, str]) -> str:
+def _java_options() -> str:
     """Options for Java beside those that are there, once each."""
-    given = environ.get(_OPTIONS, "")
+    given = os.environ.get(_OPTIONS, "")
     # Quoted, for Java takes it apart at blanks.
     ours = f'"-Djava.util.logging.config.file={_beside("jul.properties")}"'
     return given if ours in given else f"{given} {ours}".strip()

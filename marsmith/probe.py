@@ -16,9 +16,6 @@ from handlers.golden import Golden
 from handlers.plugins import load_task
 from marsmith.client import Reply
 
-Differs = Callable[[Bundle, Any, Any, float], str | None]
-"""(bundle, expected, answer, tolerance) -> None where they agree, else what differs in one line."""
-
 Predict = Callable[[bytes], Reply]
 """A picture's bytes -> the reply of the version that is probed; raises ServerError."""
 
@@ -76,7 +73,7 @@ def task_difference(model: Bundle, expected: Any, answer: Any, tolerance: float)
     return golden.difference(handler, expected, answer, tolerance)
 
 
-def ask(goldens: Goldens, predict: Predict, differs: Differs = task_difference) -> GoldenCheck:
+def ask(goldens: Goldens, predict: Predict) -> GoldenCheck:
     """Ask golden requests, until one goes wrong."""
     if goldens.bundle is None:
         return GoldenCheck(0, None)
@@ -91,19 +88,19 @@ def ask(goldens: Goldens, predict: Predict, differs: Differs = task_difference) 
         return reply
 
     for count, case in enumerate(goldens.cases, 1):
-        if problem := _problem(goldens.bundle, case, timed, differs):
+        if problem := _problem(goldens.bundle, case, timed):
             said = f"{case.request.picture}: {problem}"
             return GoldenCheck(count, said, spent / count, is_wrong=answered)
     count = len(goldens.cases)
     return GoldenCheck(count, None, spent / count)
 
 
-def _problem(model: Bundle, case: Case, predict: Predict, differs: Differs) -> str | None:
+def _problem(model: Bundle, case: Case, predict: Predict) -> str | None:
     try:
         reply = predict(case.picture)
         if not reply.ok:
             return reply.problem()
-        return differs(model, case.request.answer, reply.json(), case.request.tolerance)
+        return task_difference(model, case.request.answer, reply.json(), case.request.tolerance)
     except (ServerError, LoadError) as error:
         return str(error)
     # An answer of another shape than the task's

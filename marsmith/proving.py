@@ -45,10 +45,14 @@ class Proven:
     exact: Report | None = None
     exported: Report | None = None
 
+    def beside_parity(self) -> dict[str, Any]:
+        """The other reports as JSON values, None for those that there are not."""
+        more = {"exported": self.exported, "fp32": self.exact, "accuracy": self.accuracy}
+        return {name: each and each.to_json() for name, each in more.items()}
+
     def to_json(self) -> dict[str, Any]:
         """The report for the archive."""
-        more = {"exported": self.exported, "fp32": self.exact, "accuracy": self.accuracy}
-        found = {name: each.to_json() for name, each in more.items() if each is not None}
+        found = {name: each for name, each in self.beside_parity().items() if each is not None}
         return {"device": self.artifact.place, **self.parity.to_json(), **found}
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marsmith.durations import OR_NONE, POSITIVE
+from marsmith.durations import POSITIVE, seconds
 
 if TYPE_CHECKING:
     from marsmith.rollout import Options
@@ -16,13 +16,11 @@ grpc_option = click.option(
 )
 _WATCHING = (
     click.option("--keep", is_flag=True, help="Leave the old version registered beside the new."),
-    click.option(
+    seconds(
         "--watch",
-        type=OR_NONE,
-        default=20.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long to watch the new default version before the old one goes.",
+        20.0,
+        "How long to watch the new default version before the old one goes.",
+        zero=True,
     ),
     click.option(
         "--max-failures",
@@ -39,21 +37,12 @@ _WATCHING = (
         metavar="TIMES",
         help="How much longer than before a golden request may take.",
     ),
-    click.option(
-        "--load-timeout",
-        type=POSITIVE,
-        default=300.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="For loading.",
-    ),
-    click.option(
+    seconds("--load-timeout", 300.0, "For loading."),
+    seconds(
         "--drain-timeout",
-        type=OR_NONE,
-        default=120.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long requests of the version that goes are waited for; 0: they are lost.",
+        120.0,
+        "How long requests of the version that goes are waited for; 0: they are lost.",
+        zero=True,
     ),
     grpc_option,
 )

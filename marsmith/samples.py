@@ -56,9 +56,9 @@ def check(folder: Path, option: str) -> None:
         raise SpecError(f"{option}: there is no folder {folder}: give one of pictures ({_KINDS})")
 
 
-def spread(given: Sequence[Path], most: int = COMPARED) -> list[Path]:
-    """At most ``most`` of the files, spread evenly over them."""
-    most = min(most, len(given))
+def spread(given: Sequence[Path]) -> list[Path]:
+    """At most ``COMPARED`` of the files, spread evenly over them."""
+    most = min(COMPARED, len(given))
     return [given[index * len(given) // most] for index in range(most)]
 
 

@@ -363,7 +363,7 @@ def defaults(root: Path, tell: Callable[[str], object] = lambda words: None) -> 
             continue
         if fields.get("default"):
             specs.append(merged(fields, None, str(path)))
-    return [spec for spec in specs if spec.default]
+    return specs
 
 
 def weights_files(folder: Path) -> list[Path]:

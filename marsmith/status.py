@@ -8,7 +8,7 @@ from typing import Any
 
 from handlers.errors import MarsmithError
 from marsmith.client import Client, Reply
-from marsmith.probe import Differs, GoldenCheck, Goldens, ask, task_difference
+from marsmith.probe import GoldenCheck, Goldens, ask
 from marsmith.processes import Running, is_alive
 from marsmith.refusals import read_refusals
 
@@ -94,9 +94,7 @@ def find_default(statuses: Sequence[VersionStatus], model: str) -> VersionStatus
     return next((one for one in statuses if one.model == model and one.default), None)
 
 
-def check_golden(
-    running: Running, client: Client, status: VersionStatus, differs: Differs = task_difference
-) -> GoldenCheck:
+def check_golden(running: Running, client: Client, status: VersionStatus) -> GoldenCheck:
     """Ask a version its archive's golden requests through the server, until one goes wrong."""
     try:
         goldens = Goldens.read(running.model_store / status.archive)
@@ -106,4 +104,4 @@ def check_golden(
     def predict(picture: bytes) -> Reply:
         return client.predict(status.model, picture, version=status.version)
 
-    return ask(goldens, predict, differs)
+    return ask(goldens, predict)

@@ -10,9 +10,10 @@ from rich.console import Console
 WIDTH = 120
 
 
-def console() -> Console:
-    """A console as wide as the terminal, or ``WIDTH`` where the output goes elsewhere."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+def console(width: int = WIDTH, markup: bool = True) -> Console:
+    """A console as wide as the terminal, or ``width`` where the output goes elsewhere."""
+    given = None if sys.stdout.isatty() else width
+    return Console(highlight=False, markup=markup, width=given)
 
 
 def printable(text: str) -> str:

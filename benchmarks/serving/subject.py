@@ -20,10 +20,9 @@ import yaml
 
 from benchmarks.serving.pictures import Picture, labelled, rendered
 from handlers import plugins
-from handlers.bundle import Bundle
 from handlers.errors import BuildError, SpecError
 from handlers.task import TaskHandler
-from marsmith import quantise, resolve, weights
+from marsmith import preparing, quantise, resolve, weights
 from marsmith.archive import file_name, unpack
 from marsmith.spec import ModelSpec, load, parse
 from marsmith.tuning.fingerprint import of_pair
@@ -200,14 +199,5 @@ def serving_settings(words: Sequence[str]) -> dict[str, int]:
 def handler_of(spec: ModelSpec) -> TaskHandler:
     """A handler of the spec's task without a model."""
     handler = plugins.load_task(spec.task)()
-    handler.bundle = Bundle(
-        name=spec.name,
-        version=spec.version,
-        task=spec.task,
-        runtime=spec.runtime,
-        artifact="",
-        labels=resolve.labels(spec, PROJECT),
-        input=resolve.image_input(spec),
-        decode=resolve.decode_settings(spec),
-    )
+    handler.bundle = preparing.unrecorded(spec, PROJECT)
     return handler

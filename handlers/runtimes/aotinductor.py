@@ -117,15 +117,19 @@ class AotInductor(Runtime):
         inductor.use_cache("")
         level = _level(request.options["isa"])
         program = torch_export.capture(request)
-        try:
-            with quiet(), torch.no_grad(), _vectors(level):
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=str(request.path), inductor_configs=_settings(level)
-                )
-        # Its own errors and those of the C++ compiler behind it are of many kinds.
-        except Exception as error:
-            line = one_line(error, 400)
-            raise ExportError(f"AOTInductor cannot compile this model: {line}") from error
+
+        def package(file: io.BytesIO) -> None:
+            try:
+                with quiet(), torch.no_grad(), _vectors(level):
+                    torch._inductor.aoti_compile_and_package(
+                        program, package_path=file, inductor_configs=_settings(level)
+                    )
+            # Its own errors and those of the C++ compiler behind it are of many kinds.
+            except Exception as error:
+                line = one_line(error, 400)
+                raise ExportError(f"AOTInductor cannot compile this model: {line}") from error
+
+        saving.write(package, request.path)
 
     @staticmethod
     def finish(request: ExportRequest) -> None:
@@ -224,15 +228,7 @@ def _rewrite(path: Path, needed: frozenset[str]) -> None:
         elif name.endswith(_METADATA):
             told = {**json.loads(content), _NEEDS: " ".join(sorted(needed))}
             records[name] = json.dumps(told, sort_keys=True).encode()
-
-    # In a buffer the name inside the file is a fixed one: of a file it is the file's own.
-    def save(file: io.BytesIO) -> None:
-        writer = torch._C.PyTorchFileWriter(file)
-        for name, content in {**records, "archive_format": b"pt2", "archive_version": b"0"}.items():
-            writer.write_record(name, content, len(content))
-        writer.write_end_of_file()
-
-    saving.write(save, path)
+    saving.records({**records, "archive_format": b"pt2", "archive_version": b"0"}, path)
 
 
 def _without_paths(library: bytes) -> bytes:

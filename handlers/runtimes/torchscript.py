@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -122,23 +121,13 @@ def _uses_torchvision(path: Path) -> bool:
 def _strip_debug(path: Path) -> None:
     """Rewrite the file without its debug records, which hold the paths of the build machine."""
     reader = torch._C.PyTorchFileReader(str(path))
-    records = {name: reader.get_record(name) for name in sorted(reader.get_all_records())}
-    del reader
-
-    # In a buffer the name inside the file is a fixed one: of a file it is the file's own.
-    def save(file: io.BytesIO) -> None:
-        writer = torch._C.PyTorchFileWriter(file)
-        for name, data in records.items():
-            # The writer adds its own version and serialization id.
-            if not name.endswith(".debug_pkl") and name not in (
-                "version",
-                ".data/serialization_id",
-            ):
-                data = _sort_constants(data) if name.endswith(".py") else data
-                writer.write_record(name, data, len(data))
-        writer.write_end_of_file()
-
-    saving.write(save, path)
+    records = {}
+    for name in sorted(reader.get_all_records()):
+        # The writer adds its own version and serialization id.
+        if not name.endswith(".debug_pkl") and name not in ("version", ".data/serialization_id"):
+            data = reader.get_record(name)
+            records[name] = _sort_constants(data) if name.endswith(".py") else data
+    saving.records(records, path)
 
 
 def _sort_constants(code: bytes) -> bytes:

@@ -10,7 +10,7 @@ import click
 
 from handlers.errors import ServerError
 from marsmith.client import Client
-from marsmith.durations import OR_NONE, POSITIVE
+from marsmith.durations import OR_NONE, seconds
 from marsmith.leaving import leave_in_order
 from marsmith.processes import require_running
 from marsmith.steps import heedless
@@ -24,14 +24,7 @@ from marsmith.steps import heedless
 @click.option(
     "--max", "most", default=2, show_default=True, type=click.IntRange(1), help="Workers at most."
 )
-@click.option(
-    "--interval",
-    type=POSITIVE,
-    default=5.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Length of a round.",
-)
+@seconds("--interval", 5.0, "Length of a round.")
 @click.option("--rounds", type=click.IntRange(1), help="Stop after so many rounds of each model.")
 @click.option("--seconds", type=OR_NONE, help="Stop after so long.")
 @click.option(

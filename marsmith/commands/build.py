@@ -239,18 +239,18 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(built.to_json()))
         return
-    size = built.path.stat().st_size / 1e6
+    proof, size = built.proof, built.path.stat().st_size / 1e6
     reference = "itself, alone (there is no eager model)" if spec.artifact else "eager"
     console.print(
         f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}"
         f"{', unchanged' if built.unchanged else ''})\n"
-        f"  {built.parity.words(reference)}\n  sha256 {built.sha256}",
+        f"  {proof.parity.words(reference)}\n  sha256 {built.sha256}",
         soft_wrap=True,
     )
-    if built.exact is not None:
-        console.print(f"  in fp32, before: {built.exact.words(reference)}", soft_wrap=True)
-    if built.accuracy is not None:
-        console.print(f"  {built.accuracy}", soft_wrap=True)
+    if proof.exact is not None:
+        console.print(f"  in fp32, before: {proof.exact.words(reference)}", soft_wrap=True)
+    if proof.accuracy is not None:
+        console.print(f"  {proof.accuracy}", soft_wrap=True)
     for note in built.notes:
         console.print(f"  note: {note}", markup=False, soft_wrap=True)
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from handlers.errors import ServerError
 from handlers.plugins import load_task
-from marsmith import samples, signing
+from marsmith import samples, signing, terminal
 from marsmith.addresses import free_addresses
 from marsmith.client import Client
 from marsmith.grpc_client import GrpcClient
@@ -34,7 +33,7 @@ PICTURES = 3
 def command(out: Path) -> None:
     """Build the archives of this repository's own weights, serve them, ask them, stop."""
     # A table does not fit the 80 columns that a pipe is taken for.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console = terminal.console(110)
     # What they leave out the build tells.
     specs = defaults(Path.cwd())
     console.rule("1. Build: each archive is compared with its PyTorch model")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from marsmith import journal
+from marsmith.terminal import console
 
 
 @click.command()
@@ -38,5 +37,4 @@ def command(model: str | None, as_json: bool) -> None:
         cells = (time, entry.operation, entry.model, entry.before, entry.after, result, entry.user)
         table.add_row(*cells)
     # What is written to a file may be as wide as it needs
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    console(200, markup=False).print(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from handlers.errors import MarsmithError, ServerError
+from marsmith import terminal
 from marsmith.asking import Asked, Asker, find_pictures, in_order
 from marsmith.client import Client
-from marsmith.durations import POSITIVE
+from marsmith.durations import seconds
 from marsmith.processes import Running, require_running
 
 
@@ -35,14 +35,7 @@ from marsmith.processes import Running, require_running
 @click.option(
     "--jobs", default=4, show_default=True, type=click.IntRange(1, 64), help="Asked at once."
 )
-@click.option(
-    "--timeout",
-    type=POSITIVE,
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For each request.",
-)
+@seconds("--timeout", 60.0, "For each request.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -71,8 +64,7 @@ def command(
         for one in found:
             click.echo(json.dumps(_fields(one), ensure_ascii=False))
     else:
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-        console.print(_table(found, _summary(running, model, version)))
+        terminal.console().print(_table(found, _summary(running, model, version)))
         for one in found:
             if one.problem:
                 click.echo(f"{one.path}: {one.problem}", err=True)

@@ -6,20 +6,13 @@ from pathlib import Path
 
 import click
 
-from marsmith.durations import POSITIVE
+from marsmith.durations import seconds
 from marsmith.readiness import read_readiness
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option(
-    "--timeout",
-    type=POSITIVE,
-    default=5.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For each call.",
-)
+@seconds("--timeout", 5.0, "For each call.")
 @click.pass_context
 def command(ctx: click.Context, model: str | None, timeout: float) -> None:
     """Tell whether MODEL, or every model, really answers: status 0 or 1, and why in one line.

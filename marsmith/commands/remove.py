@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from marsmith.durations import OR_NONE
+from marsmith.durations import seconds
 from marsmith.leaving import leave_in_order
 from marsmith.processes import require_running
 from marsmith.rollout_options import grpc_option
@@ -15,13 +15,11 @@ from marsmith.rollout_options import grpc_option
 @click.command()
 @click.argument("model")
 @click.argument("version")
-@click.option(
+@seconds(
     "--drain-timeout",
-    type=OR_NONE,
-    default=120.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long its requests are waited for; 0: they are lost, as of a version that is dead.",
+    120.0,
+    "How long its requests are waited for; 0: they are lost, as of a version that is dead.",
+    zero=True,
 )
 @grpc_option
 def command(model: str, version: str, drain_timeout: float, over_grpc: bool) -> None:

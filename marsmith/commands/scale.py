@@ -8,7 +8,7 @@ import click
 
 from marsmith import journal
 from marsmith.client import Client
-from marsmith.durations import POSITIVE
+from marsmith.durations import seconds
 from marsmith.leaving import leave_in_order
 from marsmith.managing import GrpcManaged
 from marsmith.processes import require_running
@@ -21,14 +21,7 @@ from marsmith.rollout_options import grpc_option
 @click.argument("workers", type=click.IntRange(min=0))
 @click.option("--most", type=click.IntRange(min=0), help="Workers at most; WORKERS if not given.")
 @click.option("--version", help="The version to scale; the default version if not given.")
-@click.option(
-    "--timeout",
-    type=POSITIVE,
-    default=120.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For all to load.",
-)
+@seconds("--timeout", 120.0, "For all to load.")
 @click.option("--now", is_flag=True, help="End workers at once: requests in them may fail.")
 @grpc_option
 def command(

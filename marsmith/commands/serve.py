@@ -17,7 +17,7 @@ import yaml
 from handlers.errors import ServerError
 from marsmith.addresses import Tokens, free_addresses
 from marsmith.drain import drain_before_stop
-from marsmith.durations import OR_NONE, POSITIVE
+from marsmith.durations import seconds
 from marsmith.exporter import Exporter
 from marsmith.leaving import catch_ends
 from marsmith.processes import Running
@@ -50,22 +50,13 @@ _READ_TOKEN = (
     metavar="HOST:PORT",
     help="Publish what `marsmith exporter` does, as long as it runs.",
 )
-@click.option(
-    "--timeout",
-    # More than serving.startup_timeout, at which TorchServe says why.
-    type=POSITIVE,
-    default=330.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For all to load.",
-)
-@click.option(
+# More than serving.startup_timeout, at which TorchServe says why.
+@seconds("--timeout", 330.0, "For all to load.")
+@seconds(
     "--drain-timeout",
-    type=OR_NONE,
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long Ctrl-C or SIGTERM waits for requests; 0: not at all.",
+    30.0,
+    "How long Ctrl-C or SIGTERM waits for requests; 0: not at all.",
+    zero=True,
 )
 def command(
     archives: tuple[str, ...],

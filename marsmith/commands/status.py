@@ -11,7 +11,7 @@ import click
 
 from marsmith.client import Client
 from marsmith.drain import Queue, silent_workers
-from marsmith.durations import POSITIVE
+from marsmith.durations import seconds
 from marsmith.probe import GoldenCheck
 from marsmith.processes import Running, require_running
 from marsmith.status import VersionStatus, check_golden, read_status
@@ -22,14 +22,7 @@ _HEAD = ("model", "version", "default", "workers", "queue", "golden", "takes", "
 @click.command()
 @click.option("--golden/--no-golden", default=True, help="Ask each version its golden requests.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list instead of a table.")
-@click.option(
-    "--timeout",
-    type=POSITIVE,
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For each request, and for every worker of a version to answer one.",
-)
+@seconds("--timeout", 30.0, "For each request, and for every worker of a version to answer one.")
 @click.pass_context
 def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> None:
     """Show what every loaded version is really doing, and whether it answers rightly.

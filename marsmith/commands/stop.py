@@ -8,28 +8,24 @@ from pathlib import Path
 import click
 
 from marsmith.drain import drain_before_stop
-from marsmith.durations import OR_NONE
+from marsmith.durations import seconds
 from marsmith.environment import others, temp_folder
 from marsmith.processes import find_running, stop_running
 
 
 @click.command()
 @click.option("--drain/--no-drain", default=True, help="Wait for requests first, or lose them.")
-@click.option(
+@seconds(
     "--drain-timeout",
-    type=OR_NONE,
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long requests that wait or are under way are waited for.",
+    30.0,
+    "How long requests that wait or are under way are waited for.",
+    zero=True,
 )
-@click.option(
+@seconds(
     "--patience",
-    type=OR_NONE,
-    default=20.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long TorchServe may take after that before it is ended by force.",
+    20.0,
+    "How long TorchServe may take after that before it is ended by force.",
+    zero=True,
 )
 def command(drain: bool, drain_timeout: float, patience: float) -> None:
     """Stop this project's TorchServe, however it was started.

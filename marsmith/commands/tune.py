@@ -189,18 +189,13 @@ def _of_archive(
 
 def _run(search: Callable[[], None]) -> bool:
     """Whether the search was ended by Ctrl-C or SIGTERM."""
-    # A shell starts its background jobs deaf to the first.
-    before = {
-        number: signal.signal(number, signal.default_int_handler)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         search()
     except KeyboardInterrupt:
         return True
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
     return False
 
 

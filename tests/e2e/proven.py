@@ -6,14 +6,17 @@ answered, and whether it was answered what it asked. They travel with the real `
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tiny import PROJECT, pack
 
+from benchmarks import asking as clients
 from handlers.bundle import Bundle
 from handlers.inputs import ImageInput
 from handlers.integrity import RECORD
@@ -70,6 +73,16 @@ def answer(version: str, body: bytes) -> list[dict[str, object]]:
     """What a version answers, rightly."""
     digest = hashlib.md5(body).hexdigest()
     return [{"label": version, "score": 0.75}, {"label": digest, "score": 0.25}]
+
+
+def judge(body: bytes, found: Any) -> tuple[str, bool]:
+    """Which version has answered, and whether rightly."""
+    version = found[0]["label"]
+    return version, found == answer(version, body)
+
+
+# Clients of these archives, which ask and count.
+asking = functools.partial(clients.asking, judge=judge)
 
 
 def pack_proven(

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import asking
 from homes import serving
 from PIL import Image
 from tiny import PROJECT, marsmith
 
+from benchmarks.asking import asking
 from handlers import golden, pictures, plugins
 from handlers.bundle import Bundle
 from marsmith import samples

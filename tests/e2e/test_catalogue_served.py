@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from homes import build, serving
-from prepared import prepare
-from truth import agreement
 
+from benchmarks.prepared import prepare
+from benchmarks.truth import agreement
 from marsmith.named import load
 from marsmith.server import TorchServe
 

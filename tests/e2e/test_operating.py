@@ -15,8 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from asking import asking
-from proven import answer, pack_proven
+from proven import answer, asking, pack_proven
 from tiny import ending, marsmith
 
 from handlers.errors import ServerError

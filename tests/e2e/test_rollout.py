@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from asking import Counts, asking, at_work, judge
-from proven import answer, pack_proven
+from proven import answer, asking, judge, pack_proven
 from tiny import PROJECT, marsmith, pack
 
+from benchmarks.asking import Counts, at_work
 from handlers.errors import ArchiveError, IntegrityError, ServerError
 from marsmith import journal
 from marsmith.choosing import choose

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from homes import build, serving
 from PIL import Image
-from truth import agreement
 
+from benchmarks.truth import agreement
 from marsmith.server import TorchServe
 from marsmith.spec import load
 

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from asking import at_work
-
+from benchmarks.asking import at_work
 from handlers.bundle import Bundle
 from handlers.errors import ServerError
 from marsmith.client import Client, Reply

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from prepared import torchvision_model
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
+from benchmarks.prepared import torchvision_model
 from handlers.detector_resize import EagerResize
 from handlers.errors import PluginError, WeightsError
 from handlers.servable import Servable, create_network

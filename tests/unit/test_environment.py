@@ -90,9 +90,10 @@ def test_the_user_who_served_is_named(
     assert environment.others(home) == f"; or {told}"
 
 
-def test_variables(home: Path, java: Path) -> None:
+def test_variables(home: Path, java: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = {"JAVA_HOME": str(java.parents[1]), "PATH": "/somewhere", "PYTHONPATH": "/else"}
-    values = environment.variables(home, base=base)
+    monkeypatch.setattr(os, "environ", base)
+    values = environment.variables(home)
     assert values.keys() == {*re.findall(r"^\| ([A-Z\d_]+) \|", environment.__doc__ or "", re.M)}
     assert values["TS_CONFIG_FILE"] == str(home / "config.properties")
     assert values["TEMP"] == values["TMPDIR"] == str(environment.temp_folder(home))
@@ -101,18 +102,25 @@ def test_variables(home: Path, java: Path) -> None:
     assert values["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/somewhere"
 
 
-def test_options_for_java_that_are_there_stay(home: Path, java: Path) -> None:
+def test_options_for_java_that_are_there_stay(
+    home: Path, java: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = {"JAVA_HOME": str(java.parents[1]), "JDK_JAVA_OPTIONS": "-Xmx1g"}
-    given, ours = str(environment.variables(home, base=base)["JDK_JAVA_OPTIONS"]).split(" ", 1)
+    monkeypatch.setattr(os, "environ", base)
+    given, ours = str(environment.variables(home)["JDK_JAVA_OPTIONS"]).split(" ", 1)
     assert given == "-Xmx1g"
     assert Path(ours.strip('"').partition("=")[2]).is_file()
 
 
-def test_variables_are_the_same_the_second_time(home: Path, java: Path) -> None:
+def test_variables_are_the_same_the_second_time(
+    home: Path, java: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = {"JAVA_HOME": str(java.parents[1]), "PATH": "/somewhere"}
-    first = environment.variables(home, base=base)
+    monkeypatch.setattr(os, "environ", base)
+    first = environment.variables(home)
     again = {**base, **{name: value for name, value in first.items() if value is not None}}
-    assert environment.variables(home, base=again) == first
+    monkeypatch.setattr(os, "environ", again)
+    assert environment.variables(home) == first
 
 
 def test_no_config_says_where_to_go(tmp_path: Path) -> None:

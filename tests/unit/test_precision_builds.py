@@ -109,8 +109,8 @@ def test_int8_passes_and_is_recorded(
         "float_layers": [],
     }
     assert quantise.read(folder) == quantise.digests(drawn)
-    assert found.accuracy is not None
-    assert report["accuracy"] == json.loads(json.dumps(found.accuracy.to_json()))
+    assert found.proof.accuracy is not None
+    assert report["accuracy"] == json.loads(json.dumps(found.proof.accuracy.to_json()))
     measured = report["accuracy"]
     assert (measured["metric"], measured["truth"], measured["pictures"]) == ("top-1", "eager", 5)
     assert measured["drop"] <= measured["allowed"] == 0.01

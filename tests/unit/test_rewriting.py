@@ -46,15 +46,15 @@ def _negated(request: ExportRequest) -> Any:
 
 def test_both_reports_travel_in_the_archive(built: Build, tmp_path: Path) -> None:
     found = built()
-    assert found.exported == found.parity
+    assert found.proof.exported == found.proof.parity
     unpack(found.path, tmp_path / "archive")
     report = json.loads((tmp_path / "archive/parity.json").read_text())
-    assert report["exported"] == found.parity.to_json()
+    assert report["exported"] == found.proof.parity.to_json()
     assert found.to_json()["exported"] == report["exported"]
 
 
 def test_a_runtime_that_rewrites_nothing_has_one_report(built: Build) -> None:
-    assert built(runtime="eager", runtime_options={}).exported is None
+    assert built(runtime="eager", runtime_options={}).proof.exported is None
 
 
 def test_what_rewriting_breaks_is_refused_and_said_to_have_been_right(

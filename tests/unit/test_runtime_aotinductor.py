@@ -75,6 +75,12 @@ def test_it_names_no_folder_of_the_machine_that_built_it(package: Path) -> None:
     assert b".cpp -D" not in content
 
 
+def test_a_full_disk_is_an_error_and_does_not_end_the_process(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        _export(tmp_path)
+
+
 def test_nothing_is_left_in_the_folder_for_temporary_files(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prepared import SAMPLES, settle
 from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.functional import resize
 
+from benchmarks.prepared import SAMPLES, settle
 from handlers import split
 from handlers.bundle import Bundle
 from handlers.errors import ExportError

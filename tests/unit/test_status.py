@@ -76,9 +76,9 @@ def test_only_live_and_loaded_workers_count(running: Running) -> None:
     assert not first.default
 
 
-def _ask(running: Running, reply: bytes, **given: Any) -> GoldenCheck:
+def _ask(running: Running, reply: bytes) -> GoldenCheck:
     status = VersionStatus("m", "1.0", "m-1.0.mar", True, 1, 1, 0, 100, None)
-    return check_golden(running, _Client(reply=reply), status, **given)
+    return check_golden(running, _Client(reply=reply), status)
 
 
 def _pack(running: Running, files: dict[str, str]) -> None:

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from prepared import mixed, torchvision_model
 from torch import nn
 from torchvision.ops import box_iou
 from torchvision.transforms._presets import ObjectDetection, SemanticSegmentation
 
+from benchmarks.prepared import mixed, torchvision_model
 from marsmith.client import Client
 from marsmith.server import TorchServe
 from marsmith.spec import ModelSpec
@@ -129,7 +129,7 @@ def _reference(
 
 
 def _classes(
-    theirs: Any, answer: Any, labels: list[str], size: tuple[int, int]
+    theirs: Any, answer: Any, labels: Sequence[str], size: tuple[int, int]
 ) -> tuple[int, float, float]:
     scores = theirs[0].softmax(0).numpy()
     order = np.argsort(-scores)
@@ -145,7 +145,7 @@ def _classes(
 
 
 def _boxes(
-    theirs: Any, answer: Any, labels: list[str], size: tuple[int, int], floor: float
+    theirs: Any, answer: Any, labels: Sequence[str], size: tuple[int, int], floor: float
 ) -> tuple[int, float, float]:
     sides = ("xmin", "ymin", "xmax", "ymax")
     rest = [
@@ -171,7 +171,7 @@ def _boxes(
 
 
 def _masks(
-    theirs: Any, answer: Any, labels: list[str], size: tuple[int, int]
+    theirs: Any, answer: Any, labels: Sequence[str], size: tuple[int, int]
 ) -> tuple[int, float, float]:
     best = theirs["out"][0].softmax(0).max(0)
     ids, sure = (_enlarged(each.numpy(), size) for each in (best.indices.int(), best.values))

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from proven import answer
-
 from handlers.errors import MarsmithError
 from marsmith.client import Client, Reply
 from marsmith.grpc_client import GrpcClient
@@ -24,12 +22,6 @@ from marsmith.processes import Running
 
 Judge = Callable[[bytes, Any], tuple[str, bool]]
 """(what was asked, the answer) -> the version that answered, and whether it answered rightly."""
-
-
-def judge(body: bytes, found: Any) -> tuple[str, bool]:
-    """A ``Judge`` of the archives of ``proven``."""
-    version = found[0]["label"]
-    return version, found == answer(version, body)
 
 
 @dataclass
@@ -100,7 +92,7 @@ def asking(
     pause: float = 0.01,
     model: str = "m",
     bodies: Callable[[int, int], bytes] = lambda thread, count: f"{thread} {count}".encode(),
-    judge: Judge = judge,
+    judge: Judge,
 ) -> Iterator[Counts]:
     """Ask the default version, with every other of ``threads`` over REST and the rest over gRPC.
 
@@ -117,7 +109,7 @@ def asking(
                 sent: Any = body if isinstance(client, Client) else {"data": body}
                 stop.wait(max(0.0, due - time.perf_counter()))
                 due = max(due + pause, time.perf_counter())
-                counts.ask(lambda sent=sent, client=client: client.predict(model, sent), body)
+                counts.ask(functools.partial(client.predict, model, sent), body)
                 if stop.is_set():
                     return
 
