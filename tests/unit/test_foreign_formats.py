@@ -26,7 +26,7 @@ from torch.export import Dim
 from torchvision.ops import nms
 
 from handlers.bundle import Bundle
-from handlers.errors import IntegrityError, SpecError
+from handlers.errors import ExportError, IntegrityError, SpecError
 from handlers.plugins import load_runtime, load_task
 from marsmith import archive, build, cli
 
@@ -265,6 +265,21 @@ def test_a_program_of_more_than_pictures_is_refused(user: Path) -> None:
     torch.export.save(torch.export.export(Two(), (given, given)), user / "m.pt2")
     with pytest.raises(IntegrityError, match="the program takes x, other, and pictures come as"):
         packed(user, "m.pt2", "image-classification", "--outputs", "logits", *SQUARE, *BUILT_IN)
+
+
+def test_an_ir_that_takes_bytes_is_given_nothing_else(user: Path) -> None:
+    bytes_first = WithNormalisation(Means().eval()).eval()
+    pixels = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
+    file = write("openvino", bytes_first, user, pixels)
+    said = ("--outputs", "logits", *SQUARE, "--layout", "nhwc", *NORMALISED)
+    with pytest.raises(ExportError, match="takes uint8 and was given float32: write dtype: uint8"):
+        packed(user, file, "image-classification", *said)
+
+
+def test_an_ir_of_more_than_pictures_is_refused(user: Path) -> None:
+    file = write("openvino", Two(), user, (torch.rand(2, 3, SIDE, SIDE),) * 2)
+    with pytest.raises(IntegrityError, match=r"model\.xml takes x, .*, and pictures come as one"):
+        packed(user, file, "image-classification", "--outputs", "logits", *SQUARE, *BUILT_IN)
 
 
 def test_a_pt2_that_is_neither_kind_is_said_to_be(user: Path) -> None:
