@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from handlers import onnx_export, precision, trt_engine
 from handlers.errors import LoadError, RuntimeUnavailable, TooLarge
-from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
+from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays, wrong_dtype
 
 _DTYPES = {
     "FLOAT": torch.float32,
@@ -61,6 +61,8 @@ class TensorRt(Runtime):
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = trt_engine.inputs(self._engine, names)
         (self._input,) = inputs
+        kind = self._engine.get_tensor_dtype(self._input).name
+        self._dtype = _DTYPES.get(kind, kind)
         self._outputs = [name for name in names if name not in inputs]
         self._check_outputs(path.name)
 
@@ -102,6 +104,12 @@ class TensorRt(Runtime):
             )
 
     def _run(self, images: Tensor) -> list[Tensor]:
+        if images.dtype != self._dtype:
+            # It gets an address, and reads there what it takes.
+            taken, given = (
+                str(each).removeprefix("torch.") for each in (self._dtype, images.dtype)
+            )
+            raise wrong_dtype(taken, given)
         images = images.to(self._device).contiguous()
         if not self._context.set_input_shape(self._input, tuple(images.shape)):
             raise TooLarge(_out_of_range(tuple(images.shape), self._profile))

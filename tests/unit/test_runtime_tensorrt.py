@@ -30,7 +30,8 @@ from handlers.runtimes import tensorrt as runtime_module
 from handlers.servable import Network
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (4, 12, 10, 3), dtype=np.uint8)
-TYPES = {"tensor(float)": "FLOAT", "tensor(int32)": "INT32", "tensor(uint8)": "UINT8"}
+KINDS = {"float": "FLOAT", "float16": "HALF", "int32": "INT32", "int64": "INT64", "uint8": "UINT8"}
+TYPES = {f"tensor({name})": kind for name, kind in KINDS.items()}
 
 
 class StandIn(ModuleType):
@@ -103,7 +104,7 @@ class _Engine:
         shapes, _, model = content.partition(b"\n")
         self.shapes = eval(shapes)
         self.session = onnxruntime.InferenceSession(model)
-        self.inputs = [each.name for each in self.session.get_inputs()]
+        self.inputs = {each.name: each for each in self.session.get_inputs()}
         self.outputs = {each.name: each for each in self.session.get_outputs()}
         self.num_io_tensors = len(self.inputs) + len(self.outputs)
 
@@ -114,7 +115,11 @@ class _Engine:
         return "input" if name in self.inputs else "output"
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(name=TYPES[self.outputs[name].type])
+        return SimpleNamespace(name=TYPES[(self.inputs | self.outputs)[name].type])
+
+    def takes(self) -> np.dtype[Any]:
+        (given,) = self.inputs.values()
+        return np.dtype(np.uint8 if TYPES[given.type] == "UINT8" else np.float16)
 
     def create_execution_context(self) -> _Context:
         return _Context(self)
@@ -136,13 +141,14 @@ class _Context:
         """Known without the input's values, but for what depends on them."""
         if self.engine.outputs[name].type == "tensor(int64)":
             return [2, -1]
-        return list(self._run(np.zeros(self.shape, np.uint8))[name].shape)
+        return list(self._run(np.zeros(self.shape, self.engine.takes()))[name].shape)
 
     def execute_async_v3(self, stream: int) -> bool:
         (name,) = self.engine.inputs
-        size = int(np.prod(self.shape))
+        dtype = self.engine.takes()
+        size = int(np.prod(self.shape)) * dtype.itemsize
         content = (ctypes.c_uint8 * size).from_address(self.addresses[name])
-        pixels = np.frombuffer(content, np.uint8).reshape(self.shape)
+        pixels = np.frombuffer(content, dtype).reshape(self.shape)
         for name, found in self._run(pixels).items():
             ctypes.memmove(self.addresses[name], found.ctypes.data, found.nbytes)
         return True
@@ -212,9 +218,9 @@ def _exported(folder: Path, precision: str = "fp32", sizes: bool = False) -> Pat
     return path
 
 
-def _foreign(folder: Path, operator: str) -> Path:
+def _foreign(folder: Path, operator: str, takes: int = onnx.TensorProto.UINT8) -> Path:
     """The floats of an input of any batch, and what one operator makes of them."""
-    given = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", 3])
+    given = onnx.helper.make_tensor_value_info("images", takes, ["batch", 3])
     kind = onnx.TensorProto.INT64 if operator == "NonZero" else onnx.TensorProto.FLOAT
     made = onnx.helper.make_tensor_value_info("found", kind, ["a", "b"])
     nodes = [
@@ -302,6 +308,15 @@ def test_an_artifact_of_others_takes_as_many_pictures_as_are_served(
     assert model(np.zeros((12, 3), np.uint8))[0].shape == (12, 3)
     with pytest.raises(TooLarge, match=r"axis 0 .* is 13, .* 1 to 12: see serving.batch_size"):
         model(np.zeros((13, 3), np.uint8))
+
+
+def test_an_input_of_others_is_given_no_other_dtype(trt: StandIn, tmp_path: Path) -> None:
+    """An engine gets an address, and would read whatever lies there."""
+    path = _foreign(tmp_path, "Relu", onnx.TensorProto.FLOAT16)
+    model = _load(path, tmp_path / "cache")
+    with pytest.raises(ValueError, match="takes float16 and was given float32: write dtype: float"):
+        model.named(np.ones((2, 3), np.float32))
+    assert model.named(np.ones((2, 3), np.float16))["found"].tolist() == [[1] * 3] * 2
 
 
 def test_an_output_whose_shape_depends_on_data_is_refused_by_name(
