@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from handlers import onnx_export, precision, trt_engine
+from handlers import onnx_data, onnx_export, precision, trt_engine
 from handlers.errors import LoadError, RuntimeUnavailable, TooLarge
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays, wrong_dtype
 
@@ -72,6 +72,10 @@ class TensorRt(Runtime):
 
     def named(self, images: Array) -> dict[str, Array]:
         return dict(zip(self._outputs, self(images), strict=True))
+
+    @classmethod
+    def parts(cls, path: Path) -> dict[str, Path]:
+        return onnx_data.parts(path)
 
     @classmethod
     def traces(cls, options: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx.external_data_helper import load_external_data_for_model
 from torch import Tensor, nn
 
 from handlers.errors import IntegrityError, LoadError, RuntimeUnavailable, TooLarge
@@ -70,8 +71,10 @@ class StandIn(ModuleType):
         )
 
     def OnnxParser(self, network: Any, log: Any) -> Any:
-        def parse(content: bytes) -> bool:
-            network.content = content
+        def parse(content: bytes, path: str) -> bool:
+            model = onnx.load_from_string(content)
+            load_external_data_for_model(model, str(Path(path).parent))
+            network.content = model.SerializeToString()
             return network.flags == 2 and self.fail != "parse"
 
         return SimpleNamespace(parse=parse, num_errors=1, get_error=lambda index: "no such node")
@@ -317,6 +320,24 @@ def test_an_input_of_others_is_given_no_other_dtype(trt: StandIn, tmp_path: Path
     with pytest.raises(ValueError, match="takes float16 and was given float32: write dtype: float"):
         model.named(np.ones((2, 3), np.float32))
     assert model.named(np.ones((2, 3), np.float16))["found"].tolist() == [[1] * 3] * 2
+
+
+def test_weights_beside_the_file_are_read_and_are_part_of_the_engine_s_name(
+    exported: Path, trt: StandIn, tmp_path: Path
+) -> None:
+    path, data = tmp_path / "model.onnx", tmp_path / "weights.data"
+    settings = {"save_as_external_data": True, "location": data.name, "size_threshold": 0}
+    onnx.save(onnx.load(exported), path, **settings)
+    assert load_runtime("tensorrt").parts(path) == {data.name: data}
+    (expected, _), (found, _) = (
+        _load(each, tmp_path / "cache")(PIXELS) for each in (exported, path)
+    )
+    assert np.array_equal(found, expected)
+    data.write_bytes(bytes(len(data.read_bytes())))
+    assert not np.array_equal(_load(path, tmp_path / "cache")(PIXELS)[0], expected)
+    data.unlink()
+    with pytest.raises(IntegrityError, match="weights.data cannot be read: No such file"):
+        _load(path, tmp_path / "cache")
 
 
 def test_an_output_whose_shape_depends_on_data_is_refused_by_name(
