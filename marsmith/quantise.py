@@ -23,7 +23,7 @@ from marsmith.spec_parts import CalibrationSpec
 FILE = "calibration.json"
 # Pictures on which layers are ranked: the order needs fewer than the ranges.
 RANKED = 8
-LAYERS = (nn.Conv2d, nn.Linear)
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:
@@ -62,7 +62,8 @@ def digest(files: Sequence[Path]) -> str:
 
 
 def layers(module: Servable, part: str = NETWORK) -> list[str]:
-    """Names of the convolutions and linear layers in ``part``, which int8 computes."""
+    """Names of the convolutions, transposed ones too, and linear layers in ``part``, which int8
+    computes."""
     return [
         name
         for name, child in module.named_modules()
@@ -83,18 +84,20 @@ def rank(
     noise, signal = dict.fromkeys(names.values(), 0.0), dict.fromkeys(names.values(), 0.0)
     busy = False
 
-    def measure(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    def measure(layer: nn.Module, inputs: Any, named: dict[str, Any], output: Tensor) -> None:
         nonlocal busy
         if busy:
             return
         busy = True
-        weights = {"weight": _by_channel(layer.get_parameter("weight"))}
-        coarse = torch.func.functional_call(layer, weights, (_by_tensor(inputs[0]),))
+        axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        weights = {"weight": _by_channel(layer.get_parameter("weight"), axis)}
+        given = (_by_tensor(inputs[0]), *inputs[1:])
+        coarse = torch.func.functional_call(layer, weights, given, named)
         busy = False
         noise[names[layer]] += float((coarse - output).square().sum())
         signal[names[layer]] += float(output.square().sum())
 
-    hooks = [layer.register_forward_hook(measure) for layer in names]
+    hooks = [layer.register_forward_hook(measure, with_kwargs=True) for layer in names]
     try:
         with torch.no_grad():
             for batch in batches[:RANKED]:
@@ -108,10 +111,10 @@ def rank(
     return sorted(errors.items(), key=lambda each: (-each[1], each[0]))
 
 
-def _by_channel(weight: Tensor) -> Tensor:
-    """Symmetric signed 8 bits, with a scale for each output channel (axis 0)."""
-    scale = weight.abs().flatten(1).amax(1).clamp(min=1e-12) / 127
-    scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
+def _by_channel(weight: Tensor, axis: int) -> Tensor:
+    """Symmetric signed 8 bits, with a scale for each output channel, which are on ``axis``."""
+    others = [each for each in range(weight.ndim) if each != axis]
+    scale = weight.abs().amax(others, keepdim=True).clamp(min=1e-12) / 127
     return (weight / scale).round().clamp(-127, 127) * scale
 
 
