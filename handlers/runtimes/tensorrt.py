@@ -85,15 +85,17 @@ class TensorRt(Runtime):
     def export(request: ExportRequest) -> None:
         import onnx
 
-        module = copy.deepcopy(request.module)
-        precision.lower(module, request.precision)
-        onnx_export.export(replace(request, module=_Floats(module)), request.path)
+        onnx_export.write(_lowered(request), request.path)
         model = onnx.load(request.path)
         ranges = {axis: [least, most] for axis, (_, least, most) in request.dynamic.items()}
         example = list(request.example.shape)
         told = {"ranges": ranges, "example": example, "bytes": _widen_bytes(model)}
         model.metadata_props.add(key=trt_engine.METADATA, value=json.dumps(told, sort_keys=True))
         onnx.save(model, request.path)
+
+    @staticmethod
+    def finish(request: ExportRequest) -> None:
+        onnx_export.finish(_lowered(request), request.path)
 
     def _check_outputs(self, name: str) -> None:
         """Outputs are given their memory before the engine runs, and so their sizes."""
@@ -128,6 +130,13 @@ class TensorRt(Runtime):
             raise RuntimeError("TensorRT could not run the engine: its log says why")
         narrow = {name: found[name].to(torch.uint8) for name in self._bytes}
         return list((found | narrow).values())
+
+
+def _lowered(request: ExportRequest) -> ExportRequest:
+    """The request for a module as TensorRT takes it, in the request's precision."""
+    module = copy.deepcopy(request.module)
+    precision.lower(module, request.precision)
+    return replace(request, module=_Floats(module))
 
 
 def _widen_bytes(model: Any) -> list[str]:

@@ -28,6 +28,7 @@ from handlers.errors import IntegrityError, LoadError, RuntimeUnavailable, TooLa
 from handlers.plugins import load_runtime
 from handlers.runtimes import ExportRequest, check_requirements
 from handlers.runtimes import tensorrt as runtime_module
+from handlers.runtimes.tensorrt import TensorRt
 from handlers.servable import Network
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (4, 12, 10, 3), dtype=np.uint8)
@@ -200,6 +201,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As its exporter left it."""
+    request = _request(tmp_path_factory.mktemp("raw"), "fp32", {0: ("batch", 1, 4)})
+    TensorRt.export(request)
+    return request.path
+
+
+@pytest.fixture(scope="module")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _exported(tmp_path_factory.mktemp("sizes"), sizes=True)
 
@@ -208,17 +217,20 @@ def _exported(folder: Path, precision: str = "fp32", sizes: bool = False) -> Pat
     dynamic = {0: ("batch", 1, 4)}
     if sizes:
         dynamic |= {1: ("height", 1, 16384), 2: ("width", 1, 16384)}
-    path = folder / "model.onnx"
-    load_runtime("tensorrt").export(  # type: ignore[attr-defined]
-        ExportRequest(
-            module=Network(Masks(), [0.5] * 3, [0.2] * 3).eval(),
-            example=PIXELS[:2],
-            dynamic=dynamic,
-            path=path,
-            precision=precision,
-        )
+    request = _request(folder, precision, dynamic)
+    TensorRt.export(request)
+    TensorRt.finish(request)
+    return request.path
+
+
+def _request(folder: Path, precision: str, dynamic: Any) -> ExportRequest:
+    return ExportRequest(
+        module=Network(Masks(), [0.5] * 3, [0.2] * 3).eval(),
+        example=PIXELS[:2],
+        dynamic=dynamic,
+        path=folder / "model.onnx",
+        precision=precision,
     )
-    return path
 
 
 def _foreign(folder: Path, operator: str, takes: int = onnx.TensorProto.UINT8) -> Path:
@@ -255,6 +267,20 @@ def test_answers_are_those_of_the_network(
     assert (found[0] == expected[0]).all()
     np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
     assert len(model.named(PIXELS)) == 2
+
+
+def test_finishing_a_file_names_its_nodes_and_changes_no_answer(
+    raw: Path, exported: Path, trt: StandIn, tmp_path: Path
+) -> None:
+    before, after = (_load(each, tmp_path / "cache")(PIXELS) for each in (raw, exported))
+    for one, other in zip(before, after, strict=True):
+        assert np.array_equal(one, other)
+    first, finished = onnx.load(raw), onnx.load(exported)
+    assert any(node.metadata_props for node in first.graph.node)
+    assert not any(node.metadata_props for node in finished.graph.node)
+    assert "inner.network.conv" in {node.name for node in finished.graph.node}
+    # What tells shapes and bytes stays.
+    assert first.metadata_props == finished.metadata_props
 
 
 def test_nothing_is_done_with_bytes_but_to_convert_them(exported: Path) -> None:
