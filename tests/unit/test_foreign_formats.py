@@ -299,6 +299,12 @@ def test_weights_of_an_onnx_file_lie_beside_it_and_are_no_code(
         packed(user, "m.onnx", *LOGITS)
 
 
+def test_an_artifact_for_exactly_eight_pictures_is_refused_and_says_so(user: Path) -> None:
+    write("onnx", Means(), user, torch.rand(8, 3, SIDE, SIDE), dynamic_axes=None)
+    with pytest.raises(ExportError, match="exactly 8: export it with a batch that may vary, or"):
+        packed(user, "m.onnx", *LOGITS)
+
+
 class Two(nn.Module):
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         return x + other
