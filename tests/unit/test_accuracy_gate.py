@@ -353,6 +353,31 @@ def test_a_transposed_convolution_to_a_size_is_ranked() -> None:
     assert [name for name, _ in quantise.rank(module, [pixels])] == ["network.network.up"]
 
 
+class _Attends(nn.Module):
+    """Attention over the places of a picture, whose projections are not called as modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 2, 2)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        found: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return found.mean(1)
+
+
+def test_attention_is_ranked_as_one_layer_and_left_in_float_with_its_projections() -> None:
+    torch.manual_seed(0)
+    module = Servable(Network(_Attends(), [0.5] * 3, [0.2] * 3), softmax(), {}).eval()
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 8, 6, 3)).astype(np.uint8)
+    ranked = dict(quantise.rank(module, [pixels]))
+    assert sorted(ranked) == ["network.network.attention", "network.network.conv"]
+    assert 0 < ranked["network.network.attention"] < 1
+    names = {f"network.network.{name}" for name in ("attention", "attention.out_proj", "conv")}
+    assert quantise.within(module, list(ranked)) == names
+
+
 def test_the_mean_of_ious_is_torchmetrics() -> None:
     from torchmetrics.classification import MulticlassJaccardIndex
 
