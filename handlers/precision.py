@@ -6,7 +6,7 @@ them. So a normalisation keeps its float32 statistics, and no weight is converte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -50,6 +50,14 @@ def lower(module: nn.Module, precision: str) -> None:
     convert(module, precision)
     for owner, name, part in list(_parts(module, precision)):
         setattr(owner, name, Lowered(part, DTYPES[precision]))
+
+
+def before(name: str, lowered: Collection[str]) -> str:
+    """The name that a submodule had before ``lower`` put the ``Lowered`` of these names around."""
+    for around in lowered:
+        if name.startswith(f"{around}.inner"):
+            return around + name.removeprefix(f"{around}.inner")
+    return name
 
 
 def _parts(module: nn.Module, precision: str) -> Iterator[tuple[nn.Module, str, nn.Module]]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handlers import torchscript_devices
+from handlers import precision, torchscript_devices
 from handlers.errors import RuntimeUnavailable
 from handlers.layer_names import Calls
 
@@ -40,11 +40,13 @@ def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
             "this TorchScript file calls its modules within loops, as torch.jit.script keeps them: "
             "build it with --method trace to look inside"
         )
+    lowered = [name for name, each in module.named_modules() if _is_lowered(each)]
     values, names = [], []
     for mark in marks:
         copy, owner = mark.inputs()
-        values.append(copy)
-        names.append(_qualified(owner))
+        if (name := _qualified(owner)) not in lowered:
+            values.append(copy)
+            names.append(precision.before(name, lowered))
         mark.destroy()
     bundle = graph.create("prim::TupleConstruct", values, 1)
     graph.appendNode(bundle)
@@ -55,6 +57,12 @@ def layers(module: Any, images: Tensor) -> dict[str, Tensor]:
     calls = Calls()
     results = torch._C._create_function_from_graph("layers", graph)(module._c, images)
     return {calls.next(name): each for name, each in zip(names, results, strict=True)}
+
+
+def _is_lowered(module: Any) -> bool:
+    """Whether it is a ``precision.Lowered``, which gives what the module inside gives."""
+    names: list[str] = module._c._type().qualified_name().split(".")
+    return (names[1:3], names[-1]) == (["handlers", "precision"], precision.Lowered.__name__)
 
 
 def _runs(method: str) -> bool:

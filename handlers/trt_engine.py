@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from handlers import inductor
+from handlers import inductor, integrity, onnx_data
 from handlers.errors import IntegrityError, LoadError, one_line
 
 METADATA = "marsmith"
@@ -43,13 +43,15 @@ def load(
 
     try:
         content = path.read_bytes()
+        known = told(path.name, content)
+        weights = [integrity.sha256(part) for part in onnx_data.parts(path).values()]
     except OSError as error:
-        raise IntegrityError(f"{path.name} cannot be read: {error.strerror}") from error
-    known = told(path.name, content)
+        name = Path(error.filename).name
+        raise IntegrityError(f"{name} cannot be read: {error.strerror}") from error
     shapes = _profile(known, options["batch"], options["largest"])
     gpu = torch.cuda.get_device_name(device)
     parts = [gpu, torch.cuda.get_device_capability(device)]
-    key = json.dumps([*parts, trt.__version__, _RECIPE, _sha256(content), shapes])
+    key = json.dumps([*parts, trt.__version__, _RECIPE, _sha256(content), shapes, *weights])
     folder = inductor.private(inductor.cache_root(options["cache"]) / "tensorrt")
     name = "-".join([*re.findall("[0-9A-Za-z]+", gpu), trt.__version__, _sha256(key.encode())])
     kept = folder / f"{name}.engine"
@@ -58,7 +60,7 @@ def load(
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         engine = _kept(runtime, kept)
         if engine is None:
-            _write(kept, _build(path.name, content, known["input"], shapes))
+            _write(kept, _build(path, content, known["input"], shapes))
             engine = runtime.deserialize_cuda_engine(kept.read_bytes())
     if engine is None:
         raise LoadError(f"the engine {kept}, built here just now, does not load: see its log")
@@ -120,7 +122,7 @@ def _profile(known: Mapping[str, Any], batch: int, largest: int) -> Profile:
     return [least, best, most]
 
 
-def _build(name: str, content: bytes, given: str, profile: Profile) -> Any:
+def _build(path: Path, content: bytes, given: str, profile: Profile) -> Any:
     """A serialized engine; raises LoadError with what TensorRT's log says."""
     import tensorrt as trt
 
@@ -130,9 +132,10 @@ def _build(name: str, content: bytes, given: str, profile: Profile) -> Any:
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(content):
+    # The path is where it looks for weights in other files.
+    if not parser.parse(content, str(path)):
         errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise IntegrityError(f"TensorRT cannot read {name}: {_line(errors)}")
+        raise IntegrityError(f"TensorRT cannot read {path.name}: {_line(errors)}")
     config = builder.create_builder_config()
     # On by default, and float32 with the precision of 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -141,7 +144,7 @@ def _build(name: str, content: bytes, given: str, profile: Profile) -> Any:
     config.add_optimization_profile(shapes)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise LoadError(f"TensorRT cannot build an engine of {name} here: {_line(log.errors)}")
+        raise LoadError(f"TensorRT cannot build an engine of {path.name} here: {_line(log.errors)}")
     return engine
 
 

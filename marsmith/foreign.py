@@ -56,22 +56,25 @@ def bind(bundle: Bundle, folder: Path, image: Image.Image) -> TaskHandler:
     """A handler with the artifact, which found out how many pictures it takes per call.
 
     An artifact that was exported for one picture fails with two, or gives one answer for both.
+    Raises ExportError for one that was exported for several and for no fewer.
     """
     handler = plugins.load_task(bundle.task)()
     handler.bind(bundle, folder)
     pixels = handler.preprocess(image)
-    _run(handler, [pixels])
-    if bundle.artifact_batch > 1:
-        try:
-            outputs = handler.model(np.stack([pixels] * 2))
-            single = any(len(output) != 2 for output in outputs)
-        # Each runtime refuses a batch that it does not take with errors of its own.
-        except Exception:  # noqa: BLE001
-            single = True
-        if single:
-            note = "the artifact takes one picture per call: export it with a batch that may vary"
-            provenance = {**bundle.provenance, "notes": [note]}
-            handler.bundle = replace(bundle, artifact_batch=1, provenance=provenance)
+    most = bundle.artifact_batch
+    try:
+        _run(handler, [pixels])
+    except ExportError as error:
+        if most > 1 and _takes(handler, pixels, most):
+            raise ExportError(
+                f"the artifact takes {most} pictures and not one, as it was exported for exactly "
+                f"{most}: export it with a batch that may vary, or for one"
+            ) from error
+        raise
+    if most > 1 and not _takes(handler, pixels, 2):
+        note = "the artifact takes one picture per call: export it with a batch that may vary"
+        provenance = {**bundle.provenance, "notes": [note]}
+        handler.bundle = replace(bundle, artifact_batch=1, provenance=provenance)
     return handler
 
 
@@ -103,6 +106,16 @@ def check(artifact: TaskHandler, images: list[Image.Image]) -> Report:
             f"{error}. Was the artifact exported in training mode, or for one picture (then say "
             "serving.batch_size 1)? Are mean, std, scale and color those it was made for?"
         ) from error
+
+
+def _takes(handler: TaskHandler, pixels: np.ndarray, count: int) -> bool:
+    """Whether one call answers ``count`` pictures, each of ``pixels`` (H, W, C)."""
+    try:
+        outputs = handler.model(np.stack([pixels] * count))
+    # Each runtime refuses a batch that it does not take with errors of its own.
+    except Exception:  # noqa: BLE001
+        return False
+    return all(len(output) == count for output in outputs)
 
 
 def _run(handler: TaskHandler, arrays: list[np.ndarray]) -> Arrays:

@@ -167,7 +167,7 @@ class _Exports:
             self._example,
             folder,
             self._gate.calibration if few else (),
-            frozenset(kept),
+            quantise.within(self._module, kept),
             self._exact if few else None,
             self._halved,
         )

@@ -23,7 +23,7 @@ from marsmith.spec_parts import CalibrationSpec
 FILE = "calibration.json"
 # Pictures on which layers are ranked: the order needs fewer than the ranges.
 RANKED = 8
-LAYERS = (nn.Conv2d, nn.Linear)
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention)
 
 
 def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:
@@ -62,12 +62,26 @@ def digest(files: Sequence[Path]) -> str:
 
 
 def layers(module: Servable, part: str = NETWORK) -> list[str]:
-    """Names of the convolutions and linear layers in ``part``, which int8 computes."""
-    return [
-        name
+    """Names of the convolutions, transposed ones too, linear layers and attention in ``part``,
+    which int8 computes.
+
+    Attention is one layer: it calls its projections as functions.
+    """
+    found = {
+        name: child
         for name, child in module.named_modules()
         if isinstance(child, LAYERS) and name.startswith(part)
-    ]
+    }
+    return [name for name in found if name.rpartition(".")[0] not in found]
+
+
+def within(module: Servable, names: Sequence[str]) -> frozenset[str]:
+    """``names`` of layers and of what lies inside them, as exported graphs name it."""
+    return frozenset(
+        f"{name}.{inner}".removesuffix(".")
+        for name in names
+        for inner, _ in module.get_submodule(name).named_modules()
+    )
 
 
 def rank(
@@ -83,18 +97,28 @@ def rank(
     noise, signal = dict.fromkeys(names.values(), 0.0), dict.fromkeys(names.values(), 0.0)
     busy = False
 
-    def measure(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    def measure(layer: nn.Module, inputs: Any, named: dict[str, Any], output: Any) -> None:
         nonlocal busy
         if busy:
             return
         busy = True
-        weights = {"weight": _by_channel(layer.get_parameter("weight"))}
-        coarse = torch.func.functional_call(layer, weights, (_by_tensor(inputs[0]),))
+        axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        # Attention's are its query, key and value; a mask or a size is behind them.
+        count = 3 if isinstance(layer, nn.MultiheadAttention) else 1
+        given = (*map(_by_tensor, inputs[:count]), *inputs[count:])
+        weights = {
+            name: _by_channel(weight, axis)
+            for name, weight in layer.named_parameters()
+            if name.endswith("weight")
+        }
+        coarse = torch.func.functional_call(layer, weights, given, named)
+        if isinstance(output, tuple):
+            output, coarse = output[0], coarse[0]
         busy = False
         noise[names[layer]] += float((coarse - output).square().sum())
         signal[names[layer]] += float(output.square().sum())
 
-    hooks = [layer.register_forward_hook(measure) for layer in names]
+    hooks = [layer.register_forward_hook(measure, with_kwargs=True) for layer in names]
     try:
         with torch.no_grad():
             for batch in batches[:RANKED]:
@@ -103,15 +127,17 @@ def rank(
         for hook in hooks:
             hook.remove()
     if not any(signal.values()):
-        raise SpecError("int8: no convolution or linear layer of this network was called")
+        raise SpecError(
+            "int8: no convolution, linear layer or attention of this network was called"
+        )
     errors = {name: noise[name] / signal[name] for name in signal if signal[name] > 0}
     return sorted(errors.items(), key=lambda each: (-each[1], each[0]))
 
 
-def _by_channel(weight: Tensor) -> Tensor:
-    """Symmetric signed 8 bits, with a scale for each output channel (axis 0)."""
-    scale = weight.abs().flatten(1).amax(1).clamp(min=1e-12) / 127
-    scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
+def _by_channel(weight: Tensor, axis: int) -> Tensor:
+    """Symmetric signed 8 bits, with a scale for each output channel, which are on ``axis``."""
+    others = [each for each in range(weight.ndim) if each != axis]
+    scale = weight.abs().amax(others, keepdim=True).clamp(min=1e-12) / 127
     return (weight / scale).round().clamp(-127, 127) * scale
 
 

@@ -66,8 +66,13 @@ def pairs(
 
     Unasked, int8 is left out where the model names no pictures to calibrate and to measure with.
     Raises SpecError for a runtime that there is not, for a named precision or runtime of which no
-    pair can be built, and where none is left.
+    pair can be built, where none is left, and for an artifact of others.
     """
+    if spec.artifact is not None:
+        raise SpecError(
+            f"{spec.name}: an artifact of others runs in the runtime of its format alone: build "
+            "it, and give its archive (.mar) to `marsmith tune`, which finds its serving settings"
+        )
     ready = spec.calibration is not None and spec.accuracy is not None
     known = plugins.names("runtimes")
     # As the files are named, too.

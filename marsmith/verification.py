@@ -98,8 +98,14 @@ def compare(
     outputs and answers at several batch sizes, of at most as many pictures as there.
 
     Outputs of two archives that take other inputs are of other pixels: their answers alone are
-    compared. Raises ParityError where the reference does not tell the pictures apart.
+    compared. Raises SpecError for two of different tasks, and ParityError where the reference does
+    not tell the pictures apart.
     """
+    if reference.bundle.task != task.bundle.task:
+        raise SpecError(
+            f"{against} is for {reference.bundle.task} and {task.bundle.name} for "
+            f"{task.bundle.task}: compare two of one task"
+        )
     options = task.widest()
 
     def ask(handler: TaskHandler, path: Path) -> Any:
@@ -200,18 +206,22 @@ def measured(
     images: Path,
     drop: float | None,
     folder: Path,
+    other: Path | None = None,
 ) -> Verdict:
     """The verdict with the metric on the labels of ``images``, or on the reference's answers.
 
-    Pictures that the archive, unpacked in ``folder``, was calibrated with are left out.
-    ``reference`` None: there is none but the archive itself. ``drop`` None allows what the archive
-    was built with. Raises SpecError.
+    Pictures that the archive, unpacked in ``folder``, was calibrated with are left out, and those
+    of the reference where it is an archive, unpacked in ``other``. ``reference`` None: there is
+    none but the archive itself. ``drop`` None allows what the archive was built with. Raises
+    SpecError.
     """
     built: dict[str, Any] = task.bundle.provenance["spec"].get("accuracy") or {}
     if drop is None:
         drop = built.get("drop", AccuracySpec.model_fields["drop"].default)
     spec = AccuracySpec(folder=str(images), drop=drop)
-    taken = quantise.read(folder) if task.bundle.precision == "int8" else []
+    taken = _calibrated(task, folder)
+    if reference is not None and other is not None:
+        taken += _calibrated(reference, other)
     evaluation = Evaluation.of(spec, Path(), task, without=taken)
     if reference is None:
         return replace(verdict, accuracy=accuracy.alone(task, evaluation))
@@ -222,6 +232,11 @@ def measured(
     decides = task.bundle.precision == "int8"
     wrong = verdict.wrong + failed
     return replace(verdict, accuracy=found, wrong=wrong, metric_decides=decides)
+
+
+def _calibrated(task: TaskHandler, folder: Path) -> list[str]:
+    """The sha256 of each picture that an archive was calibrated with; raises SpecError."""
+    return quantise.read(folder) if task.bundle.precision == "int8" else []
 
 
 def sample_files(task: TaskHandler, root: Path, folder: Path) -> list[Path]:

@@ -159,6 +159,15 @@ def check_requirements(runtime: type[Runtime], name: str, export: str | None = N
         )
 
 
+def wrong_dtype(taken: object, given: object) -> ValueError:
+    """Why pictures of dtype ``given`` are not for an artifact that takes ``taken``: for runtimes
+    whose library would convert them, or read their bytes as others, without a word."""
+    return ValueError(
+        f"the artifact takes {taken} and was given {given}: write dtype: {taken} for its input "
+        "(--dtype; accepted are float32, float16, and uint8, which goes without mean and std)"
+    )
+
+
 def as_arrays(outputs: Any) -> Arrays:
     """Torch outputs (a tensor, a list or a tuple) as a tuple of numpy arrays."""
     if not isinstance(outputs, (tuple, list)):

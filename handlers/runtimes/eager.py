@@ -69,12 +69,16 @@ def layers(module: torch.nn.Module, images: Tensor) -> dict[str, Array]:
             # Attention without its weights.
             output = output[0]
         if isinstance(output, Tensor):
-            # A copy: the next module may work in place.
-            found[key] = output.detach().cpu().numpy().copy()
+            # A copy: the next module may work in place. Numpy has no bfloat16.
+            found[key] = output.detach().float().cpu().numpy().copy()
 
+    modules = dict(module.named_modules())
+    # These give what the one inside gives.
+    lowered = [name for name, each in modules.items() if isinstance(each, precision.Lowered)]
+    names = {name: precision.before(name, lowered) for name in modules if name not in lowered}
     hooks = [
-        each.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
-        for name, each in module.named_modules()
+        modules[name].register_forward_hook(lambda _m, _i, output, told=told: keep(told, output))
+        for name, told in names.items()
         if name
     ]
     try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from handlers import onnx_export
+from handlers import onnx_data, onnx_export
 from handlers.errors import IntegrityError, RuntimeUnavailable, one_line
 from handlers.layer_names import is_result
 from handlers.quiet import quiet
@@ -76,6 +76,10 @@ class Onnx(Runtime):
         settings.log_severity_level = 3
         # Its Python side would try again on the CPU what fails on the GPU, at any later call, too.
         return ort.InferenceSession(path, settings, providers=self._providers, enable_fallback=0)
+
+    @classmethod
+    def parts(cls, path: Path) -> dict[str, Path]:
+        return onnx_data.parts(path)
 
     @classmethod
     def traces(cls, options: Mapping[str, Any]) -> bool:

@@ -11,11 +11,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
+import numpy as np
+
 from handlers import inner, onnx_export
 from handlers.errors import ExportError, IntegrityError, LoadError, one_line
 from handlers.layer_names import is_result, module_of
 from handlers.quiet import quiet
-from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
+from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, wrong_dtype
 
 # Through this package OpenVINO and NNCF report imports and conversions to their maker, and keep a
 # number for this user in the home. Where it is missing both have a stand-in that does nothing.
@@ -27,6 +29,8 @@ _LAYERS = {
 }
 # Left alone, OpenVINO computes in bf16 on processors that have it, whatever the model is.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# Types of an input that pictures are given as: ours is u8.
+_DTYPES = {"u8": "uint8", "f16": "float16", "f32": "float32"}
 # An operation's own name, such as Constant_229; those of our modules have a dot or a slash.
 _NUMBERED = re.compile(r'(?P<layer><layer id="\d+" name=")(?P<name>(?P<kind>[A-Z]\w*?)(_\d+)+)"')
 # Of the option ``streams``: whether a call has all threads, or each thread a call of its own.
@@ -70,11 +74,15 @@ class OpenVino(Runtime):
             raise IntegrityError(
                 f"{path.name} is no OpenVINO model that runs here: {line}"
             ) from error
+        self._dtype = _dtype(self._model.inputs, path.name)
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.streams):
             self._idle.put(self._model.create_infer_request())
 
     def __call__(self, *arrays: Array) -> Arrays:
+        if arrays[0].dtype != self._dtype:
+            # It would convert floats to bytes.
+            raise wrong_dtype(self._dtype, arrays[0].dtype)
         request = self._idle.get()
         try:
             # Shared memory for the input alone: outputs are overwritten by the next call.
@@ -129,6 +137,23 @@ class OpenVino(Runtime):
     @staticmethod
     def finish(request: ExportRequest) -> None:
         _number_anew(request.path)
+
+
+def _dtype(inputs: Any, name: str) -> Any:
+    """What the only input takes; raises IntegrityError, as one that is given nothing would have
+    whatever lies in its memory."""
+    if len(inputs) != 1:
+        came = ", ".join(min(each.names, default="an input") for each in inputs) or "nothing"
+        raise IntegrityError(
+            f"{name} takes {came}, and pictures come as one input: export it with that alone"
+        )
+    kind = inputs[0].get_element_type().get_type_name()
+    if kind not in _DTYPES:
+        raise IntegrityError(
+            f"{name} takes {kind}, and pictures are given as {', '.join(_DTYPES)}: export it for "
+            "one of these"
+        )
+    return np.dtype(_DTYPES[kind])
 
 
 def _converted(request: ExportRequest) -> Any:

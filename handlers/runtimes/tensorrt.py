@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from handlers import onnx_export, precision, trt_engine
+from handlers import onnx_data, onnx_export, precision, trt_engine
 from handlers.errors import LoadError, RuntimeUnavailable, TooLarge
-from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
+from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays, wrong_dtype
 
 _DTYPES = {
     "FLOAT": torch.float32,
@@ -61,6 +61,8 @@ class TensorRt(Runtime):
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = trt_engine.inputs(self._engine, names)
         (self._input,) = inputs
+        kind = self._engine.get_tensor_dtype(self._input).name
+        self._dtype = _DTYPES.get(kind, kind)
         self._outputs = [name for name in names if name not in inputs]
         self._check_outputs(path.name)
 
@@ -72,6 +74,10 @@ class TensorRt(Runtime):
         return dict(zip(self._outputs, self(images), strict=True))
 
     @classmethod
+    def parts(cls, path: Path) -> dict[str, Path]:
+        return onnx_data.parts(path)
+
+    @classmethod
     def traces(cls, options: Mapping[str, Any]) -> bool:
         return True
 
@@ -79,15 +85,17 @@ class TensorRt(Runtime):
     def export(request: ExportRequest) -> None:
         import onnx
 
-        module = copy.deepcopy(request.module)
-        precision.lower(module, request.precision)
-        onnx_export.export(replace(request, module=_Floats(module)), request.path)
+        onnx_export.write(_lowered(request), request.path)
         model = onnx.load(request.path)
         ranges = {axis: [least, most] for axis, (_, least, most) in request.dynamic.items()}
         example = list(request.example.shape)
         told = {"ranges": ranges, "example": example, "bytes": _widen_bytes(model)}
         model.metadata_props.add(key=trt_engine.METADATA, value=json.dumps(told, sort_keys=True))
         onnx.save(model, request.path)
+
+    @staticmethod
+    def finish(request: ExportRequest) -> None:
+        onnx_export.finish(_lowered(request), request.path)
 
     def _check_outputs(self, name: str) -> None:
         """Outputs are given their memory before the engine runs, and so their sizes."""
@@ -102,6 +110,12 @@ class TensorRt(Runtime):
             )
 
     def _run(self, images: Tensor) -> list[Tensor]:
+        if images.dtype != self._dtype:
+            # It gets an address, and reads there what it takes.
+            taken, given = (
+                str(each).removeprefix("torch.") for each in (self._dtype, images.dtype)
+            )
+            raise wrong_dtype(taken, given)
         images = images.to(self._device).contiguous()
         if not self._context.set_input_shape(self._input, tuple(images.shape)):
             raise TooLarge(_out_of_range(tuple(images.shape), self._profile))
@@ -116,6 +130,13 @@ class TensorRt(Runtime):
             raise RuntimeError("TensorRT could not run the engine: its log says why")
         narrow = {name: found[name].to(torch.uint8) for name in self._bytes}
         return list((found | narrow).values())
+
+
+def _lowered(request: ExportRequest) -> ExportRequest:
+    """The request for a module as TensorRT takes it, in the request's precision."""
+    module = copy.deepcopy(request.module)
+    precision.lower(module, request.precision)
+    return replace(request, module=_Floats(module))
 
 
 def _widen_bytes(model: Any) -> list[str]:

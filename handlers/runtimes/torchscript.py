@@ -62,7 +62,8 @@ class TorchScript(Runtime):
         with _undeprecated(), torch.inference_mode():
             module = torch.jit.load(str(self._path), map_location=self._device).eval()
             found = torchscript_layers.layers(module, torch.from_numpy(images).to(self._device))
-        return {name: value.cpu().numpy() for name, value in found.items()}
+        # Numpy has no bfloat16.
+        return {name: value.float().cpu().numpy() for name, value in found.items()}
 
     @classmethod
     def traces(cls, options: Mapping[str, Any]) -> bool:

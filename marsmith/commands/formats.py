@@ -44,6 +44,8 @@ def command(
     """
     from marsmith import named, terminal, trial_tables, trials
 
+    if plot is not None:
+        trial_tables.new_figure()
     here = caller()
     spec = trials.alone(named.load(model, here, overrides(given, here)))
     check_pictures(spec, given)

@@ -152,11 +152,6 @@ def _of_model(
         raise SpecError(f"--write: {name} is torchvision's and has no file here: --profile FILE")
     check_pictures(spec, given)
     pairs = trials.pairs(spec, precisions, runtimes)
-    if spec.artifact is not None:
-        raise SpecError(
-            f"{spec.name}: an artifact of others runs in the runtime of its format: give its "
-            "archive (.mar), whose serving settings can be tuned"
-        )
     session = Session(**settings(spec))
     return session, partial(session.run, pairs), file
 

@@ -78,7 +78,13 @@ def command(
         verdicts = [verification.compare(task, reference, files, name)]
         if images is not None:
             verdicts[0] = verification.measured(
-                verdicts[0], task, None if alone else reference, here / images, max_drop, folder
+                verdicts[0],
+                task,
+                None if alone else reference,
+                here / images,
+                max_drop,
+                folder,
+                other if other.is_dir() else None,
             )
         if served:
             running = require_running(Path.cwd())

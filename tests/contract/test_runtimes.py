@@ -389,6 +389,22 @@ def test_its_layers_are_eager_s_or_it_says_that_it_shows_none(
         np.testing.assert_allclose(array, expected[layer], atol=1e-4, err_msg=layer)
 
 
+@pytest.mark.parametrize(
+    ("name", "device", "precision"),
+    # They lower the module itself, and show what it computes.
+    [each for each in REDUCED if each[0] in ("eager", "torchscript")],
+)
+def test_a_lowered_module_s_layers_have_the_names_of_eager_s(
+    name: str, device: str, precision: str, tmp_path: Path, exported: Callable[[str], Exported]
+) -> None:
+    layers = Exported(name, tmp_path, precision).load(device).layers(PIXELS[:2])
+    expected = exported("eager").load().layers(PIXELS[:2])
+    assert layers.keys() == expected.keys()
+    for layer, array in layers.items():
+        atol = 0.02 * np.abs(expected[layer]).max()
+        np.testing.assert_allclose(array, expected[layer], atol=atol, err_msg=layer)
+
+
 @each_place
 @pytest.mark.parametrize(
     "content", [b"", b"garbage", b"PK\x03\x04garbage", bytes(1000), b"\x80\x02}q\x00."]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
-from torch import nn
+from torch import Tensor, nn
 
 from handlers import pictures, truths
 from handlers.bundle import Bundle, Limits
@@ -317,6 +317,65 @@ def test_the_layer_that_int8_hurts_most_comes_first() -> None:
     assert sorted(quantise.layers(module)) == sorted(name for name, _ in ranked)
     assert all(0 < error < 1 for _, error in ranked)
     assert ranked[0][1] > 10 * ranked[1][1]
+
+
+def test_a_transposed_convolution_is_ranked_as_the_convolution_that_it_equals() -> None:
+    torch.manual_seed(0)
+    one, other = nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(3, 8, 1)
+    with torch.no_grad():
+        one.weight[0] *= 50
+        other.weight.copy_(one.weight.transpose(0, 1))
+        other.bias.copy_(one.bias)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 4, 5, 3)).astype(np.uint8)
+    errors = []
+    for layer in (one, other):
+        network = Network(nn.Sequential(layer), [0.5] * 3, [0.2] * 3)
+        module = Servable(network, softmax(), {}).eval()
+        errors.append(quantise.rank(module, [pixels]))
+    ((name, error),) = errors[0]
+    assert errors[1] == [(name, pytest.approx(error, rel=1e-3))]
+
+
+class _ToSize(nn.Module):
+    """Says what size it wants, for a stride leaves that open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 4, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(x, output_size=[10, 12])
+
+
+def test_a_transposed_convolution_to_a_size_is_ranked() -> None:
+    module = Servable(Network(_ToSize(), [0.5] * 3, [0.2] * 3), softmax(), {}).eval()
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 4, 5, 3)).astype(np.uint8)
+    assert [name for name, _ in quantise.rank(module, [pixels])] == ["network.network.up"]
+
+
+class _Attends(nn.Module):
+    """Attention over the places of a picture, whose projections are not called as modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 2, 2)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        found: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return found.mean(1)
+
+
+def test_attention_is_ranked_as_one_layer_and_left_in_float_with_its_projections() -> None:
+    torch.manual_seed(0)
+    module = Servable(Network(_Attends(), [0.5] * 3, [0.2] * 3), softmax(), {}).eval()
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 8, 6, 3)).astype(np.uint8)
+    ranked = dict(quantise.rank(module, [pixels]))
+    assert sorted(ranked) == ["network.network.attention", "network.network.conv"]
+    assert 0 < ranked["network.network.attention"] < 1
+    names = {f"network.network.{name}" for name in ("attention", "attention.out_proj", "conv")}
+    assert quantise.within(module, list(ranked)) == names
 
 
 def test_the_mean_of_ious_is_torchmetrics() -> None:

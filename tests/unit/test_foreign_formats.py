@@ -26,8 +26,9 @@ from torch.export import Dim
 from torchvision.ops import nms
 
 from handlers.bundle import Bundle
-from handlers.errors import IntegrityError, SpecError
+from handlers.errors import ExportError, IntegrityError, SpecError, WeightsError
 from handlers.plugins import load_runtime, load_task
+from handlers.quiet import quiet
 from marsmith import archive, build, cli
 
 PROJECT = Path(__file__).parents[2]
@@ -255,6 +256,55 @@ def test_an_onnx_of_few_bits_is_packed_as_it_is(bits: str, user: Path) -> None:
     np.testing.assert_allclose(scores, torch.softmax(logits, 1).numpy(), atol=0.05)
 
 
+@pytest.fixture
+def beside(user: Path) -> Path:
+    """``m.onnx`` as torch.onnx.export writes it by default, its weights in ``m.onnx.data``."""
+    network, example = Means().eval(), (torch.rand(2, 3, SIDE, SIDE),)
+    # So many that they are not in the file itself.
+    network.conv.weight = nn.Parameter(nn.functional.pad(network.conv.weight, (2, 2, 2, 2)))
+    network.conv.padding = (2, 2)
+    with quiet():
+        axes = ({0: Dim("N", max=8)},)
+        torch.onnx.export(network, example, user / "m.onnx", dynamo=True, dynamic_shapes=axes)
+    return user / "m.onnx.data"
+
+
+LOGITS = ("image-classification", "--outputs", "logits", *SQUARE, *NORMALISED)
+
+
+def test_weights_beside_an_onnx_file_are_packed(beside: Path, user: Path) -> None:
+    assert beside.is_file()
+    handler = packed(user, "m.onnx", *LOGITS)
+    assert (user / "unpacked/m.onnx.data").read_bytes() == beside.read_bytes()
+    pixels = np.stack([handler.preprocess(picture()), handler.preprocess(picture(20, 80))])
+    with torch.no_grad():
+        logits = WithNormalisation(Means().eval())(torch.from_numpy(pixels))
+    np.testing.assert_allclose(handler.model(pixels)[0], torch.softmax(logits, 1), atol=1e-5)
+    beside.unlink()
+    with pytest.raises(WeightsError, match=r"m\.onnx needs m\.onnx\.data beside it"):
+        packed(user, "m.onnx", *LOGITS)
+
+
+@pytest.mark.parametrize("place", ["../m.onnx.data", "/etc/hostname", "in/it", "..", "numpy.py"])
+def test_weights_of_an_onnx_file_lie_beside_it_and_are_no_code(
+    place: str, beside: Path, user: Path
+) -> None:
+    model = onnx.load(user / "m.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = place if entry.key == "location" else entry.value
+    # As it is, for onnx.save would look for the weights.
+    (user / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(IntegrityError, match=rf"m\.onnx has weights in '{place}', and they must"):
+        packed(user, "m.onnx", *LOGITS)
+
+
+def test_an_artifact_for_exactly_eight_pictures_is_refused_and_says_so(user: Path) -> None:
+    write("onnx", Means(), user, torch.rand(8, 3, SIDE, SIDE), dynamic_axes=None)
+    with pytest.raises(ExportError, match="exactly 8: export it with a batch that may vary, or"):
+        packed(user, "m.onnx", *LOGITS)
+
+
 class Two(nn.Module):
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         return x + other
@@ -265,6 +315,21 @@ def test_a_program_of_more_than_pictures_is_refused(user: Path) -> None:
     torch.export.save(torch.export.export(Two(), (given, given)), user / "m.pt2")
     with pytest.raises(IntegrityError, match="the program takes x, other, and pictures come as"):
         packed(user, "m.pt2", "image-classification", "--outputs", "logits", *SQUARE, *BUILT_IN)
+
+
+def test_an_ir_that_takes_bytes_is_given_nothing_else(user: Path) -> None:
+    bytes_first = WithNormalisation(Means().eval()).eval()
+    pixels = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
+    file = write("openvino", bytes_first, user, pixels)
+    said = ("--outputs", "logits", *SQUARE, "--layout", "nhwc", *NORMALISED)
+    with pytest.raises(ExportError, match="takes uint8 and was given float32: write dtype: uint8"):
+        packed(user, file, "image-classification", *said)
+
+
+def test_an_ir_of_more_than_pictures_is_refused(user: Path) -> None:
+    file = write("openvino", Two(), user, (torch.rand(2, 3, SIDE, SIDE),) * 2)
+    with pytest.raises(IntegrityError, match=r"model\.xml takes x, .*, and pictures come as one"):
+        packed(user, file, "image-classification", "--outputs", "logits", *SQUARE, *BUILT_IN)
 
 
 def test_a_pt2_that_is_neither_kind_is_said_to_be(user: Path) -> None:

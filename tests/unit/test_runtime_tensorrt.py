@@ -21,16 +21,19 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx.external_data_helper import load_external_data_for_model
 from torch import Tensor, nn
 
 from handlers.errors import IntegrityError, LoadError, RuntimeUnavailable, TooLarge
 from handlers.plugins import load_runtime
 from handlers.runtimes import ExportRequest, check_requirements
 from handlers.runtimes import tensorrt as runtime_module
+from handlers.runtimes.tensorrt import TensorRt
 from handlers.servable import Network
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (4, 12, 10, 3), dtype=np.uint8)
-TYPES = {"tensor(float)": "FLOAT", "tensor(int32)": "INT32", "tensor(uint8)": "UINT8"}
+KINDS = {"float": "FLOAT", "float16": "HALF", "int32": "INT32", "int64": "INT64", "uint8": "UINT8"}
+TYPES = {f"tensor({name})": kind for name, kind in KINDS.items()}
 
 
 class StandIn(ModuleType):
@@ -69,8 +72,10 @@ class StandIn(ModuleType):
         )
 
     def OnnxParser(self, network: Any, log: Any) -> Any:
-        def parse(content: bytes) -> bool:
-            network.content = content
+        def parse(content: bytes, path: str) -> bool:
+            model = onnx.load_from_string(content)
+            load_external_data_for_model(model, str(Path(path).parent))
+            network.content = model.SerializeToString()
             return network.flags == 2 and self.fail != "parse"
 
         return SimpleNamespace(parse=parse, num_errors=1, get_error=lambda index: "no such node")
@@ -103,7 +108,7 @@ class _Engine:
         shapes, _, model = content.partition(b"\n")
         self.shapes = eval(shapes)
         self.session = onnxruntime.InferenceSession(model)
-        self.inputs = [each.name for each in self.session.get_inputs()]
+        self.inputs = {each.name: each for each in self.session.get_inputs()}
         self.outputs = {each.name: each for each in self.session.get_outputs()}
         self.num_io_tensors = len(self.inputs) + len(self.outputs)
 
@@ -114,7 +119,11 @@ class _Engine:
         return "input" if name in self.inputs else "output"
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(name=TYPES[self.outputs[name].type])
+        return SimpleNamespace(name=TYPES[(self.inputs | self.outputs)[name].type])
+
+    def takes(self) -> np.dtype[Any]:
+        (given,) = self.inputs.values()
+        return np.dtype(np.uint8 if TYPES[given.type] == "UINT8" else np.float16)
 
     def create_execution_context(self) -> _Context:
         return _Context(self)
@@ -136,13 +145,14 @@ class _Context:
         """Known without the input's values, but for what depends on them."""
         if self.engine.outputs[name].type == "tensor(int64)":
             return [2, -1]
-        return list(self._run(np.zeros(self.shape, np.uint8))[name].shape)
+        return list(self._run(np.zeros(self.shape, self.engine.takes()))[name].shape)
 
     def execute_async_v3(self, stream: int) -> bool:
         (name,) = self.engine.inputs
-        size = int(np.prod(self.shape))
+        dtype = self.engine.takes()
+        size = int(np.prod(self.shape)) * dtype.itemsize
         content = (ctypes.c_uint8 * size).from_address(self.addresses[name])
-        pixels = np.frombuffer(content, np.uint8).reshape(self.shape)
+        pixels = np.frombuffer(content, dtype).reshape(self.shape)
         for name, found in self._run(pixels).items():
             ctypes.memmove(self.addresses[name], found.ctypes.data, found.nbytes)
         return True
@@ -191,6 +201,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As its exporter left it."""
+    request = _request(tmp_path_factory.mktemp("raw"), "fp32", {0: ("batch", 1, 4)})
+    TensorRt.export(request)
+    return request.path
+
+
+@pytest.fixture(scope="module")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _exported(tmp_path_factory.mktemp("sizes"), sizes=True)
 
@@ -199,22 +217,25 @@ def _exported(folder: Path, precision: str = "fp32", sizes: bool = False) -> Pat
     dynamic = {0: ("batch", 1, 4)}
     if sizes:
         dynamic |= {1: ("height", 1, 16384), 2: ("width", 1, 16384)}
-    path = folder / "model.onnx"
-    load_runtime("tensorrt").export(  # type: ignore[attr-defined]
-        ExportRequest(
-            module=Network(Masks(), [0.5] * 3, [0.2] * 3).eval(),
-            example=PIXELS[:2],
-            dynamic=dynamic,
-            path=path,
-            precision=precision,
-        )
+    request = _request(folder, precision, dynamic)
+    TensorRt.export(request)
+    TensorRt.finish(request)
+    return request.path
+
+
+def _request(folder: Path, precision: str, dynamic: Any) -> ExportRequest:
+    return ExportRequest(
+        module=Network(Masks(), [0.5] * 3, [0.2] * 3).eval(),
+        example=PIXELS[:2],
+        dynamic=dynamic,
+        path=folder / "model.onnx",
+        precision=precision,
     )
-    return path
 
 
-def _foreign(folder: Path, operator: str) -> Path:
+def _foreign(folder: Path, operator: str, takes: int = onnx.TensorProto.UINT8) -> Path:
     """The floats of an input of any batch, and what one operator makes of them."""
-    given = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", 3])
+    given = onnx.helper.make_tensor_value_info("images", takes, ["batch", 3])
     kind = onnx.TensorProto.INT64 if operator == "NonZero" else onnx.TensorProto.FLOAT
     made = onnx.helper.make_tensor_value_info("found", kind, ["a", "b"])
     nodes = [
@@ -246,6 +267,20 @@ def test_answers_are_those_of_the_network(
     assert (found[0] == expected[0]).all()
     np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
     assert len(model.named(PIXELS)) == 2
+
+
+def test_finishing_a_file_names_its_nodes_and_changes_no_answer(
+    raw: Path, exported: Path, trt: StandIn, tmp_path: Path
+) -> None:
+    before, after = (_load(each, tmp_path / "cache")(PIXELS) for each in (raw, exported))
+    for one, other in zip(before, after, strict=True):
+        assert np.array_equal(one, other)
+    first, finished = onnx.load(raw), onnx.load(exported)
+    assert any(node.metadata_props for node in first.graph.node)
+    assert not any(node.metadata_props for node in finished.graph.node)
+    assert "inner.network.conv" in {node.name for node in finished.graph.node}
+    # What tells shapes and bytes stays.
+    assert first.metadata_props == finished.metadata_props
 
 
 def test_nothing_is_done_with_bytes_but_to_convert_them(exported: Path) -> None:
@@ -302,6 +337,33 @@ def test_an_artifact_of_others_takes_as_many_pictures_as_are_served(
     assert model(np.zeros((12, 3), np.uint8))[0].shape == (12, 3)
     with pytest.raises(TooLarge, match=r"axis 0 .* is 13, .* 1 to 12: see serving.batch_size"):
         model(np.zeros((13, 3), np.uint8))
+
+
+def test_an_input_of_others_is_given_no_other_dtype(trt: StandIn, tmp_path: Path) -> None:
+    """An engine gets an address, and would read whatever lies there."""
+    path = _foreign(tmp_path, "Relu", onnx.TensorProto.FLOAT16)
+    model = _load(path, tmp_path / "cache")
+    with pytest.raises(ValueError, match="takes float16 and was given float32: write dtype: float"):
+        model.named(np.ones((2, 3), np.float32))
+    assert model.named(np.ones((2, 3), np.float16))["found"].tolist() == [[1] * 3] * 2
+
+
+def test_weights_beside_the_file_are_read_and_are_part_of_the_engine_s_name(
+    exported: Path, trt: StandIn, tmp_path: Path
+) -> None:
+    path, data = tmp_path / "model.onnx", tmp_path / "weights.data"
+    settings = {"save_as_external_data": True, "location": data.name, "size_threshold": 0}
+    onnx.save(onnx.load(exported), path, **settings)
+    assert load_runtime("tensorrt").parts(path) == {data.name: data}
+    (expected, _), (found, _) = (
+        _load(each, tmp_path / "cache")(PIXELS) for each in (exported, path)
+    )
+    assert np.array_equal(found, expected)
+    data.write_bytes(bytes(len(data.read_bytes())))
+    assert not np.array_equal(_load(path, tmp_path / "cache")(PIXELS)[0], expected)
+    data.unlink()
+    with pytest.raises(IntegrityError, match="weights.data cannot be read: No such file"):
+        _load(path, tmp_path / "cache")
 
 
 def test_an_output_whose_shape_depends_on_data_is_refused_by_name(

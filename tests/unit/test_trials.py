@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
 
-from handlers.errors import ExportError, SpecError
+from handlers.errors import ExportError, RuntimeUnavailable, SpecError
 from marsmith import cli, spec, trial_tables, trials
 from marsmith.commands import formats
 from marsmith.trials import Trial
@@ -173,6 +174,36 @@ def test_formats_shows_the_metric_and_its_difference_from_fp32(
     }
     with Image.open(picture) as drawn:
         assert drawn.size[0] > 500
+
+
+@pytest.mark.parametrize("command", ["formats", "tune"])
+def test_an_artifact_of_others_has_one_runtime_and_nothing_to_compare(
+    command: str, tmp_path: Path
+) -> None:
+    fields = {
+        "name": "theirs",
+        "task": "image-classification",
+        "artifact": {"file": "m.onnx"},
+        "runtime": "onnx",
+        "labels": ["a", "b"],
+        "outputs": "logits",
+        "input": {"resize": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
+    }
+    (tmp_path / "theirs.yaml").write_text(json.dumps(fields))
+    done = CliRunner().invoke(cli.group, [command, str(tmp_path / "theirs.yaml")])
+    assert isinstance(done.exception, SpecError)
+    assert str(done.exception).startswith("theirs: an artifact of others runs in the runtime of")
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_built(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(trials, "run", lambda *_: pytest.fail("something was built"))
+    done = CliRunner().invoke(cli.group, ["formats", "lenet5_digits", "--plot", "plot.png"])
+    assert isinstance(done.exception, RuntimeUnavailable)
+    assert "make extra-plots" in str(done.exception)
 
 
 def drawn_points(

@@ -221,6 +221,39 @@ def test_int8_is_measured_as_it_was_built(
     assert (found.pictures, found.allowed) == (6, allowed)
 
 
+def test_what_the_reference_was_calibrated_with_measures_neither(
+    store: Path,
+    project: Path,
+    labelled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    archive, files = store / "lenet5_digits-1.0.mar", samples.files(labelled, "--images")
+    opened = verification.opened
+
+    def int8(folder: Path) -> Any:
+        """Stands for one whose reference is of int8, whose build takes long."""
+        task = opened(folder)
+        if folder.name == "other":
+            task.bundle = replace(task.bundle, precision="int8")
+            quantise.write(quantise.digests(files[:4]), folder)
+        return task
+
+    monkeypatch.setattr(verification, "opened", int8)
+    words = (str(archive), "--against", str(archive), "--images", str(labelled), "--json")
+    [verdict] = json.loads(asked(project, monkeypatch, *words)[1])
+    assert verdict["accuracy"]["pictures"] == 6
+
+
+def test_two_of_different_tasks_are_refused(store: Path, project: Path, tmp_path: Path) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task, other = verification.opened(tmp_path), verification.opened(tmp_path)
+    other.bundle = replace(other.bundle, task="semantic-segmentation")
+    files = samples.files(project / "samples/digits", "--images")
+    words = "b.mar is for semantic-segmentation and lenet5_digits for image-classification: compare"
+    with pytest.raises(SpecError, match=words):
+        verification.compare(task, other, files, "b.mar")
+
+
 def test_labelled_pictures_give_the_metric(
     store: Path, project: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
