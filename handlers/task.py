@@ -86,7 +86,8 @@ class TaskHandler(BaseHandler):
 
     # What a spec's ``decode`` may set, with defaults: it is fixed in the exported module.
     decode_settings: ClassVar[dict[str, Any]] = {}
-    # The input where a spec says none; None: it must.
+    # The input where a spec says none, and the mean and std where its input says none; None: it
+    # must say the input, and mean and std are ImageNet's.
     default_input: ClassVar[ImageInput | None] = None
     # Whether outputs are real numbers of a fixed shape that parity may compare one by one.
     continuous: ClassVar[bool] = True

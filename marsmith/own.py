@@ -148,7 +148,7 @@ def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if origin != "torchvision":
         unsaid = [key for key in ("mean", "std") if key not in said]
         # An artifact must say them; see the model file's own checks.
-        note = f"input: {' and '.join(unsaid)} of ImageNet, for none were given"
+        note = f"input: {_usual(unsaid, given['task'])}, for none were given"
         return said, [note] if said and unsaid and given.get("arch") else []
     try:
         entry = vision.torchvision().models.get_model_weights(name).DEFAULT
@@ -167,6 +167,15 @@ def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     values = ", ".join(f"{key} {value}" for key, value in taken.items())
     note = f"input: as the preset of torchvision's {entry} has it: {values}"
     return taken | said, [note] if taken else []
+
+
+def _usual(keys: Sequence[str], task: str) -> str:
+    """Which mean and std hold where a network of one's own leaves them unsaid, in words."""
+    default = plugins.load_task(task).default_input if task in plugins.names("tasks") else None
+    if default is None:
+        return f"{' and '.join(keys)} of ImageNet"
+    values = (f"{key} {list(getattr(default, key))}" for key in keys)
+    return f"{' and '.join(values)} of task {task}"
 
 
 def _refuse(given: Mapping[str, Any], keys: Sequence[str], partner: str) -> None:

@@ -27,8 +27,8 @@ def image_input(spec: ModelSpec) -> ImageInput:
         if isinstance(fields[key], tuple):
             fields[key] = list(fields[key])
     mean, std = given.mean, given.std
-    if default is not None and spec.architecture.startswith("torchvision:"):
-        # torchvision's detectors normalise by themselves, also what is of another size.
+    if default is not None:
+        # Detectors normalise by themselves, also what is of another size.
         said = given.model_fields_set
         mean = mean if "mean" in said else list(default.mean)
         std = std if "std" in said else list(default.std)

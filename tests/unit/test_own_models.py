@@ -386,6 +386,10 @@ def test_what_a_network_of_ones_own_leaves_unsaid_is_said(user: Path) -> None:
         "input: mean and std of ImageNet, for none were given"
     ]
     assert own.fields({**given, "mean": [0.0], "std": [1.0]}, user, PROJECT)[1] == []
+    detector = {**given, "task": "object-detection", "std": [0.2] * 3}
+    assert own.fields(detector, user, PROJECT)[1] == [
+        "input: mean [0.0, 0.0, 0.0] of task object-detection, for none were given"
+    ]
 
 
 def test_paths_are_relative_to_the_caller_and_to_the_project_in_a_model_file() -> None:

@@ -162,9 +162,16 @@ def test_what_was_said_of_mean_and_std_is_recorded_also_where_it_is_usual(projec
         assert image_input(again) == image_input(model)
 
 
-def test_a_detector_of_ones_own_is_normalised_for_as_is_said(project: Path) -> None:
+def test_a_detector_of_ones_own_is_normalised_for_only_where_that_is_said() -> None:
     own_one = {**DETECTOR, "architecture": "./det.py:Net"}
-    assert image_input(spec(**own_one, input=FIXED)).mean == (0.485, 0.456, 0.406)
+    for given in (None, FIXED):
+        found = image_input(spec(**own_one, input=given))
+        assert (found.mean, found.std) == ((0.0,) * 3, (1.0,) * 3)
+    usual = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    found = image_input(spec(**own_one, input=FIXED | usual))
+    assert (found.mean, found.std) == (tuple(usual["mean"]), tuple(usual["std"]))
+    # A task without an input of its own normalises as ever.
+    assert image_input(spec(input={"resize": 32})).mean == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize("mean", [[123.675, 116.28, 103.53], [0.4, 0.4, 1.01]])
