@@ -109,12 +109,19 @@ def _labels(spec: ModelSpec, root: Path) -> list[str]:
             raise SpecError("labels: list them, or name a file with one label a line")
         return list(torchvision_weights(spec).meta["categories"])
     path = root / spec.labels
+    suffix = path.suffix.lower()
+    if suffix not in ("", ".txt", ".json"):
+        raise SpecError(
+            f"labels: {spec.labels}: a file of labels is .txt with one label a line, or .json with "
+            "a list or index_to_name: write one of these (one label a line by any other suffix: "
+            "rename it .txt)"
+        )
     try:
         # Windows' editors may begin a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"labels: {spec.labels} cannot be read ({error})") from error
-    if path.suffix == ".json":
+    if suffix == ".json":
         return _checked(_from_json(text, spec.labels), spec.labels)
     return _checked([line.strip() for line in text.splitlines() if line.strip()], spec.labels)
 

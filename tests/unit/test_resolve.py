@@ -96,6 +96,17 @@ def test_a_file_without_labels_is_refused_by_name(
         labels(spec(labels=name), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "labels.yaml", "l.names"])
+def test_a_file_of_labels_in_another_format_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("0,cat\n1,dog\n")
+    with pytest.raises(SpecError, match=rf"^labels: {name}: .* \.txt .* \.json"):
+        labels(spec(labels=name), tmp_path)
+    (tmp_path / "LABELS.TXT").write_text("cat\ndog\n")
+    (tmp_path / "labels").write_text("cat\ndog\n")
+    for plain in ("LABELS.TXT", "labels"):
+        assert labels(spec(labels=plain), tmp_path) == ["cat", "dog"]
+
+
 def test_labels_must_come_from_somewhere(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="^labels: list them"):
         labels(spec(), tmp_path)
