@@ -11,7 +11,7 @@ from handlers import plugins
 from handlers.errors import SpecError, WeightsError
 from handlers.foreign import Contract
 from handlers.inputs import ImageInput
-from marsmith.spec import ModelSpec
+from marsmith.spec import ModelSpec, whole
 from marsmith.spec_parts import InputSpec
 from marsmith.weights import torchvision_weights
 
@@ -174,9 +174,12 @@ def source_file(spec: ModelSpec, root: Path) -> Path | None:
     """The file, or package folder, with the network's own source, None for torchvision's."""
     if spec.architecture.startswith("torchvision:"):
         return None
-    path = root / spec.architecture.rpartition(":")[0]
+    file = spec.architecture.rpartition(":")[0]
+    path = root / file
     if path.suffix != ".py" and not (path / "__init__.py").is_file():
-        raise SpecError(f"architecture: {path.name} is no package folder with __init__.py")
+        raise SpecError(
+            f"architecture: no package folder {whole(file, root)}: it needs an __init__.py"
+        )
     if path.suffix == ".py" and not path.is_file():
-        raise SpecError(f"architecture: no file {spec.architecture.rpartition(':')[0]}")
+        raise SpecError(f"architecture: no file {whole(file, root)}")
     return path

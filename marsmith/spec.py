@@ -235,6 +235,13 @@ def _check_foreign(spec: ModelSpec) -> None:
         raise ValueError(f"runtime {spec.runtime} loads no {suffix} file; those that do: {fitting}")
 
 
+def whole(file: str, root: Path) -> str:
+    """Where a path of a model file leads, for errors; ``root`` is the project folder."""
+    if Path(file).is_absolute():
+        return file
+    return f"{root / file} (paths in a model file are relative to {root})"
+
+
 def runtimes_for(suffix: str) -> list[str]:
     """Names of the runtimes whose artifacts end in ``suffix``."""
     return [

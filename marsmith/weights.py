@@ -12,7 +12,7 @@ from torch import Tensor
 from handlers.errors import PluginError, SpecError, WeightsError
 from handlers.integrity import sha256
 from handlers.servable import torchvision_entry
-from marsmith.spec import ModelSpec
+from marsmith.spec import ModelSpec, whole
 
 CACHE = Path("weights/download")
 
@@ -29,7 +29,8 @@ def locate(spec: ModelSpec, root: Path) -> Path:
         return download(url, root / CACHE / name, digest)
     path = root / spec.weights.file
     if not path.is_file():
-        raise WeightsError(f"no weights at {spec.weights.file}: put the state_dict's file there")
+        place = whole(spec.weights.file, root)
+        raise WeightsError(f"no weights at {place}: put the state_dict's file there")
     if spec.weights.sha256 and sha256(path) != spec.weights.sha256:
         raise WeightsError(
             f"{spec.weights.file} has sha256 {sha256(path)}, the spec says {spec.weights.sha256}: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,11 @@ def test_a_file_with_another_digest_is_refused_with_both(saved: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no weights at weights/w\.pth"):
+    words = f"no weights at {tmp_path}/weights/w.pth (paths in a model file are relative to "
+    with pytest.raises(WeightsError, match=re.escape(f"{words}{tmp_path})")):
         locate(spec(file="weights/w.pth"), tmp_path)
+    with pytest.raises(WeightsError, match=r"no weights at /nowhere/w\.pth: put"):
+        locate(spec(file="/nowhere/w.pth"), tmp_path)
 
 
 def test_torchvisions_weights_come_from_the_cache_when_they_are_there(tmp_path: Path) -> None:
