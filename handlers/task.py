@@ -98,6 +98,8 @@ class TaskHandler(BaseHandler):
     loops: ClassVar[bool] = False
     # How many classes a network tells apart at least, for the scores of one alone say nothing.
     least_classes: ClassVar[int] = 1
+    # What a bare network takes and gives, in words for who brings another one.
+    network_form: ClassVar[str] = ""
     # torchvision's module whose networks this task takes by their names, and what a model file of
     # one of them says beside its name and its weights.
     torchvision: ClassVar[str] = ""

@@ -101,6 +101,10 @@ class ObjectDetection(TaskHandler):
     continuous = False
     compared_by = ("overlap",)
     loops = True
+    network_form = (
+        "a list of pixels (C, H, W) -> a list of {boxes (K, 4) xyxy in them, scores (K), labels "
+        "(K) as integers}"
+    )
     torchvision = "torchvision.models.detection"
     torchvision_keys = {
         "runtime": "openvino",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from torch import Tensor, nn
 
 from handlers.errors import BuildError, ExportError, MarsmithError, ParityError, SpecError
@@ -521,6 +523,86 @@ def test_a_network_that_gives_no_logits_is_told(user: Path, end: str, words: str
     )
     assert result.exit_code
     assert words in str(result.exception)
+
+
+GIVES = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        {before}
+        y = self.conv({x})
+        logits = y.mean((2, 3))
+        return {gives}
+"""
+LOGITS = "image-classification is of the form pixels (N, C, H, W) -> logits (N, classes)"
+PLANES = "semantic-segmentation is of the form pixels (N, C, H, W) -> logits (N, classes, H, W)"
+BOXES = (
+    r"object-detection .* a list of pixels (C, H, W) -> a list of {boxes (K, 4) xyxy in them, sco"
+)
+
+
+@pytest.mark.parametrize(
+    ("gives", "came", "wanted"),
+    [
+        ("{'logits': logits}", "{logits: tensor (1, 2)}", LOGITS),
+        ("(logits, logits)", "(tensor (1, 2), tensor (1, 2))", LOGITS),
+        ("logits[:, :, None, None]", "tensor (1, 2, 1, 1)", LOGITS),
+        ("(y, y)", "(tensor (1, 2, 32, 32), tensor (1, 2, 32, 32))", PLANES),
+        ("{'logits': y}", "{logits: tensor (1, 2, 32, 32)}", PLANES),
+        ("logits", "tensor (1, 2)", PLANES),
+        ("[{'bbox': logits}]", "[{bbox: tensor (1, 2)}]", BOXES),
+        ("logits", "tensor (1, 2)", BOXES),
+    ],
+)
+def test_a_network_that_gives_something_else_is_told_what_its_task_wants(
+    user: Path, gives: str, came: str, wanted: str
+) -> None:
+    task = wanted.partition(" ")[0]
+    x = "torch.stack(x)" if wanted is BOXES else "x"
+    (user / "gives.py").write_text(GIVES.format(gives=gives, x=x, before="pass"))
+    state = {"conv.weight": torch.randn(2, 3, 1, 1), "conv.bias": torch.zeros(2)}
+    torch.save(state, user / "gives.pth")
+    fields = {
+        "name": "m",
+        "task": task,
+        "architecture": "gives.py:Net",
+        "weights": {"file": "gives.pth"},
+        "labels": ["cat", "dog"],
+        "input": {"resize": [32, 32]},
+        "samples": str(PROJECT / "samples/shapes"),
+        "runtime": "eager",
+    }
+    if wanted is BOXES:
+        fields["decode"] = dict.fromkeys(("score_floor", "nms_iou", "max_detections"))
+    (user / "archive").mkdir()
+    with pytest.raises(SpecError) as refused:
+        build._stage(spec.parse(fields, "m"), user, user / "archive", lambda stage: None)
+    assert f"the network gives {came}" in str(refused.value)
+    assert re.search(".*".join(map(re.escape, wanted.split(".*"))), str(refused.value))
+    assert "input:" not in str(refused.value)
+
+
+def test_a_network_of_one_input_size_is_told_to_say_it(user: Path) -> None:
+    """Also where all samples have that size: other pictures are resized to another shape."""
+    before = "assert x.shape[2:] == (32, 32), 'only 32x32'"
+    (user / "gives.py").write_text(GIVES.format(gives="logits", x="x", before=before))
+    state = {"conv.weight": torch.randn(2, 3, 1, 1), "conv.bias": torch.zeros(2)}
+    torch.save(state, user / "gives.pth")
+    (user / "squares").mkdir()
+    for path in (PROJECT / "samples/shapes").glob("*.jpg"):
+        Image.open(path).resize((64, 64)).save(user / "squares" / path.name)
+    words = ("--arch", "gives.py:Net", "--weights", "gives.pth", "--runtime", "eager", *OWN)
+    result = run(*words, "--samples", "squares", "--resize", "32")
+    assert isinstance(result.exception, SpecError), repr(result.exception)
+    assert "input: the network fails on pixels of shape (47, 32, 3)" in str(result.exception)
+    assert "say resize: [height, width]" in str(result.exception)
+    assert "only 32x32" in str(result.exception)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"transform_input": True}])
