@@ -30,7 +30,18 @@ INPUT = (
     "scale",
 )
 # Options that make a model without a file, beside those that change one.
-KEYS = ("name", "arch", "arg", "num_classes", "artifact", "outputs", "labels", "task", *INPUT)
+KEYS = (
+    "name",
+    "arch",
+    "arg",
+    "num_classes",
+    "decode",
+    "artifact",
+    "outputs",
+    "labels",
+    "task",
+    *INPUT,
+)
 
 
 def fields(given: Mapping[str, Any], here: Path, root: Path) -> tuple[dict[str, Any], list[str]]:
@@ -91,7 +102,8 @@ def _architecture(given: Mapping[str, Any], here: Path, root: Path) -> dict[str,
     if not given.get("weights"):
         raise SpecError("--weights is missing: give the network's state_dict")
     weights = _file("--weights", given["weights"], here)
-    arguments = _arguments(given.get("arg") or ())
+    arguments = _pairs("--arg", given.get("arg") or ())
+    decode = _pairs("--decode", given.get("decode") or ())
     if given.get("num_classes") is not None:
         arguments["num_classes"] = given["num_classes"]
     origin, _, name = given["arch"].rpartition(":")
@@ -103,11 +115,12 @@ def _architecture(given: Mapping[str, Any], here: Path, root: Path) -> dict[str,
         "architecture": f"{origin}:{name}" if origin else given["arch"],
         **({"arguments": arguments} if arguments else {}),
         "weights": {"file": place(weights, root), "sha256": sha256(weights)},
+        **({"decode": decode} if decode else {}),
     }
 
 
 def _artifact(given: Mapping[str, Any], here: Path, root: Path) -> dict[str, Any]:
-    _refuse(given, ("arg", "num_classes", "weights"), "--arch")
+    _refuse(given, ("arg", "num_classes", "decode", "weights"), "--arch")
     file = _file("--artifact", given["artifact"], here)
     keys: dict[str, Any] = {"artifact": {"file": place(file, root), "sha256": sha256(file)}}
     if given.get("outputs"):
@@ -191,14 +204,14 @@ def _file(option: str, given: Path | str, here: Path) -> Path:
     return path
 
 
-def _arguments(given: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE options, values as YAML has them: 3, 0.5, true, [1, 2], text."""
+def _pairs(option: str, given: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE of an option, values as YAML has them: 3, 0.5, true, null, [1, 2], text."""
     made = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not (equals and key.isidentifier()):
-            raise SpecError(f"--arg {text!r}: write KEY=VALUE, such as --arg width=64")
-        made[key] = _value(f"--arg {text}", value)
+            raise SpecError(f"{option} {text!r}: write KEY=VALUE, the value as YAML has it")
+        made[key] = _value(f"{option} {text}", value)
     return made
 
 

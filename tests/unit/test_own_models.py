@@ -188,7 +188,13 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
         (("--arch", "my_model.py:Net", "--weights", "net.pth", *OWN[2:]), "--name is missing"),
         (("--arch", "my_model.py:Net", "--weights", "no.pth", *OWN), "no file no.pth"),
         (("--arch", "my_model.py:Net", "--weights", "net.pth", *OWN[:4]), "--labels is missing"),
-        (("--arch", "my_model.py:Net", *NETWORK, "--arg", "x"), "write KEY=VALUE"),
+        (("--arch", "my_model.py:Net", *NETWORK, "--arg", "x"), "--arg 'x': write KEY=VALUE"),
+        (
+            ("--arch", "my_model.py:Net", *NETWORK, "--decode", "floor"),
+            "--decode 'floor': write KEY=VALUE",
+        ),
+        (("--arch", "my_model.py:Net", *NETWORK, "--decode", "x=1"), "decode has the unknown key"),
+        (("--artifact", "net.pth", *OWN, "--decode", "x=1"), "--decode goes with --arch alone"),
         (("--arch", "my_model.py:Net", *NETWORK, "--save-yaml", "no/m.yaml"), "no folder"),
         (("--arch", "my_model.py:Net", *NETWORK, "--save-yaml", "labels.txt"), "something else"),
         (("--arch", "my_model.py:Net", *NETWORK, "--layout", "nhwc"), "goes with --artifact"),
@@ -311,6 +317,44 @@ def test_a_detector_has_as_many_labels_as_classes(user: Path, labels: int) -> No
     result = run("--name", "own", "--arch", "my_model.py:Net", *words)
     assert isinstance(result.exception, BuildError), result.output
     assert f"{labels} labels for a network with 11 classes" in str(result.exception)
+
+
+LISTED = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        found = []
+        for image in images:
+            _, height, width = image.shape
+            box = torch.tensor([[0.0, 0.0, width / 2, height / 2]])
+            score = torch.sigmoid(self.weight * (image[0].mean() - image[2].mean()) * 9)
+            found.append({"boxes": box, "scores": score, "labels": torch.tensor([1])})
+        return found
+"""
+
+
+def test_a_detector_that_lists_dictionaries_is_built_from_options_alone(user: Path) -> None:
+    (user / "my_model.py").write_text(LISTED)
+    torch.save({"weight": torch.ones(1)}, user / "net.pth")
+    words = ("--name", "own", "--arch", "my_model.py:Net", "--weights", "net.pth")
+    words += ("--task", "object-detection", "--labels", "labels.txt", "--runtime", "eager")
+    result = run(*words)
+    assert isinstance(result.exception, MarsmithError), result.output
+    assert "has no score_thresh, detections_per_img as torchvision's have" in str(result.exception)
+    said = ("--decode", "score_floor=null", "--decode", "max_detections=null")
+    assert f"({' '.join(said)})" in str(result.exception)
+    result = run(*words, *said, "--save-yaml", "own.yaml")
+    assert result.exit_code == 0, repr(result.exception)
+    bundle = archive.read_json(user / "store/own-1.0.mar", "marsmith.json")
+    assert bundle["decode"] == {"score_floor": 0.0, "nms_iou": None, "max_detections": None}
+    kept = "decode:\n  score_floor: null\n  max_detections: null\n"
+    assert kept in (user / "own.yaml").read_text()
 
 
 @pytest.mark.parametrize("outputs", ["logits", "probabilities"])
