@@ -98,6 +98,18 @@ def test_a_network_of_ones_own_is_one_command(
     assert {each["label"] for each in reply.json()} == {"cat", "dog"}
 
 
+@pytest.mark.parametrize("runtime", ["eager", "torchscript"])
+def test_a_network_whose_layers_find_their_sizes_is_built(user: Path, runtime: str) -> None:
+    lazy = NET.format(imports="").replace("nn.Linear(width, ", "nn.LazyLinear(")
+    (user / "my_model.py").write_text(lazy.replace("nn.Conv2d(3, ", "nn.LazyConv2d("))
+    result = run("--arch", "my_model.py:Net", *NETWORK, "--runtime", runtime)
+    assert result.exit_code == 0, repr(result.exception)
+    state = torch.load(user / "net.pth", weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != "linear.weight"}, user / "net.pth")
+    result = run("--arch", "my_model.py:Net", *NETWORK, "--runtime", runtime)
+    assert "(missing: linear.weight)" in str(result.exception)
+
+
 def test_what_opencv_users_say_reaches_the_archive(user: Path) -> None:
     words = ("--letterbox", "114", "--letterbox-position", "top-left")
     words += ("--no-antialias", "--interpolation", "nearest")
