@@ -13,7 +13,7 @@ from handlers.errors import SpecError, one_line
 from handlers.integrity import sha256
 from marsmith import named
 from marsmith.resolve import preset_input
-from marsmith.spec import ModelSpec, runtimes_for
+from marsmith.spec import ModelSpec, foreign_runtimes, renaming, runtimes_for
 
 SHAPE = ("resize", "crop", "letterbox")
 INPUT = (
@@ -132,10 +132,11 @@ def _artifact(given: Mapping[str, Any], here: Path, root: Path) -> dict[str, Any
         # One that needs a GPU is asked for by its name.
         fitting = [n for n in fitting if "cpu" in plugins.load_runtime(n).devices] or fitting
         if not fitting:
-            known = ", ".join(
-                sorted(plugins.load_runtime(n).suffix for n in plugins.names("runtimes"))
+            known = ", ".join(sorted({each.suffix for each in foreign_runtimes().values()}))
+            raise SpecError(
+                f"--artifact: no runtime here reads {file.name}: files are {known}"
+                f"{renaming(file.suffix)}"
             )
-            raise SpecError(f"--artifact: no runtime here reads {file.name}: files are {known}")
         if len(fitting) > 1:
             raise SpecError(
                 f"--runtime is missing: for {file.suffix} there are {', '.join(fitting)}"

@@ -211,6 +211,14 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
         (("--arch", "my_model.py:Net", *NETWORK, "--save-yaml", "labels.txt"), "something else"),
         (("--arch", "my_model.py:Net", *NETWORK, "--layout", "nhwc"), "goes with --artifact"),
         (("--artifact", "net.pth", *NETWORK), "goes with --arch alone"),
+        (
+            ("--artifact", "net.pth", *OWN, *SQUARE),
+            r"no runtime here reads net\.pth: files are \.onnx, \.pt, \.pt2, \.xml: rename",
+        ),
+        (
+            ("--artifact", "net.pth", *OWN, *SQUARE, "--outputs", "logits", "--runtime", "eager"),
+            r"eager loads no \.pth file of others; those that do: none.* --arch with --weights",
+        ),
         (("mobilenet_v2", "--labels", "labels.txt"), "--labels makes a model without a file"),
         (("--arch", "other:Net", *NETWORK), "no package folder .*other: it needs an __init__.py"),
         (("--arch", "torchvision:resnet17", *NETWORK), "no resnet17 .*did you mean resnet1"),
