@@ -165,17 +165,20 @@ def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) ->
         **({"notes": notes} if notes else {}),
         "licence": spec.licence,
         "description": spec.description,
-        "versions": _versions(spec),
+        "versions": _versions(spec, root),
         "host": origin.host(),
     }
 
 
-def _versions(spec: ModelSpec) -> dict[str, str]:
-    """Those of Python and of the packages that made the artifact or will run it."""
+def _versions(spec: ModelSpec, root: Path) -> dict[str, str]:
+    """Those of Python and of the packages that made the artifact or will run it, and that the
+    network's own source imports."""
     runtime = plugins.load_runtime(spec.runtime)
     modules = list(runtime.requires)
     if spec.artifact is None:
         modules += runtime.export_requires
         modules += runtime.int8_requires if spec.precision == "int8" else ()
+        if (source := resolve.source_file(spec, root)) is not None:
+            modules += sources.imported(sources.parted(source)[0])
     packages = [*_PACKAGES, *sbom.providing(modules)]
     return {"python": platform.python_version(), **{name: installed(name) for name in packages}}

@@ -263,7 +263,7 @@ def runtimes_for(suffix: str) -> list[str]:
 def foreign_runtimes() -> dict[str, type[Runtime]]:
     """The runtimes that serve artifacts of others, by their names."""
     found = {name: plugins.load_runtime(name) for name in plugins.names("runtimes")}
-    return {name: runtime for name, runtime in found.items() if runtime.foreign}
+    return {name: runtime for name, runtime in found.items() if not runtime.needs_source}
 
 
 def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,19 @@ def test_a_network_of_ones_own_is_one_command(
     picture = (PROJECT / "samples/shapes/star.jpg").read_bytes()
     (reply,) = worker.ask(({"data": bytearray(picture)}, {}))
     assert {each["label"] for each in reply.json()} == {"cat", "dog"}
+
+
+@pytest.mark.parametrize(("runtime", "there"), [("eager", True), ("torchscript", False)])
+def test_what_the_source_imports_is_told(user: Path, runtime: str, there: bool) -> None:
+    (user / "my_model.py").write_text(NET.format(imports="import rich.text, json"))
+    result = run("--arch", "my_model.py:Net", *NETWORK, "--runtime", runtime)
+    assert result.exit_code == 0, repr(result.exception)
+    path = user / "store/own-1.0.mar"
+    versions = archive.read_json(path, "marsmith.json")["provenance"]["versions"]
+    assert versions["rich"] == version("rich")
+    # A worker imports the source where its runtime builds the network.
+    parts = archive.read_json(path, "sbom.cdx.json")["components"]
+    assert ("rich" in {part["name"] for part in parts}) is there
 
 
 @pytest.mark.parametrize("runtime", ["eager", "torchscript"])
