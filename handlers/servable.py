@@ -4,6 +4,7 @@
 inside, so that every runtime gets the same arithmetic and parity is measured on what a user gets.
 """
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -95,7 +96,7 @@ class Servable(nn.Module):
         """Copy a state_dict of the bare network, of any float dtype; raises WeightsError."""
         freeze_batch_norms(self.bare(), state)
         try:
-            self.bare().load_state_dict(state, strict=True)
+            self.bare().load_state_dict(_counted(state, self.bare()), strict=True)
         # ValueError: MNASNet's own of a file that does not tell its version.
         except (RuntimeError, AttributeError, TypeError, ValueError) as error:
             detail = one_line(error, 600)
@@ -172,14 +173,25 @@ def _unloaded(builder: Callable[..., Any], weights: Any, arguments: dict[str, An
 def freeze_batch_norms(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Use frozen batch norms where the weights were saved from such: they count no batches.
 
-    torchvision's detectors have them when they come with weights, and plain ones otherwise.
+    torchvision's detectors have them when they come with weights, and plain ones otherwise. What
+    derives from a batch norm may do more, such as an activation, and stays.
     """
     from torchvision.ops import FrozenBatchNorm2d
 
     for name, child in list(module.named_modules()):
         counted = f"{name}.num_batches_tracked" in state
-        if isinstance(child, nn.BatchNorm2d) and f"{name}.running_mean" in state and not counted:
+        if type(child) is nn.BatchNorm2d and f"{name}.running_mean" in state and not counted:
             module.set_submodule(name, FrozenBatchNorm2d(child.num_features, eps=child.eps))
+
+
+def _counted(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The state_dict with the counts of batches that it lacks: only training asks for them."""
+    # A copy keeps the versions of the modules, by which some of them read a file.
+    counted = copy.copy(state)
+    for key, value in module.state_dict().items():
+        if key.endswith(".num_batches_tracked"):
+            counted.setdefault(key, value)
+    return counted
 
 
 def _import_source(path: Path, inner: list[str]) -> Any:

@@ -87,7 +87,8 @@ class TaskHandler(BaseHandler):
 
     # What a spec's ``decode`` may set, with defaults: it is fixed in the exported module.
     decode_settings: ClassVar[dict[str, Any]] = {}
-    # The input where a spec says none; None: it must.
+    # The input where a spec says none, and the mean and std where its input says none; None: it
+    # must say the input, and mean and std are ImageNet's.
     default_input: ClassVar[ImageInput | None] = None
     # Whether outputs are real numbers of a fixed shape that parity may compare one by one.
     continuous: ClassVar[bool] = True
@@ -98,6 +99,8 @@ class TaskHandler(BaseHandler):
     loops: ClassVar[bool] = False
     # How many classes a network tells apart at least, for the scores of one alone say nothing.
     least_classes: ClassVar[int] = 1
+    # What a bare network takes and gives, in words for who brings another one.
+    network_form: ClassVar[str] = ""
     # torchvision's module whose networks this task takes by their names, and what a model file of
     # one of them says beside its name and its weights.
     torchvision: ClassVar[str] = ""

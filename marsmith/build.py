@@ -12,10 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from handlers import plugins
 from handlers.bundle import Bundle
-from handlers.errors import ArchiveError, BadRequest, BuildError, SpecError, WeightsError
+from handlers.errors import (
+    ArchiveError,
+    BadRequest,
+    BuildError,
+    MarsmithError,
+    SpecError,
+    WeightsError,
+)
 from handlers.integrity import sha256
 from handlers.runtimes import check_requirements
 from handlers.servable import Servable
@@ -198,19 +207,28 @@ def _with_defaults(bundle: Bundle) -> Bundle:
 
 
 def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) -> None:
-    """As many labels as the network has classes, and an input that it takes."""
-    pixels = reference.preprocess(image)
+    """As many labels as the network has classes, an input that it takes and outputs that its task
+    takes."""
+    bare, pixels = module.bare(), np.stack([reference.preprocess(image)])
+    given: list[Any] = []
+
+    def keep(each: nn.Module, _: Any, outputs: Any) -> None:
+        if each is bare:
+            given.append(outputs)
+
     try:
-        with torch.inference_mode():
-            outputs = module.network(torch.from_numpy(np.stack([pixels])))
+        # Of all modules, since one that is scripted takes no hook of its own.
+        with register_module_forward_hook(keep), torch.inference_mode():
+            outputs = module.network(torch.from_numpy(pixels))
             module.decode(outputs)
-    # A network that does not take its input may fail in any way.
+            classes = reference.classes(bare, outputs)
+    except MarsmithError:
+        raise
+    # A network that does not take its input, or gives something else, may fail in any way.
     except Exception as error:
-        raise SpecError(
-            f"input: the network fails on pixels of shape {pixels.shape}: "
-            f"{plugins.described(error)}"
-        ) from error
-    classes = reference.classes(module.bare(), outputs)
+        if given:
+            raise preparing.misgiven(reference.bundle, given[-1], error) from error
+        raise preparing.misfit(reference.bundle, pixels, error) from error
     if classes is not None and classes < reference.least_classes:
         raise SpecError(
             "the network tells one class alone, as one with a sigmoid at its end does: let it give "

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from handlers.errors import WeightsError
 
@@ -56,7 +57,9 @@ def check(
     wanted, found = _shapes(network.state_dict()), _shapes(state)
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     common = wanted.keys() & found.keys()
-    other = sorted(key for key in common if wanted[key] != found[key])
+    # A lazy layer takes whatever shape comes.
+    lazy = {key for key, value in network.state_dict().items() if is_lazy(value)}
+    other = sorted(key for key in common - lazy if wanted[key] != found[key])
     if not (missing or extra or other):
         return
     if not missing and not extra and (counts := _class_counts(other, wanted, found)):
@@ -117,4 +120,8 @@ def _prefix_hint(extra: list[str], missing: list[str]) -> str:
 def _shapes(state: Mapping[str, Tensor]) -> Shapes:
     # Frozen batch norms count no batches; whether they are to be frozen is seen by that.
     counted = ".num_batches_tracked"
-    return {key: tuple(value.shape) for key, value in state.items() if not key.endswith(counted)}
+    return {
+        key: () if is_lazy(value) else tuple(value.shape)
+        for key, value in state.items()
+        if not key.endswith(counted)
+    }

@@ -18,7 +18,7 @@ from handlers.runtimes import Arrays
 from handlers.task import TaskHandler
 from marsmith import accuracy, parity
 from marsmith.accuracy import Accuracy, Evaluation
-from marsmith.spec import ModelSpec
+from marsmith.spec import ModelSpec, whole
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def take(spec: ModelSpec, root: Path, folder: Path) -> Path:
         raise SpecError("artifact: Field required")
     file = root / spec.artifact.file
     if not file.is_file():
-        raise WeightsError(f"no artifact at {spec.artifact.file}: put the exported file there")
+        place = whole(spec.artifact.file, root)
+        raise WeightsError(f"no artifact at {place}: put the exported file there")
     digest = sha256(file)
     if spec.artifact.sha256 not in (None, digest):
         raise WeightsError(

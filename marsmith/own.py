@@ -13,7 +13,7 @@ from handlers.errors import SpecError, one_line
 from handlers.integrity import sha256
 from marsmith import named
 from marsmith.resolve import preset_input
-from marsmith.spec import ModelSpec, runtimes_for
+from marsmith.spec import ModelSpec, foreign_runtimes, renaming, runtimes_for
 
 SHAPE = ("resize", "crop", "letterbox")
 INPUT = (
@@ -30,7 +30,18 @@ INPUT = (
     "scale",
 )
 # Options that make a model without a file, beside those that change one.
-KEYS = ("name", "arch", "arg", "num_classes", "artifact", "outputs", "labels", "task", *INPUT)
+KEYS = (
+    "name",
+    "arch",
+    "arg",
+    "num_classes",
+    "decode",
+    "artifact",
+    "outputs",
+    "labels",
+    "task",
+    *INPUT,
+)
 
 
 def fields(given: Mapping[str, Any], here: Path, root: Path) -> tuple[dict[str, Any], list[str]]:
@@ -91,7 +102,8 @@ def _architecture(given: Mapping[str, Any], here: Path, root: Path) -> dict[str,
     if not given.get("weights"):
         raise SpecError("--weights is missing: give the network's state_dict")
     weights = _file("--weights", given["weights"], here)
-    arguments = _arguments(given.get("arg") or ())
+    arguments = _pairs("--arg", given.get("arg") or ())
+    decode = _pairs("--decode", given.get("decode") or ())
     if given.get("num_classes") is not None:
         arguments["num_classes"] = given["num_classes"]
     origin, _, name = given["arch"].rpartition(":")
@@ -103,11 +115,12 @@ def _architecture(given: Mapping[str, Any], here: Path, root: Path) -> dict[str,
         "architecture": f"{origin}:{name}" if origin else given["arch"],
         **({"arguments": arguments} if arguments else {}),
         "weights": {"file": place(weights, root), "sha256": sha256(weights)},
+        **({"decode": decode} if decode else {}),
     }
 
 
 def _artifact(given: Mapping[str, Any], here: Path, root: Path) -> dict[str, Any]:
-    _refuse(given, ("arg", "num_classes", "weights"), "--arch")
+    _refuse(given, ("arg", "num_classes", "decode", "weights"), "--arch")
     file = _file("--artifact", given["artifact"], here)
     keys: dict[str, Any] = {"artifact": {"file": place(file, root), "sha256": sha256(file)}}
     if given.get("outputs"):
@@ -119,10 +132,11 @@ def _artifact(given: Mapping[str, Any], here: Path, root: Path) -> dict[str, Any
         # One that needs a GPU is asked for by its name.
         fitting = [n for n in fitting if "cpu" in plugins.load_runtime(n).devices] or fitting
         if not fitting:
-            known = ", ".join(
-                sorted(plugins.load_runtime(n).suffix for n in plugins.names("runtimes"))
+            known = ", ".join(sorted({each.suffix for each in foreign_runtimes().values()}))
+            raise SpecError(
+                f"--artifact: no runtime here reads {file.name}: files are {known}"
+                f"{renaming(file.suffix)}"
             )
-            raise SpecError(f"--artifact: no runtime here reads {file.name}: files are {known}")
         if len(fitting) > 1:
             raise SpecError(
                 f"--runtime is missing: for {file.suffix} there are {', '.join(fitting)}"
@@ -148,7 +162,7 @@ def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if origin != "torchvision":
         unsaid = [key for key in ("mean", "std") if key not in said]
         # An artifact must say them; see the model file's own checks.
-        note = f"input: {' and '.join(unsaid)} of ImageNet, for none were given"
+        note = f"input: {_usual(unsaid, given['task'])}, for none were given"
         return said, [note] if said and unsaid and given.get("arch") else []
     try:
         entry = vision.torchvision().models.get_model_weights(name).DEFAULT
@@ -169,6 +183,15 @@ def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return taken | said, [note] if taken else []
 
 
+def _usual(keys: Sequence[str], task: str) -> str:
+    """Which mean and std hold where a network of one's own leaves them unsaid, in words."""
+    default = plugins.load_task(task).default_input if task in plugins.names("tasks") else None
+    if default is None:
+        return f"{' and '.join(keys)} of ImageNet"
+    values = (f"{key} {list(getattr(default, key))}" for key in keys)
+    return f"{' and '.join(values)} of task {task}"
+
+
 def _refuse(given: Mapping[str, Any], keys: Sequence[str], partner: str) -> None:
     for key in keys:
         if given.get(key) not in (None, ()):
@@ -182,14 +205,14 @@ def _file(option: str, given: Path | str, here: Path) -> Path:
     return path
 
 
-def _arguments(given: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE options, values as YAML has them: 3, 0.5, true, [1, 2], text."""
+def _pairs(option: str, given: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE of an option, values as YAML has them: 3, 0.5, true, null, [1, 2], text."""
     made = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not (equals and key.isidentifier()):
-            raise SpecError(f"--arg {text!r}: write KEY=VALUE, such as --arg width=64")
-        made[key] = _value(f"--arg {text}", value)
+            raise SpecError(f"{option} {text!r}: write KEY=VALUE, the value as YAML has it")
+        made[key] = _value(f"{option} {text}", value)
     return made
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from handlers import plugins
 from handlers.bundle import Bundle
@@ -95,12 +96,47 @@ def reference(bundle: Bundle, module: Servable) -> TaskHandler:
     """A handler whose model is the eager module in memory."""
 
     def run(*arrays: Any) -> Any:
-        with torch.inference_mode():
-            return as_arrays(module(*map(torch.from_numpy, arrays)))
+        try:
+            with torch.inference_mode():
+                return as_arrays(module(*map(torch.from_numpy, arrays)))
+        # A network of one input size fails on others in any way.
+        except Exception as error:
+            raise misfit(bundle, arrays[0], error) from error
 
     handler = plugins.load_task(bundle.task)()
     handler.bundle, handler.model = bundle, run
     return handler
+
+
+def misfit(bundle: Bundle, pixels: Any, error: Exception) -> SpecError:
+    """What to say of a network that fails with ``error`` on a batch of pixels (N, H, W, C)."""
+    words = f"input: the network fails on pixels of shape {pixels.shape[1:]}"
+    if not bundle.input.fixed:
+        words += " (if it takes one size alone, say resize: [height, width], --resize H,W)"
+    return SpecError(f"{words}: {plugins.described(error)}{_form(bundle)}")
+
+
+def misgiven(bundle: Bundle, given: Any, error: Exception) -> SpecError:
+    """What to say of a network that gives ``given``, which its task cannot read for ``error``."""
+    words = f"the network gives {_described(given):.200}"
+    return SpecError(f"{words}: {plugins.described(error)}{_form(bundle)}")
+
+
+def _form(bundle: Bundle) -> str:
+    form = plugins.load_task(bundle.task).network_form
+    return f"; a network for {bundle.task} is of the form {form}" if form else ""
+
+
+def _described(given: Any) -> str:
+    """What a network gives, in words: types and shapes of all that it holds."""
+    if isinstance(given, Tensor):
+        return f"tensor {tuple(given.shape)}"
+    if isinstance(given, Mapping):
+        return f"{{{', '.join(f'{key}: {_described(each)}' for key, each in given.items())}}}"
+    if isinstance(given, (list, tuple)):
+        left, right = "[]" if isinstance(given, list) else "()"
+        return f"{left}{', '.join(map(_described, given))}{right}"
+    return type(given).__name__
 
 
 def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) -> dict[str, Any]:
@@ -129,17 +165,20 @@ def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) ->
         **({"notes": notes} if notes else {}),
         "licence": spec.licence,
         "description": spec.description,
-        "versions": _versions(spec),
+        "versions": _versions(spec, root),
         "host": origin.host(),
     }
 
 
-def _versions(spec: ModelSpec) -> dict[str, str]:
-    """Those of Python and of the packages that made the artifact or will run it."""
+def _versions(spec: ModelSpec, root: Path) -> dict[str, str]:
+    """Those of Python and of the packages that made the artifact or will run it, and that the
+    network's own source imports."""
     runtime = plugins.load_runtime(spec.runtime)
     modules = list(runtime.requires)
     if spec.artifact is None:
         modules += runtime.export_requires
         modules += runtime.int8_requires if spec.precision == "int8" else ()
+        if (source := resolve.source_file(spec, root)) is not None:
+            modules += sources.imported(sources.parted(source)[0])
     packages = [*_PACKAGES, *sbom.providing(modules)]
     return {"python": platform.python_version(), **{name: installed(name) for name in packages}}

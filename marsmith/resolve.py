@@ -11,7 +11,7 @@ from handlers import plugins
 from handlers.errors import SpecError, WeightsError
 from handlers.foreign import Contract
 from handlers.inputs import ImageInput
-from marsmith.spec import ModelSpec
+from marsmith.spec import ModelSpec, whole
 from marsmith.spec_parts import InputSpec
 from marsmith.weights import torchvision_weights
 
@@ -27,8 +27,8 @@ def image_input(spec: ModelSpec) -> ImageInput:
         if isinstance(fields[key], tuple):
             fields[key] = list(fields[key])
     mean, std = given.mean, given.std
-    if default is not None and spec.architecture.startswith("torchvision:"):
-        # torchvision's detectors normalise by themselves, also what is of another size.
+    if default is not None:
+        # Detectors normalise by themselves, also what is of another size.
         said = given.model_fields_set
         mean = mean if "mean" in said else list(default.mean)
         std = std if "std" in said else list(default.std)
@@ -109,12 +109,19 @@ def _labels(spec: ModelSpec, root: Path) -> list[str]:
             raise SpecError("labels: list them, or name a file with one label a line")
         return list(torchvision_weights(spec).meta["categories"])
     path = root / spec.labels
+    suffix = path.suffix.lower()
+    if suffix not in ("", ".txt", ".json"):
+        raise SpecError(
+            f"labels: {spec.labels}: a file of labels is .txt with one label a line, or .json with "
+            "a list or index_to_name: write one of these (one label a line by any other suffix: "
+            "rename it .txt)"
+        )
     try:
         # Windows' editors may begin a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"labels: {spec.labels} cannot be read ({error})") from error
-    if path.suffix == ".json":
+    if suffix == ".json":
         return _checked(_from_json(text, spec.labels), spec.labels)
     return _checked([line.strip() for line in text.splitlines() if line.strip()], spec.labels)
 
@@ -167,9 +174,12 @@ def source_file(spec: ModelSpec, root: Path) -> Path | None:
     """The file, or package folder, with the network's own source, None for torchvision's."""
     if spec.architecture.startswith("torchvision:"):
         return None
-    path = root / spec.architecture.rpartition(":")[0]
+    file = spec.architecture.rpartition(":")[0]
+    path = root / file
     if path.suffix != ".py" and not (path / "__init__.py").is_file():
-        raise SpecError(f"architecture: {path.name} is no package folder with __init__.py")
+        raise SpecError(
+            f"architecture: no package folder {whole(file, root)}: it needs an __init__.py"
+        )
     if path.suffix == ".py" and not path.is_file():
-        raise SpecError(f"architecture: no file {spec.architecture.rpartition(':')[0]}")
+        raise SpecError(f"architecture: no file {whole(file, root)}")
     return path

@@ -24,9 +24,10 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 from packaging.requirements import Requirement
 
-from handlers.bundle import Bundle
+from handlers.bundle import DECODE_FILE, Bundle
 from handlers.integrity import sha256
 from handlers.plugins import load_runtime, load_task
+from marsmith import sources
 from marsmith.archive import moment
 
 FILE = "sbom.cdx.json"
@@ -39,6 +40,7 @@ def write(bundle: Bundle, folder: Path) -> None:
     """Write the bill of a staged archive, whose artifact is there already."""
     task = load_task(bundle.task)
     torch = task.needs_torch(bundle)
+    modules = {*task.requires, *_imported(bundle, folder)}
     model = Component(
         name=bundle.name,
         version=bundle.version,
@@ -51,7 +53,7 @@ def write(bundle: Bundle, folder: Path) -> None:
     bom = Bom(
         components=[
             *_origins(bundle),
-            *map(_package, needed(bundle.runtime, task.requires, torch)),
+            *map(_package, needed(bundle.runtime, modules, torch)),
         ],
         metadata=BomMetaData(component=model),
     )
@@ -67,6 +69,17 @@ def write(bundle: Bundle, folder: Path) -> None:
     digest = uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(content, sort_keys=True))
     text = json.dumps({**content, "serialNumber": f"urn:uuid:{digest}"}, indent=1, sort_keys=True)
     (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _imported(bundle: Bundle, folder: Path) -> set[str]:
+    """What a worker imports for the network's own source, where it builds the network, or half of
+    it."""
+    # Here, since others who ask for packages do without torch.
+    from handlers.servable import SOURCE
+
+    if load_runtime(bundle.runtime).needs_source or (folder / DECODE_FILE).exists():
+        return sources.imported((folder / SOURCE).rglob("*"))
+    return set()
 
 
 def providing(modules: Iterable[str]) -> list[str]:
@@ -87,7 +100,7 @@ def providing(modules: Iterable[str]) -> list[str]:
 
 
 def needed(runtime: str, modules: Iterable[str] = (), torch: bool = True) -> list[str]:
-    """Every package that a worker with this runtime, with those of the task's ``modules``, and with
+    """Every package that a worker with this runtime, with those of the ``modules``, and with
     PyTorch where it computes with ``torch``, needs, by its normal name, sorted."""
     own = (*providing((*load_runtime(runtime).requires, *modules)), *(_TORCH if torch else ()))
     found: set[str] = set()

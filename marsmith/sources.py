@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from handlers.errors import SpecError
@@ -51,6 +52,12 @@ def parted(source: Path) -> tuple[list[Path], list[Path]]:
         packed = not path.is_symlink() and path.suffix in PACKED
         (taken if packed and path.stat().st_size <= LARGEST else left).append(path)
     return taken, left
+
+
+def imported(files: Iterable[Path]) -> set[str]:
+    """Top-level names of the modules that Python files import, without the standard library's."""
+    trees = (ast.parse(path.read_bytes(), path.name) for path in files if path.suffix == ".py")
+    return {name for tree in trees for name, _ in _absolute(tree)} - sys.stdlib_module_names
 
 
 def _check_imports(path: Path, package: Path) -> None:

@@ -26,6 +26,7 @@ from handlers import plugins
 from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
+from handlers.runtimes import Runtime
 from handlers.task import TaskHandler
 from marsmith.model_options import MODELS
 from marsmith.samples import DEFAULT as SAMPLES
@@ -230,16 +231,39 @@ def _check_foreign(spec: ModelSpec) -> None:
         if type(value) not in kinds:
             raise ValueError(f"outputs.{key}: {value!r:.60} is not of type {kinds[0].__name__}")
     suffix = Path(spec.artifact.file).suffix if spec.artifact else ""
-    if suffix != plugins.load_runtime(spec.runtime).suffix:
-        fitting = ", ".join(runtimes_for(suffix)) or "none"
-        raise ValueError(f"runtime {spec.runtime} loads no {suffix} file; those that do: {fitting}")
+    if spec.runtime not in (able := runtimes_for(suffix)):
+        raise ValueError(
+            f"runtime {spec.runtime} loads no {suffix} file of others; those that do: "
+            f"{', '.join(able) or 'none'}{renaming(suffix)}"
+        )
+
+
+def renaming(suffix: str) -> str:
+    """What to do with an artifact of others of such a name, which no runtime takes."""
+    if suffix != ".pth":
+        return ""
+    return (
+        ": rename it .pt if it is TorchScript; a state_dict goes with its network, --arch with "
+        "--weights, or architecture and weights in YAML"
+    )
+
+
+def whole(file: str, root: Path) -> str:
+    """Where a path of a model file leads, for errors; ``root`` is the project folder."""
+    if Path(file).is_absolute():
+        return file
+    return f"{root / file} (paths in a model file are relative to {root})"
 
 
 def runtimes_for(suffix: str) -> list[str]:
-    """Names of the runtimes whose artifacts end in ``suffix``."""
-    return [
-        name for name in plugins.names("runtimes") if plugins.load_runtime(name).suffix == suffix
-    ]
+    """Names of the runtimes that serve artifacts of others which end in ``suffix``."""
+    return [name for name, runtime in foreign_runtimes().items() if runtime.suffix == suffix]
+
+
+def foreign_runtimes() -> dict[str, type[Runtime]]:
+    """The runtimes that serve artifacts of others, by their names."""
+    found = {name: plugins.load_runtime(name) for name in plugins.names("runtimes")}
+    return {name: runtime for name, runtime in found.items() if not runtime.needs_source}
 
 
 def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

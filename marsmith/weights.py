@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ from torch import Tensor
 from handlers.errors import PluginError, SpecError, WeightsError
 from handlers.integrity import sha256
 from handlers.servable import torchvision_entry
-from marsmith.spec import ModelSpec
+from marsmith.spec import ModelSpec, whole
 
 CACHE = Path("weights/download")
+# Under which of a checkpoint's keys its state_dict may be.
+_KEYS = ("state_dict", "model_state_dict", "model")
+# How many keys of another dict are told.
+_TOLD = 8
+_SAVE = "save it with torch.save(model.state_dict(), path)"
+_UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|whose module \S+ is blocked)")
+_ADVICE = re.compile(r"In PyTorch 2\.6,|Check the documentation of torch")
 
 
 def locate(spec: ModelSpec, root: Path) -> Path:
@@ -29,7 +37,8 @@ def locate(spec: ModelSpec, root: Path) -> Path:
         return download(url, root / CACHE / name, digest)
     path = root / spec.weights.file
     if not path.is_file():
-        raise WeightsError(f"no weights at {spec.weights.file}: put the state_dict's file there")
+        place = whole(spec.weights.file, root)
+        raise WeightsError(f"no weights at {place}: put the state_dict's file there")
     if spec.weights.sha256 and sha256(path) != spec.weights.sha256:
         raise WeightsError(
             f"{spec.weights.file} has sha256 {sha256(path)}, the spec says {spec.weights.sha256}: "
@@ -59,28 +68,49 @@ def load(path: Path) -> dict[str, Tensor]:
     # Its unpickler meets damage with IndexError, KeyError, struct.error and more.
     except Exception as error:
         raise WeightsError(
-            f"{path.name} cannot be read as a state_dict ({_why(path, error)}): "
-            "save it with torch.save(model.state_dict(), path)"
+            f"{path.name} cannot be read as a state_dict: {_why(path, error)}"
         ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in _KEYS:
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
             saved = saved[key]
     if not isinstance(saved, dict) or not all(isinstance(v, Tensor) for v in saved.values()):
         raise WeightsError(
-            f"{path.name} holds a {type(saved).__name__}, not a state_dict of tensors: save it "
-            "with torch.save(model.state_dict(), path)"
+            f"{path.name} holds {_what(saved)}, not a state_dict of tensors, alone or under "
+            f"{', '.join(_KEYS[:-1])} or {_KEYS[-1]}: {_SAVE}"
         )
     return saved
 
 
+def _what(saved: Any) -> str:
+    """What a file holds in the place of a state_dict."""
+    if not isinstance(saved, dict):
+        return f"a {type(saved).__name__}"
+    keys = [" ".join(f"{key!s:.40}".split()) for key in saved]
+    more = ", ..." if len(keys) > _TOLD else ""
+    return f"a {type(saved).__name__} of {', '.join(keys[:_TOLD])}{more}"
+
+
 def _why(path: Path, error: Exception) -> str:
-    """What a file is that torch.load does not take for tensors, as far as its error tells."""
+    """What a file is that torch.load does not take for tensors, and what to do."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "it is empty: copy or download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of git-lfs: fetch the file that it stands for with git lfs pull"
+    if start.lstrip().startswith(b"<"):
+        return "it is a page of HTML or XML: download the file itself"
+    # The directory of a zip file is its end.
+    if start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        return "it is cut off: copy or download it again"
     words = " ".join(str(error).split())
     if "torch.jit" in words or "TorchScript" in words:
-        return "it is a TorchScript file, which is packed with --artifact, or artifact: in YAML"
-    if found := re.search(r"GLOBAL (\S+) was not an allowed global", words):
+        return "it is a TorchScript file: pack it with --artifact, or artifact: in YAML"
+    if found := _UNSAFE.search(words):
         return (
             f"it holds a pickled object of {found[1]}, such as a whole model, and reading that "
-            "would run code of the file"
+            f"would run code of the file: {_SAVE}"
         )
-    return words[:200]
+    # Around the reason torch advises to read the file without its guard.
+    reason = _ADVICE.split(words.rpartition("WeightsUnpickler error: ")[2])[0].strip()
+    return f"torch.load says {type(error).__name__} ({reason:.200}): {_SAVE}"

@@ -39,6 +39,8 @@ class Runtime(ABC):
     other runs in the handler), ``options`` the keys a spec's ``runtime_options`` may have with
     their defaults, ``load_choices`` values of those that the artifact does not depend on, so that
     ``marsmith tune`` can try them.
+    ``needs_source`` says whether a worker builds the network from its source, which no artifact of
+    others has.
     ``streams`` is how many calls, from as many threads, it computes at once. ``needs_torch`` says
     whether PyTorch computes anything of a call; the workers of a runtime that says no do not import
     it, unless something else of theirs does.
@@ -53,6 +55,7 @@ class Runtime(ABC):
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     static_precisions: ClassVar[tuple[str, ...]] = ()
     needs_torch: ClassVar[bool] = True
+    needs_source: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Any]] = {}
     load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     streams: int = 1

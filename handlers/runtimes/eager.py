@@ -21,6 +21,7 @@ class Eager(Runtime):
     """A state_dict and the recipe that builds its module; a network's own source lies beside it."""
 
     suffix = ".pth"
+    needs_source = True
     precisions = ("fp32", *precision.DTYPES)
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:

@@ -43,6 +43,7 @@ class ImageClassification(TaskHandler):
         Meaning(("probabilities",), probabilities),
     )
     least_classes = 2
+    network_form = "pixels (N, C, H, W) -> logits (N, classes)"
     torchvision = "torchvision.models"
     torchvision_keys = {
         "runtime": "openvino",
@@ -116,7 +117,8 @@ class ImageClassification(TaskHandler):
                 "the network gives probabilities, and softmax is applied to what it gives: leave "
                 "out the softmax at its end, so that it gives logits"
             )
-        return int(outputs.shape[1])
+        _, count = outputs.shape
+        return int(count)
 
 
 def _by_label(answer: Any) -> dict[tuple[str, int], float]:

@@ -101,6 +101,10 @@ class ObjectDetection(TaskHandler):
     continuous = False
     compared_by = ("overlap",)
     loops = True
+    network_form = (
+        "a list of pixels (C, H, W) -> a list of {boxes (K, 4) xyxy in them, scores (K), labels "
+        "(K) as integers}"
+    )
     torchvision = "torchvision.models.detection"
     torchvision_keys = {
         "runtime": "openvino",
@@ -120,14 +124,17 @@ class ObjectDetection(TaskHandler):
 
         # Two-stage detectors keep their thresholds with the second stage.
         head = getattr(network, "roi_heads", network)
-        for key, name in _THEIRS.items():
-            if (value := settings[key]) is not None:
-                if not hasattr(head, name):
-                    raise PluginError(
-                        f"{type(network).__name__} has no {name} as torchvision's have: say "
-                        f"decode: {{{key}: null}}, which leaves that to the network"
-                    )
-                setattr(head, name, value)
+        said = {key: value for key, value in settings.items() if value is not None}
+        if lacking := [key for key in said if not hasattr(head, _THEIRS[key])]:
+            theirs = ", ".join(_THEIRS[key] for key in lacking)
+            keys = ", ".join(f"{key}: null" for key in lacking)
+            options = " ".join(f"--decode {key}=null" for key in lacking)
+            raise PluginError(
+                f"{type(network).__name__} has no {theirs} as torchvision's have: say "
+                f"decode: {{{keys}}} ({options}), which leaves that to the network"
+            )
+        for key, value in said.items():
+            setattr(head, _THEIRS[key], value)
         transform: Any = getattr(network, "transform", None)
         if type(transform) is GeneralizedRCNNTransform and not transform.fixed_size:
             network.transform = EagerResize.of(transform)

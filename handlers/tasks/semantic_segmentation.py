@@ -80,6 +80,7 @@ class SemanticSegmentation(TaskHandler):
     continuous = False
     compared_by = ("changed",)
     least_classes = 2
+    network_form = 'pixels (N, C, H, W) -> logits (N, classes, H, W), alone or as "out" of a dict'
     torchvision = "torchvision.models.segmentation"
     torchvision_keys = {
         "runtime": "openvino",
@@ -237,7 +238,8 @@ class SemanticSegmentation(TaskHandler):
 
     @staticmethod
     def classes(network: nn.Module, outputs: Tensor) -> int:
-        return int(outputs.shape[1])
+        _, count, _, _ = outputs.shape
+        return int(count)
 
     @staticmethod
     def summary(answer: Any) -> str:

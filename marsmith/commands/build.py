@@ -70,6 +70,7 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.option("--arch", help="torchvision:resnet18, my_model.py:Net or my_package:Net.")
 @click.option("--arg", multiple=True, help="KEY=VALUE for the network's constructor; repeatable.")
 @click.option("--num-classes", type=int, help="Short for --arg num_classes=N.")
+@click.option("--decode", multiple=True, help="KEY=VALUE of the task's decode; repeatable.")
 @click.option("--artifact", type=click.Path(path_type=Path), help="A file that others exported.")
 @click.option("--outputs", help="What that gives: logits, or boxes=dets,scores=conf,labels=ids.")
 @click.option("--labels", type=click.Path(path_type=Path), help="File with one label a line.")

@@ -24,6 +24,8 @@ class ArchiveSession(Session):
     of: Subject
 
     def __post_init__(self) -> None:
+        # An archive tells no place of its pictures: what is written leaves them to the model file.
+        self.spec = self.spec.model_copy(update={"calibration": None, "accuracy": None})
         super().__post_init__()
         assert self.of.path is not None
         assert self.of.folder is not None

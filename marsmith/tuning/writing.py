@@ -23,7 +23,7 @@ def changes(spec: ModelSpec, point: Point, cores: int) -> dict[str, Any]:
     """The keys of a model file that a point stands for.
 
     ``cores`` of the measured host go with them, so that a smaller machine can build for it; int8
-    with the pictures that it needs.
+    with the pictures that it needs, where their folders are known.
     """
     serving = {**point.serving(), "cores": cores}
     if spec.serving.queue_size < point.batch_size:

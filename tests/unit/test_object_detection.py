@@ -81,7 +81,9 @@ def test_the_settings_of_decode_are_the_detectors_own(name: str) -> None:
 
 
 def test_a_detector_of_another_kind_that_has_no_such_setting_is_refused() -> None:
-    with pytest.raises(PluginError, match="Identity has no score_thresh as torchvision's have"):
+    with pytest.raises(
+        PluginError, match="Identity has no score_thresh, detections_per_img as torc"
+    ):
         ObjectDetection.adapt(nn.Identity(), dict(ObjectDetection.decode_settings))
 
 

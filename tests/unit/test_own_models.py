@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from torch import Tensor, nn
 
 from handlers.errors import BuildError, ExportError, MarsmithError, ParityError, SpecError
@@ -94,6 +97,31 @@ def test_a_network_of_ones_own_is_one_command(
     picture = (PROJECT / "samples/shapes/star.jpg").read_bytes()
     (reply,) = worker.ask(({"data": bytearray(picture)}, {}))
     assert {each["label"] for each in reply.json()} == {"cat", "dog"}
+
+
+@pytest.mark.parametrize(("runtime", "there"), [("eager", True), ("torchscript", False)])
+def test_what_the_source_imports_is_told(user: Path, runtime: str, there: bool) -> None:
+    (user / "my_model.py").write_text(NET.format(imports="import rich.text, json"))
+    result = run("--arch", "my_model.py:Net", *NETWORK, "--runtime", runtime)
+    assert result.exit_code == 0, repr(result.exception)
+    path = user / "store/own-1.0.mar"
+    versions = archive.read_json(path, "marsmith.json")["provenance"]["versions"]
+    assert versions["rich"] == version("rich")
+    # A worker imports the source where its runtime builds the network.
+    parts = archive.read_json(path, "sbom.cdx.json")["components"]
+    assert ("rich" in {part["name"] for part in parts}) is there
+
+
+@pytest.mark.parametrize("runtime", ["eager", "torchscript"])
+def test_a_network_whose_layers_find_their_sizes_is_built(user: Path, runtime: str) -> None:
+    lazy = NET.format(imports="").replace("nn.Linear(width, ", "nn.LazyLinear(")
+    (user / "my_model.py").write_text(lazy.replace("nn.Conv2d(3, ", "nn.LazyConv2d("))
+    result = run("--arch", "my_model.py:Net", *NETWORK, "--runtime", runtime)
+    assert result.exit_code == 0, repr(result.exception)
+    state = torch.load(user / "net.pth", weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != "linear.weight"}, user / "net.pth")
+    result = run("--arch", "my_model.py:Net", *NETWORK, "--runtime", runtime)
+    assert "(missing: linear.weight)" in str(result.exception)
 
 
 def test_what_opencv_users_say_reaches_the_archive(user: Path) -> None:
@@ -186,13 +214,27 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
         (("--arch", "my_model.py:Net", "--weights", "net.pth", *OWN[2:]), "--name is missing"),
         (("--arch", "my_model.py:Net", "--weights", "no.pth", *OWN), "no file no.pth"),
         (("--arch", "my_model.py:Net", "--weights", "net.pth", *OWN[:4]), "--labels is missing"),
-        (("--arch", "my_model.py:Net", *NETWORK, "--arg", "x"), "write KEY=VALUE"),
+        (("--arch", "my_model.py:Net", *NETWORK, "--arg", "x"), "--arg 'x': write KEY=VALUE"),
+        (
+            ("--arch", "my_model.py:Net", *NETWORK, "--decode", "floor"),
+            "--decode 'floor': write KEY=VALUE",
+        ),
+        (("--arch", "my_model.py:Net", *NETWORK, "--decode", "x=1"), "decode has the unknown key"),
+        (("--artifact", "net.pth", *OWN, "--decode", "x=1"), "--decode goes with --arch alone"),
         (("--arch", "my_model.py:Net", *NETWORK, "--save-yaml", "no/m.yaml"), "no folder"),
         (("--arch", "my_model.py:Net", *NETWORK, "--save-yaml", "labels.txt"), "something else"),
         (("--arch", "my_model.py:Net", *NETWORK, "--layout", "nhwc"), "goes with --artifact"),
         (("--artifact", "net.pth", *NETWORK), "goes with --arch alone"),
+        (
+            ("--artifact", "net.pth", *OWN, *SQUARE),
+            r"no runtime here reads net\.pth: files are \.onnx, \.pt, \.pt2, \.xml: rename",
+        ),
+        (
+            ("--artifact", "net.pth", *OWN, *SQUARE, "--outputs", "logits", "--runtime", "eager"),
+            r"eager loads no \.pth file of others; those that do: none.* --arch with --weights",
+        ),
         (("mobilenet_v2", "--labels", "labels.txt"), "--labels makes a model without a file"),
-        (("--arch", "other:Net", *NETWORK), "other is no package folder"),
+        (("--arch", "other:Net", *NETWORK), "no package folder .*other: it needs an __init__.py"),
         (("--arch", "torchvision:resnet17", *NETWORK), "no resnet17 .*did you mean resnet1"),
         (
             ("--arch", "torchvision:resnet18", *NETWORK, "--task", "object-detection"),
@@ -311,6 +353,44 @@ def test_a_detector_has_as_many_labels_as_classes(user: Path, labels: int) -> No
     assert f"{labels} labels for a network with 11 classes" in str(result.exception)
 
 
+LISTED = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        found = []
+        for image in images:
+            _, height, width = image.shape
+            box = torch.tensor([[0.0, 0.0, width / 2, height / 2]])
+            score = torch.sigmoid(self.weight * (image[0].mean() - image[2].mean()) * 9)
+            found.append({"boxes": box, "scores": score, "labels": torch.tensor([1])})
+        return found
+"""
+
+
+def test_a_detector_that_lists_dictionaries_is_built_from_options_alone(user: Path) -> None:
+    (user / "my_model.py").write_text(LISTED)
+    torch.save({"weight": torch.ones(1)}, user / "net.pth")
+    words = ("--name", "own", "--arch", "my_model.py:Net", "--weights", "net.pth")
+    words += ("--task", "object-detection", "--labels", "labels.txt", "--runtime", "eager")
+    result = run(*words)
+    assert isinstance(result.exception, MarsmithError), result.output
+    assert "has no score_thresh, detections_per_img as torchvision's have" in str(result.exception)
+    said = ("--decode", "score_floor=null", "--decode", "max_detections=null")
+    assert f"({' '.join(said)})" in str(result.exception)
+    result = run(*words, *said, "--save-yaml", "own.yaml")
+    assert result.exit_code == 0, repr(result.exception)
+    bundle = archive.read_json(user / "store/own-1.0.mar", "marsmith.json")
+    assert bundle["decode"] == {"score_floor": 0.0, "nms_iou": None, "max_detections": None}
+    kept = "decode:\n  score_floor: null\n  max_detections: null\n"
+    assert kept in (user / "own.yaml").read_text()
+
+
 @pytest.mark.parametrize("outputs", ["logits", "probabilities"])
 @pytest.mark.parametrize("labels", [1, 3])
 def test_an_artifact_of_others_has_as_many_labels_as_classes(
@@ -386,6 +466,10 @@ def test_what_a_network_of_ones_own_leaves_unsaid_is_said(user: Path) -> None:
         "input: mean and std of ImageNet, for none were given"
     ]
     assert own.fields({**given, "mean": [0.0], "std": [1.0]}, user, PROJECT)[1] == []
+    detector = {**given, "task": "object-detection", "std": [0.2] * 3}
+    assert own.fields(detector, user, PROJECT)[1] == [
+        "input: mean [0.0, 0.0, 0.0] of task object-detection, for none were given"
+    ]
 
 
 def test_paths_are_relative_to_the_caller_and_to_the_project_in_a_model_file() -> None:
@@ -494,7 +578,7 @@ def test_the_artifact_is_packed_as_it_is_and_its_digest_is_checked(user: Path) -
     with pytest.raises(BuildError, match=r"m\.pt has sha256"):
         build.build(spec.load(user / "m.yaml"), user, user / "store", tell=lambda stage: None)
     fields["artifact"] = {"file": "none.pt"}
-    with pytest.raises(BuildError, match=r"no artifact at none\.pt"):
+    with pytest.raises(BuildError, match=rf"no artifact at {user}/none\.pt \(paths"):
         build._stage(spec.parse(fields, "m"), user, user, lambda stage: None)
 
 
@@ -517,6 +601,86 @@ def test_a_network_that_gives_no_logits_is_told(user: Path, end: str, words: str
     )
     assert result.exit_code
     assert words in str(result.exception)
+
+
+GIVES = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        {before}
+        y = self.conv({x})
+        logits = y.mean((2, 3))
+        return {gives}
+"""
+LOGITS = "image-classification is of the form pixels (N, C, H, W) -> logits (N, classes)"
+PLANES = "semantic-segmentation is of the form pixels (N, C, H, W) -> logits (N, classes, H, W)"
+BOXES = (
+    r"object-detection .* a list of pixels (C, H, W) -> a list of {boxes (K, 4) xyxy in them, sco"
+)
+
+
+@pytest.mark.parametrize(
+    ("gives", "came", "wanted"),
+    [
+        ("{'logits': logits}", "{logits: tensor (1, 2)}", LOGITS),
+        ("(logits, logits)", "(tensor (1, 2), tensor (1, 2))", LOGITS),
+        ("logits[:, :, None, None]", "tensor (1, 2, 1, 1)", LOGITS),
+        ("(y, y)", "(tensor (1, 2, 32, 32), tensor (1, 2, 32, 32))", PLANES),
+        ("{'logits': y}", "{logits: tensor (1, 2, 32, 32)}", PLANES),
+        ("logits", "tensor (1, 2)", PLANES),
+        ("[{'bbox': logits}]", "[{bbox: tensor (1, 2)}]", BOXES),
+        ("logits", "tensor (1, 2)", BOXES),
+    ],
+)
+def test_a_network_that_gives_something_else_is_told_what_its_task_wants(
+    user: Path, gives: str, came: str, wanted: str
+) -> None:
+    task = wanted.partition(" ")[0]
+    x = "torch.stack(x)" if wanted is BOXES else "x"
+    (user / "gives.py").write_text(GIVES.format(gives=gives, x=x, before="pass"))
+    state = {"conv.weight": torch.randn(2, 3, 1, 1), "conv.bias": torch.zeros(2)}
+    torch.save(state, user / "gives.pth")
+    fields = {
+        "name": "m",
+        "task": task,
+        "architecture": "gives.py:Net",
+        "weights": {"file": "gives.pth"},
+        "labels": ["cat", "dog"],
+        "input": {"resize": [32, 32]},
+        "samples": str(PROJECT / "samples/shapes"),
+        "runtime": "eager",
+    }
+    if wanted is BOXES:
+        fields["decode"] = dict.fromkeys(("score_floor", "nms_iou", "max_detections"))
+    (user / "archive").mkdir()
+    with pytest.raises(SpecError) as refused:
+        build._stage(spec.parse(fields, "m"), user, user / "archive", lambda stage: None)
+    assert f"the network gives {came}" in str(refused.value)
+    assert re.search(".*".join(map(re.escape, wanted.split(".*"))), str(refused.value))
+    assert "input:" not in str(refused.value)
+
+
+def test_a_network_of_one_input_size_is_told_to_say_it(user: Path) -> None:
+    """Also where all samples have that size: other pictures are resized to another shape."""
+    before = "assert x.shape[2:] == (32, 32), 'only 32x32'"
+    (user / "gives.py").write_text(GIVES.format(gives="logits", x="x", before=before))
+    state = {"conv.weight": torch.randn(2, 3, 1, 1), "conv.bias": torch.zeros(2)}
+    torch.save(state, user / "gives.pth")
+    (user / "squares").mkdir()
+    for path in (PROJECT / "samples/shapes").glob("*.jpg"):
+        Image.open(path).resize((64, 64)).save(user / "squares" / path.name)
+    words = ("--arch", "gives.py:Net", "--weights", "gives.pth", "--runtime", "eager", *OWN)
+    result = run(*words, "--samples", "squares", "--resize", "32")
+    assert isinstance(result.exception, SpecError), repr(result.exception)
+    assert "input: the network fails on pixels of shape (47, 32, 3)" in str(result.exception)
+    assert "say resize: [height, width]" in str(result.exception)
+    assert "only 32x32" in str(result.exception)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"transform_input": True}])

@@ -96,6 +96,17 @@ def test_a_file_without_labels_is_refused_by_name(
         labels(spec(labels=name), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "labels.yaml", "l.names"])
+def test_a_file_of_labels_in_another_format_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("0,cat\n1,dog\n")
+    with pytest.raises(SpecError, match=rf"^labels: {name}: .* \.txt .* \.json"):
+        labels(spec(labels=name), tmp_path)
+    (tmp_path / "LABELS.TXT").write_text("cat\ndog\n")
+    (tmp_path / "labels").write_text("cat\ndog\n")
+    for plain in ("LABELS.TXT", "labels"):
+        assert labels(spec(labels=plain), tmp_path) == ["cat", "dog"]
+
+
 def test_labels_must_come_from_somewhere(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="^labels: list them"):
         labels(spec(), tmp_path)
@@ -126,7 +137,7 @@ def test_the_recipe_names_the_source_as_it_lies_in_the_archive() -> None:
 
 def test_the_source_is_a_file_of_the_project(tmp_path: Path) -> None:
     assert source_file(spec(**TORCHVISION), tmp_path) is None
-    with pytest.raises(SpecError, match=r"^architecture: no file nets/net\.py"):
+    with pytest.raises(SpecError, match=rf"^architecture: no file {tmp_path}/nets/net\.py \(paths"):
         source_file(spec(), tmp_path)
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets/net.py").touch()
@@ -162,9 +173,16 @@ def test_what_was_said_of_mean_and_std_is_recorded_also_where_it_is_usual(projec
         assert image_input(again) == image_input(model)
 
 
-def test_a_detector_of_ones_own_is_normalised_for_as_is_said(project: Path) -> None:
+def test_a_detector_of_ones_own_is_normalised_for_only_where_that_is_said() -> None:
     own_one = {**DETECTOR, "architecture": "./det.py:Net"}
-    assert image_input(spec(**own_one, input=FIXED)).mean == (0.485, 0.456, 0.406)
+    for given in (None, FIXED):
+        found = image_input(spec(**own_one, input=given))
+        assert (found.mean, found.std) == ((0.0,) * 3, (1.0,) * 3)
+    usual = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    found = image_input(spec(**own_one, input=FIXED | usual))
+    assert (found.mean, found.std) == (tuple(usual["mean"]), tuple(usual["std"]))
+    # A task without an input of its own normalises as ever.
+    assert image_input(spec(input={"resize": 32})).mean == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize("mean", [[123.675, 116.28, 103.53], [0.4, 0.4, 1.01]])

@@ -29,6 +29,18 @@ class Tiny(nn.Module):
 def make(classes):
     return Tiny(classes)
 
+class BNReLU(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = BNReLU(3)
+
+    def forward(self, x):
+        return self.norm(x).mean((2, 3))
+
 not_callable = 3
 
 def makes_a_list():
@@ -123,6 +135,22 @@ def test_weights_of_the_bare_network_are_taken(folder: Path) -> None:
     state = {"linear.weight": torch.ones(3, 3), "linear.bias": torch.zeros(3)}
     module.load_weights(state)
     assert torch.equal(module.bare().get_parameter("linear.weight"), torch.ones(3, 3))
+
+
+def test_a_batch_norm_that_does_more_stays_where_the_weights_count_no_batches(
+    folder: Path,
+) -> None:
+    answers = []
+    for counted in (True, False):
+        module = Servable.build(recipe(architecture="tiny.py:Normed"), folder)
+        state = module.bare().state_dict()
+        if not counted:
+            del state["norm.num_batches_tracked"]
+        module.load_weights(state)
+        answers.append(module.network(torch.zeros(1, 4, 4, 3, dtype=torch.uint8)))
+    # What is normalised is negative all over.
+    assert torch.equal(answers[0], torch.zeros(1, 3))
+    assert torch.equal(answers[0], answers[1])
 
 
 def test_weights_of_another_float_type_are_converted(folder: Path) -> None:

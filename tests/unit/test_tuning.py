@@ -26,10 +26,13 @@ from marsmith import host_profile, smoke, spec, trials
 from marsmith.archive import read_json
 from marsmith.commands import build, tune
 from marsmith.spec_parts import ServingSpec
+from marsmith.subject import of_archive
 from marsmith.tuning import client, fingerprint, search, staging, writing
+from marsmith.tuning.given import ArchiveSession
 from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point, pareto
 from marsmith.tuning.record import Record
 from marsmith.tuning.search import Room
+from marsmith.tuning.serving import Load
 
 OPTIONS = (
     *("version", "runtime", "precision", "method", "profile", "weights", "samples"),
@@ -311,6 +314,28 @@ def test_int8_is_written_with_its_pictures(tmp_path: Path) -> None:
     writing.to_profile(profile, "m", writing.changes(model, chosen, 2), HOST)
     path.write_text(MODEL)
     assert spec.load(path, host_profile.overrides(profile, "m")).accuracy == model.accuracy
+
+
+def test_the_profile_of_an_int8_archive_leaves_the_pictures_to_the_model_file(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    # Of a folder elsewhere an archive tells the name alone.
+    folders = {"calibration": {"folder": "name"}, "accuracy": {"folder": "name"}}
+    found = of_archive(tmp_path / "m.mar", unpacked)
+    made_of = found.spec.model_dump(exclude_unset=True)
+    made_of |= {"runtime": "openvino", "precision": "int8", **folders}
+    session = ArchiveSession(
+        spec=spec.parse(made_of, "m"),
+        root=tmp_path,
+        load=Load([], 1.0),
+        objective=Objective(),
+        budget=1.0,
+        tell=lambda words: None,
+        advance=lambda done, most: None,
+        of=found,
+    )
+    keys = writing.changes(session.spec, point(runtime="openvino", precision="int8"), 2)
+    assert keys.keys() == {"runtime", "precision", "serving"}
 
 
 def test_a_mistake_leaves_the_model_file_as_it_was(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,11 @@ def test_a_file_with_another_digest_is_refused_with_both(saved: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no weights at weights/w\.pth"):
+    words = f"no weights at {tmp_path}/weights/w.pth (paths in a model file are relative to "
+    with pytest.raises(WeightsError, match=re.escape(f"{words}{tmp_path})")):
         locate(spec(file="weights/w.pth"), tmp_path)
+    with pytest.raises(WeightsError, match=r"no weights at /nowhere/w\.pth: put"):
+        locate(spec(file="/nowhere/w.pth"), tmp_path)
 
 
 def test_torchvisions_weights_come_from_the_cache_when_they_are_there(tmp_path: Path) -> None:
@@ -93,8 +98,12 @@ def test_a_state_dict_is_read_alone_or_in_a_checkpoint(tmp_path: Path, key: str 
     [
         ([1, 2], "holds a list, not a state_dict"),
         (torch.ones(3), "holds a Tensor, not a state_dict"),
-        ({"epoch": 3}, "holds a dict, not a state_dict of tensors"),
-        ({"state_dict": {"a": 1}}, "holds a dict, not a state_dict of tensors"),
+        ({"epoch": 3}, "holds a dict of epoch, not a state_dict of tensors"),
+        ({"state_dict": {"a": 1}}, "holds a dict of a, not a state_dict of tensors"),
+        (
+            {"net": STATE, "acc": 0.9},
+            "dict of net, acc, .* under state_dict, model_state_dict or model",
+        ),
     ],
 )
 def test_a_file_of_something_else_says_what_it_holds(
@@ -112,6 +121,45 @@ def test_no_object_but_tensors_is_unpickled(tmp_path: Path) -> None:
     (tmp_path / "p.pth").write_bytes(pickle.dumps(Anything()))
     with pytest.raises(WeightsError, match=r"p\.pth cannot be read as a state_dict"):
         load(tmp_path / "p.pth")
+
+
+class Runs:
+    """What runs a command where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty: copy or download it again"),
+        (b"\n<!DOCTYPE html><html>404</html>", "it is a page of HTML or XML: download the file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\x93NUMPY\x01\x00v\x00{", r"\(Unsupported operand 147\): save it with torch\.save"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_by_what_it_is(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=words) as refused:
+        load(tmp_path / "w.pth")
+    assert "set to" not in str(refused.value)
+
+
+def test_half_a_file_is_told_from_a_whole_one(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:-200])
+    with pytest.raises(WeightsError, match="it is cut off: copy or download it again"):
+        load(saved)
+
+
+@pytest.mark.parametrize("content", [Runs(), Anything()])
+def test_nobody_is_told_to_unpickle_what_runs_code(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="reading that would run code of the file") as refused:
+        load(tmp_path / "w.pth")
+    assert "set to" not in str(refused.value)
 
 
 @given(data=st.data())
