@@ -52,6 +52,16 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def working_folder(pid: int) -> Path | None:
+    """The folder that a process of this user's runs in; None where it has ended."""
+    try:
+        return Path(psutil.Process(pid).cwd())
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.Error as error:
+        raise ServerError(f"cannot tell in which folder process {pid} runs: {error}") from error
+
+
 def find_running(temp: Path) -> Running | None:
     """The TorchServe that recorded its pid in ``temp``, however it was started; None if it ended.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from handlers.errors import MarsmithError
+from handlers.errors import MarsmithError, ServerError
 from marsmith.client import Client, Reply
 from marsmith.probe import Differs, GoldenCheck, Goldens, ask, task_difference
-from marsmith.processes import Running, is_alive
+from marsmith.processes import Running, is_alive, working_folder
 from marsmith.refusals import read_refusals
 
 
@@ -95,11 +96,15 @@ def find_default(statuses: Sequence[VersionStatus], model: str) -> VersionStatus
 
 
 def check_golden(
-    running: Running, client: Client, status: VersionStatus, differs: Differs = task_difference
+    client: Client, status: VersionStatus, differs: Differs = task_difference
 ) -> GoldenCheck:
-    """Ask a version its archive's golden requests through the server, until one goes wrong."""
+    """Ask a version its own golden requests through the server, until one goes wrong.
+
+    They are those that its workers have unpacked: the store may have another archive by now, or
+    none.
+    """
     try:
-        goldens = Goldens.read(running.model_store / status.archive)
+        goldens = Goldens.read(_unpacked(status))
     except MarsmithError as error:
         return GoldenCheck(0, str(error))
 
@@ -107,3 +112,11 @@ def check_golden(
         return client.predict(status.model, picture, version=status.version)
 
     return ask(goldens, predict, differs)
+
+
+def _unpacked(status: VersionStatus) -> Path:
+    """Where TorchServe has unpacked a version's archive: there it starts the workers."""
+    for pid in status.pids:
+        if folder := working_folder(pid):
+            return folder
+    raise ServerError(f"the workers of {status.model} {status.version} have ended")
