@@ -7,15 +7,16 @@ import json
 import os
 import re
 import zipfile
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from handlers.errors import ServerError
+from handlers.errors import ServerError, SignatureError
 from handlers.integrity import RECORD
-from marsmith import journal, operate
+from marsmith import journal, keys, operate
 from marsmith.archive import Header
 from marsmith.client import Client, Refused, Reply
 from marsmith.grpc_client import GrpcClient
@@ -209,6 +210,26 @@ def test_a_version_that_is_registered_late_is_taken_back(
             said = str(error)
         assert re.match(told, said)
         assert list(server.workers) == ["1.0"]
+
+
+def test_a_signature_is_demanded_as_soon_as_the_configuration_says_so(tmp_path: Path) -> None:
+    _, public = keys.generate(tmp_path / "release")
+    started, now = "model_store=.\n", f"model_store=.\nrequire_signature={public.name}\n"
+    with zipfile.ZipFile(tmp_path / "m-2.0.mar", "w") as archive:
+        archive.writestr("model.pt", b"")
+    change = _change(tmp_path, server := _Server({"1.0": 1}))
+    copy = tmp_path / "copy.properties"
+    change._running = replace(change._running, config=copy)
+    # Also where the line is gone by now: the server was started under it
+    for of_start, of_folder in ((started, now), (now, started)):
+        copy.write_text(of_start)
+        (tmp_path / "config.properties").write_text(of_folder)
+        with pytest.raises(SignatureError, match=r"m-2\.0\.mar is not signed"):
+            change.register()
+    assert server.done == []
+    (tmp_path / "config.properties").unlink()
+    copy.write_text(started)
+    assert change.register() == "registered"
 
 
 def test_a_version_that_is_refused_is_not_waited_for(
