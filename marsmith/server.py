@@ -22,7 +22,7 @@ from marsmith.addresses import (
 from marsmith.archive import Header
 from marsmith.choosing import choose
 from marsmith.client import Client, Refused
-from marsmith.locks import alone
+from marsmith.locks import alone, kept
 from marsmith.processes import (
     PID_FILE,
     Running,
@@ -35,6 +35,12 @@ from marsmith.status import VersionStatus, read_status
 
 _CONSOLE = "console.log"
 _START_LOCK = "start.lock"
+# ``python -m ts.model_server`` with a locked folder as the standard input, which nobody reads: the
+# launcher hands on no other descriptor to Java, and Python itself does not start on a folder.
+_LAUNCH = (
+    "import os, runpy, sys; os.dup2(int(sys.argv.pop(1)), 0);"
+    "runpy.run_module('ts.model_server', run_name='__main__')"
+)
 _LAUNCH_SECONDS = 30.0
 _LEFTOVER_SECONDS = 5.0
 # The rest of a stack, and what Java says of its options.
@@ -209,19 +215,20 @@ class TorchServe:
         return " | ".join((trouble or lines)[-count:]) or "it printed nothing"
 
     def _launch(self, archives: Sequence[str], environ: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--models"]
+        options = ["--start", "--ncs", "--models", *archives]
         logs = self.home / "logs"
         logs.mkdir(exist_ok=True)
         (logs / _CONSOLE).write_bytes(b"")
         # To its end, wherever that is: whoever empties the file while it serves gets its room
-        with (logs / _CONSOLE).open("ab") as console:
+        with (logs / _CONSOLE).open("ab") as console, kept(self.temp) as temp:
             try:
                 # In a session of its own, so that Ctrl-C reaches only us and we end it in order
                 ended = subprocess.run(
-                    [*command, *archives],
+                    [sys.executable, "-c", _LAUNCH, str(temp), *options],
                     cwd=self.home,
                     env=environ,
                     stdin=subprocess.DEVNULL,
+                    pass_fds=[temp],
                     stdout=console,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
