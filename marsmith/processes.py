@@ -15,6 +15,8 @@ from marsmith.addresses import TOKEN_FILE, Addresses, read_properties
 from marsmith.environment import others, temp_folder
 
 PID_FILE = ".model_server.pid"
+# In the temp folder: held by whoever starts or stops its server, so that neither sees half of it
+START_LOCK = "start.lock"
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
 _FORCED_SECONDS = 5.0
 # Of the machine's start

@@ -25,6 +25,7 @@ from marsmith.client import Client, Refused
 from marsmith.locks import alone, kept
 from marsmith.processes import (
     PID_FILE,
+    START_LOCK,
     Running,
     end_all,
     find_running,
@@ -34,7 +35,6 @@ from marsmith.processes import (
 from marsmith.status import VersionStatus, read_status
 
 _CONSOLE = "console.log"
-_START_LOCK = "start.lock"
 # ``python -m ts.model_server`` with a locked folder as the standard input, which nobody reads: the
 # launcher hands on no other descriptor to Java, and Python itself does not start on a folder.
 _LAUNCH = (
@@ -103,6 +103,15 @@ class TorchServe:
             return found
         raise ServerError(f"TorchServe has ended: {self.last_lines()}")
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether somebody has stopped what was started, and it did not end by itself."""
+        with alone(self.temp / START_LOCK):
+            if found := find_running(self.temp):
+                return self._pid not in (None, found.pid)
+            # Removed by `marsmith stop` before it frees the lock, and by `torchserve --stop`
+            return not (self.temp / PID_FILE).exists()
+
     def client(self, timeout: float = 30.0) -> Client:
         """A client with this run's tokens; ``timeout`` in seconds for every call."""
         return Client.of(self.running, timeout=timeout)
@@ -113,7 +122,7 @@ class TorchServe:
         The models load after that: see ``wait_ready``. Raises ServerError with the log's end.
         """
         # Until the front end's pid is written: another start would end this one's workers.
-        with alone(self.temp / _START_LOCK):
+        with alone(self.temp / START_LOCK):
             self._start()
         self._wait(self._answers, _LAUNCH_SECONDS, "does not answer")
         self._silence = ""
@@ -192,7 +201,7 @@ class TorchServe:
         Requests under way are lost: see ``marsmith.drain``.
         """
         if self._ours:
-            with alone(self.temp / _START_LOCK):
+            with alone(self.temp / START_LOCK):
                 found = find_running(self.temp)
                 # Somebody may have stopped ours and started another one
                 if found is None or self._pid in (None, found.pid):

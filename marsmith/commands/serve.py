@@ -109,12 +109,16 @@ def command(
             while server.running:
                 time.sleep(1)
         # Also while others load: a model that has loaded may be answering.
-        except (SystemExit, ServerError):
+        except (SystemExit, ServerError) as error:
             _ending.begun = True
             if pages:
                 pages.say_stopping()
             if drain_timeout and (running := _ours(server)):
                 _drain(running, drain_timeout)
+            if isinstance(error, ServerError) and not background and server.was_stopped:
+                # As asked for: a service manager must not take it for a failure and start it again
+                heedless(partial(click.echo, err=True))("TorchServe was stopped")
+                return
             raise
 
 
