@@ -37,14 +37,23 @@ def read_properties(path: Path) -> dict[str, str]:
 
 
 def write_properties(path: Path, settings: Mapping[str, str]) -> None:
-    """Write settings as TorchServe's front end reads them, and as its launcher does its own."""
+    """Write settings as TorchServe's front end reads them, and as its launcher does its own.
+
+    Raises ServerError where there is no room or no right.
+    """
     lines = (
         f"{key}={value}\n"
         if key in _LAUNCHERS
         else f"{_ascii(key.translate(_IN_KEYS))}={_ascii(value.translate(_IN_VALUES))}\n"
         for key, value in settings.items()
     )
-    path.write_text("".join(lines), encoding="utf-8")
+    try:
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise ServerError(
+            f"cannot write TorchServe's configuration {path}: {error.strerror}: make room or give"
+            " rights there"
+        ) from error
 
 
 def _ascii(text: str) -> str:

@@ -134,7 +134,8 @@ def _archives(store: Path, properties: Mapping[str, str], home: Path) -> Iterato
             signing.admit(path, properties, home)
             found.append(inspection.read(path))
         except MarsmithError as error:
-            yield Finding("wrong", path.name, str(error), "build it again, or remove it")
+            mend = "do what that says, or build it again"
+            yield Finding("wrong", path.name, str(error), mend)
             continue
         wrong = inspection.problems(found[-1])
         text = "; ".join(wrong) or "every file is as built"

@@ -93,6 +93,12 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert "\\" in text or not any(set(key) & set("=: \t\f\r\n") for key in found)
 
 
+def test_a_full_disk_is_told_in_one_line() -> None:
+    words = "^cannot write TorchServe's configuration /dev/full: No space left on device: make room"
+    with pytest.raises(ServerError, match=words):
+        write_properties(Path("/dev/full"), {"model_store": "a"})
+
+
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=str(tmp_path / "none")):
         read_properties(tmp_path / "none")
