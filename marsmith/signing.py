@@ -19,6 +19,7 @@ from handlers.errors import IntegrityError, SignatureError
 from handlers.integrity import RECORD, SIGNATURE
 from marsmith import archive
 from marsmith import keys as key_files
+from marsmith.store import workspace
 
 SETTING = "require_signature"
 
@@ -31,8 +32,8 @@ def sign(path: Path, key: Path) -> None:
     """
     private = key_files.private(key)
     # In the archive's folder, so that the rename at the end is atomic.
-    with tempfile.TemporaryDirectory(prefix=".sign-", dir=path.parent) as temporary:
-        folder, signed = Path(temporary) / "archive", Path(temporary) / path.name
+    with workspace(path.parent) as temporary:
+        folder, signed = temporary / "archive", temporary / path.name
         moment = _unpack(path, folder)
         integrity.verify(folder)
         with archive.taken(path.parent, f"{path.name} with its signature"):
