@@ -104,7 +104,7 @@ def check_golden(
     none.
     """
     try:
-        goldens = Goldens.read(_unpacked(status))
+        goldens = Goldens.read(unpacked(status))
     except MarsmithError as error:
         return GoldenCheck(0, str(error))
 
@@ -114,8 +114,11 @@ def check_golden(
     return ask(goldens, predict, differs)
 
 
-def _unpacked(status: VersionStatus) -> Path:
-    """Where TorchServe has unpacked a version's archive: there it starts the workers."""
+def unpacked(status: VersionStatus) -> Path:
+    """Where TorchServe has unpacked a version's archive, which is where it starts the workers.
+
+    Raises ServerError where no worker lives.
+    """
     for pid in status.pids:
         if folder := working_folder(pid):
             return folder

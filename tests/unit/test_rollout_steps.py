@@ -248,16 +248,32 @@ def test_a_version_that_is_refused_is_not_waited_for(
     assert change.unregister() == ""
 
 
-def test_a_version_beside_the_default_one_comes_back_where_a_rollout_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["as loaded", "built again", None])
+def test_a_version_beside_the_default_one_comes_back_if_the_store_still_has_it(
+    tmp_path: Path, stored: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a rollout fails: the bytes that failed must not come in its place."""
     server = _Server({"1.0": 1, "0.9": 1})
     running = _change(tmp_path, server)._running
-    beside = VersionStatus("m", "0.9", "m-0.9.mar", False, 1, 1, 0, 100, None)
+    # This process stands for its worker, which runs where its archive is unpacked
+    (tmp_path / "MAR-INF").mkdir()
+    (tmp_path / RECORD).write_text('{"sha256": "as loaded"}')
+    monkeypatch.chdir(tmp_path)
+    if stored:
+        with zipfile.ZipFile(tmp_path / "m-0.9.mar", "w") as archive:
+            archive.writestr(RECORD, json.dumps({"sha256": stored}))
+    beside = VersionStatus("m", "0.9", "m-0.9.mar", False, 1, 1, 0, 100, None, (os.getpid(),))
     step = operate._removal(running, server, beside, Options(drain=0.0))
     assert step.undo
     assert step.undo() == ""
     server.unregister("m", "0.9")
-    assert step.undo() == "registered"
-    assert server.done == ["register m-0.9.mar"]
+    if stored == "as loaded":
+        assert step.undo() == "registered"
+        assert server.done == ["register m-0.9.mar"]
+    else:
+        with pytest.raises(ServerError, match=r"^m-0\.9\.mar of the store is not what served as 0"):
+            step.undo()
+        assert server.done == []
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(1)])
