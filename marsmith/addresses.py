@@ -80,7 +80,7 @@ class Addresses:
 
         def grpc(name: str, port: str) -> str:
             host = properties.get(f"grpc_{name}_address", "127.0.0.1")
-            return f"{host}:{properties.get(f'grpc_{name}_port', port)}"
+            return join(host.strip("[]"), properties.get(f"grpc_{name}_port", port))
 
         return cls(
             inference=properties.get("inference_address", "http://127.0.0.1:8080").rstrip("/"),
@@ -110,9 +110,20 @@ def _hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
             default = 443 if url.scheme == "https" else 80
             places[name] = (url.hostname or "", url.port or default, url.scheme == "https")
     for name in ("grpc_inference", "grpc_management"):
-        host, _, port = getattr(found, name).rpartition(":")
+        host, port = split(getattr(found, name))
         places[name] = (host, int(port), found.grpc_tls)
     return places
+
+
+def split(address: str) -> tuple[str, str]:
+    """Host and port of ``host:port``; the host, which IPv6 has in brackets there, is without."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), port
+
+
+def join(host: str, port: int | str) -> str:
+    """``host:port`` as a URL and gRPC want it, with IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bind_problem(host: str, port: int) -> str | None:
@@ -122,7 +133,7 @@ def bind_problem(host: str, port: int) -> str | None:
         # As Java does it: a port that a server has just left is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host.strip("[]"), port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:
             return f"cannot be had: {getattr(error, 'strerror', None) or error}"
     return None

@@ -16,6 +16,7 @@ from marsmith.addresses import (
     TOKEN_FILE,
     bind_problem,
     hosts,
+    join,
     read_properties,
     write_properties,
 )
@@ -154,7 +155,7 @@ class TorchServe:
     def _check_ports(self) -> None:
         """Raise ServerError where somebody else listens where this server is to."""
         taken = [
-            f"{name} {host}:{port} ({problem})"
+            f"{name} {join(host, port)} ({problem})"
             for name, (host, port, _) in hosts(self.properties).items()
             if (problem := bind_problem(host, port))
         ]

@@ -13,13 +13,14 @@ from ts.model_server import load_properties
 
 from handlers.errors import ServerError
 from handlers.properties import parse
-from marsmith import addresses
+from marsmith import addresses, doctor_settings
 from marsmith.addresses import (
     Addresses,
     Tokens,
     bearer,
     free_addresses,
     free_ports,
+    hosts,
     read_properties,
     write_properties,
 )
@@ -115,6 +116,16 @@ def test_the_projects_own_addresses_are_loopback() -> None:
     )
     # What TorchServe takes without a configuration is the same
     assert Addresses.of({}) == ours
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_is_taken_with_brackets_and_without(host: str) -> None:
+    settings = {"grpc_inference_address": host}
+    # As gRPC wants a target
+    assert Addresses.of(settings).grpc_inference == "[::1]:7070"
+    assert hosts(settings)["grpc_inference"] == ("::1", 7070, False)
+    assert [one.level for one in doctor_settings._addresses(settings)] == ["ok"] * 5
+    assert "[::1]:7070" in {one.text for one in doctor_settings._addresses(settings)}
 
 
 def test_free_addresses_are_five_different_ones() -> None:

@@ -14,6 +14,7 @@ import requests
 from handlers.bundle import Bundle
 from handlers.errors import ServerError
 from handlers.inputs import ImageInput
+from marsmith.addresses import bind_problem
 from marsmith.client import Client, Reply
 from marsmith.exporter import Exporter
 from marsmith.readiness import Readiness, _version
@@ -111,6 +112,13 @@ def test_who_drains_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         exporter.say_stopping()
         found = requests.get(url, timeout=10)
         assert (found.status_code, found.text) == (503, "stopping\n")
+
+
+def test_an_exporter_listens_on_ipv6(tmp_path: Path) -> None:
+    if bind_problem("::1", 0):
+        pytest.skip("no IPv6 here")
+    with Exporter(tmp_path, "[::1]:0") as exporter:
+        assert requests.get(f"http://[::1]:{exporter.port}/live", timeout=10).status_code == 503
 
 
 @pytest.mark.parametrize("address", ["8083", ":8083", "127.0.0.1:none"])
