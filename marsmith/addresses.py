@@ -139,14 +139,18 @@ def bind_problem(host: str, port: int) -> str | None:
     return None
 
 
-def free_addresses() -> dict[str, str]:
-    """Settings for ``config.properties`` with loopback ports that nobody uses right now."""
-    ports = free_ports(5)
-    names = ("inference", "management", "metrics")
-    rest = {
-        f"{name}_address": f"http://127.0.0.1:{port}"
-        for name, port in zip(names, ports, strict=False)
-    }
+def free_addresses(configured: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Settings for ``config.properties`` with loopback ports that nobody uses right now.
+
+    A REST address of ``configured`` that has TLS keeps it, and its host, which the certificate
+    names. Raises ServerError where an address of it is none.
+    """
+    ports, known = free_ports(5), hosts(configured or {})
+    rest = {}
+    for name, port in zip(("inference", "management", "metrics"), ports, strict=False):
+        host, _, secure = known.get(name, (_LOOPBACK, 0, False))
+        place = f"https://{join(host, port)}" if secure else f"http://{_LOOPBACK}:{port}"
+        rest[f"{name}_address"] = place
     return {
         **rest,
         "grpc_inference_port": str(ports[3]),

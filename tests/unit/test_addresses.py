@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -135,6 +136,19 @@ def test_free_addresses_are_five_different_ones() -> None:
     ports = {place.rpartition(":")[2] for place in places}
     assert len(ports) == 5
     assert "8080" not in ports
+
+
+def test_free_addresses_keep_tls_and_the_host_that_its_certificate_names() -> None:
+    configured = {
+        "inference_address": "https://models.example:8443",
+        "metrics_address": "http://0.0.0.0:8082",
+        "management_address": "unix:///tmp/socket",
+    }
+    found = Addresses.of(free_addresses(configured))
+    assert re.fullmatch(r"https://models\.example:\d{5}", found.inference)
+    assert not found.inference.endswith(":8443")
+    for plain in (found.metrics, found.management):
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d{5}", plain)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -226,6 +227,15 @@ def test_why_a_server_is_not_understood_is_told(
     server = TorchServe(home)
     with pytest.raises(ServerError, match=r"within 0\.3 s \(cannot reach .* verify failed\): "):
         server._wait(server._answers, 0.3, "does not answer")
+
+
+def test_a_sample_s_path_is_one_word_of_the_shell(home: Path) -> None:
+    (home / "samples").mkdir()
+    (home / "samples/it's one.png").touch()
+    running = Running(7, home, home / "config.properties", 0.0)
+    status = VersionStatus("m", "1.0", "m-1.0.mar", True, 1, 1, 0, 9, None)
+    _, line = _how_to_ask(running, [status])
+    assert shlex.split(line)[1:3] == ["-T", "samples/it's one.png"]
 
 
 def test_a_token_is_printed_on_a_terminal_alone(
