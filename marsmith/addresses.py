@@ -37,14 +37,23 @@ def read_properties(path: Path) -> dict[str, str]:
 
 
 def write_properties(path: Path, settings: Mapping[str, str]) -> None:
-    """Write settings as TorchServe's front end reads them, and as its launcher does its own."""
+    """Write settings as TorchServe's front end reads them, and as its launcher does its own.
+
+    Raises ServerError where there is no room or no right.
+    """
     lines = (
         f"{key}={value}\n"
         if key in _LAUNCHERS
         else f"{_ascii(key.translate(_IN_KEYS))}={_ascii(value.translate(_IN_VALUES))}\n"
         for key, value in settings.items()
     )
-    path.write_text("".join(lines), encoding="utf-8")
+    try:
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise ServerError(
+            f"cannot write TorchServe's configuration {path}: {error.strerror}: make room or give"
+            " rights there"
+        ) from error
 
 
 def _ascii(text: str) -> str:
@@ -71,7 +80,7 @@ class Addresses:
 
         def grpc(name: str, port: str) -> str:
             host = properties.get(f"grpc_{name}_address", "127.0.0.1")
-            return f"{host}:{properties.get(f'grpc_{name}_port', port)}"
+            return join(host.strip("[]"), properties.get(f"grpc_{name}_port", port))
 
         return cls(
             inference=properties.get("inference_address", "http://127.0.0.1:8080").rstrip("/"),
@@ -101,9 +110,20 @@ def _hosts(properties: Mapping[str, str]) -> dict[str, tuple[str, int, bool]]:
             default = 443 if url.scheme == "https" else 80
             places[name] = (url.hostname or "", url.port or default, url.scheme == "https")
     for name in ("grpc_inference", "grpc_management"):
-        host, _, port = getattr(found, name).rpartition(":")
+        host, port = split(getattr(found, name))
         places[name] = (host, int(port), found.grpc_tls)
     return places
+
+
+def split(address: str) -> tuple[str, str]:
+    """Host and port of ``host:port``; the host, which IPv6 has in brackets there, is without."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), port
+
+
+def join(host: str, port: int | str) -> str:
+    """``host:port`` as a URL and gRPC want it, with IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bind_problem(host: str, port: int) -> str | None:
@@ -113,20 +133,24 @@ def bind_problem(host: str, port: int) -> str | None:
         # As Java does it: a port that a server has just left is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host.strip("[]"), port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:
             return f"cannot be had: {getattr(error, 'strerror', None) or error}"
     return None
 
 
-def free_addresses() -> dict[str, str]:
-    """Settings for ``config.properties`` with loopback ports that nobody uses right now."""
-    ports = free_ports(5)
-    names = ("inference", "management", "metrics")
-    rest = {
-        f"{name}_address": f"http://127.0.0.1:{port}"
-        for name, port in zip(names, ports, strict=False)
-    }
+def free_addresses(configured: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Settings for ``config.properties`` with loopback ports that nobody uses right now.
+
+    A REST address of ``configured`` that has TLS keeps it, and its host, which the certificate
+    names. Raises ServerError where an address of it is none.
+    """
+    ports, known = free_ports(5), hosts(configured or {})
+    rest = {}
+    for name, port in zip(("inference", "management", "metrics"), ports, strict=False):
+        host, _, secure = known.get(name, (_LOOPBACK, 0, False))
+        place = f"https://{join(host, port)}" if secure else f"http://{_LOOPBACK}:{port}"
+        rest[f"{name}_address"] = place
     return {
         **rest,
         "grpc_inference_port": str(ports[3]),

@@ -180,16 +180,25 @@ def unpack(path: Path, folder: Path) -> None:
     """Unpack an archive as TorchServe does; raises ArchiveError."""
     with _opened(path) as content:
         for member in content.infolist():
-            try:
+            with taken(folder, f"what {path.name} holds"):
                 content.extract(member, folder)
-            except OSError as error:
-                if error.errno not in NO_PLACE:
-                    raise
-                # The archive is right, and there is no room for it, or no right.
-                raise ArchiveError(
-                    f"{folder} does not take what {path.name} holds ({error.strerror}): make room "
-                    "or give rights there, or let TMPDIR name another folder"
-                ) from error
+
+
+@contextmanager
+def taken(folder: Path, what: str) -> Iterator[None]:
+    """Where ``folder`` gives no room or no right in the block, raise ArchiveError that says so.
+
+    ``what`` is what it was to take, for an archive may be right which finds no place there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
+        raise ArchiveError(
+            f"{folder} does not take {what} ({error.strerror}): make room or give rights there, or"
+            " let TMPDIR name another folder"
+        ) from error
 
 
 def moment() -> datetime:

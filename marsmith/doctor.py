@@ -17,7 +17,7 @@ from handlers import cores
 from handlers.errors import MarsmithError, ServerError
 from handlers.plugins import load_runtime
 from marsmith import WAIT_POLICY, doctor_settings, environment, inspection, sbom, signing
-from marsmith.addresses import bind_problem, hosts, read_properties
+from marsmith.addresses import bind_problem, hosts, join, read_properties
 from marsmith.finding import Finding, judge
 from marsmith.processes import find_running
 
@@ -96,7 +96,7 @@ def _ports(properties: Mapping[str, str], home: Path) -> Iterator[Finding]:
         return
     for name, (host, port, _) in hosts(properties).items():
         problem = bind_problem(host, port)
-        text = f"{host}:{port} {problem or 'is free'}"
+        text = f"{join(host, port)} {problem or 'is free'}"
         mend = f"end what listens there, or name another {name} port; `marsmith serve --free-ports`"
         yield judge(problem is not None, f"{name} port", text, mend)
 
@@ -134,7 +134,8 @@ def _archives(store: Path, properties: Mapping[str, str], home: Path) -> Iterato
             signing.admit(path, properties, home)
             found.append(inspection.read(path))
         except MarsmithError as error:
-            yield Finding("wrong", path.name, str(error), "build it again, or remove it")
+            mend = "do what that says, or build it again"
+            yield Finding("wrong", path.name, str(error), mend)
             continue
         wrong = inspection.problems(found[-1])
         text = "; ".join(wrong) or "every file is as built"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from handlers.errors import SignatureError
 from marsmith import signing
-from marsmith.addresses import TOKEN_FILE, hosts
+from marsmith.addresses import TOKEN_FILE, hosts, join
 from marsmith.finding import Finding, judge
 
 # Less leaves no time to restart for new ones.
@@ -39,7 +39,7 @@ def check(properties: Mapping[str, str], home: Path) -> Iterator[Finding]:
 
 def _addresses(properties: Mapping[str, str]) -> Iterator[Finding]:
     for name, (host, port, secure) in hosts(properties).items():
-        text = f"{host}:{port}{' with TLS' if secure else ''}"
+        text = f"{join(host, port)}{' with TLS' if secure else ''}"
         mend = "name 127.0.0.1, or turn TLS on (docs/security.md) and keep a firewall before it"
         yield judge(not _is_loopback(host), f"{name} address", text, mend, soft=secure)
 

@@ -7,6 +7,7 @@ a token that an orchestrator's probe cannot know.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from prometheus_client.registry import Collector
 from handlers.errors import MarsmithError, ServerError
 from handlers.metrics import Metric
 from marsmith import metrics
+from marsmith.addresses import split
 from marsmith.client import Client
 from marsmith.losses import Losses
 from marsmith.processes import require_running
@@ -147,16 +149,21 @@ class Exporter:
 
 
 def _listen(address: str, application: Any) -> WSGIServer:
-    host, _, port = address.rpartition(":")
+    host, port = split(address)
     try:
         if not host:
             # To Python that means every interface.
             raise ValueError("no host")
-        return make_server(host, int(port), application, ThreadingWSGIServer, _Quiet)
+        kind = _OverIPv6 if ":" in host else ThreadingWSGIServer
+        return make_server(host, int(port), application, kind, _Quiet)
     except (OSError, ValueError, OverflowError) as error:
         raise ServerError(
             f"cannot listen at {address!r} ({error}): give a free one as HOST:PORT"
         ) from error
+
+
+class _OverIPv6(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):

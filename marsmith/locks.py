@@ -26,6 +26,20 @@ def alone(file: Path) -> Iterator[None]:
             return
 
 
+@contextmanager
+def kept(folder: Path) -> Iterator[int]:
+    """A descriptor of a folder, locked as long as it is open in any process that it was given to.
+
+    systemd-tmpfiles, which removes what is old in ``/tmp``, leaves out folders that are locked.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from handlers import integrity
 from handlers.errors import MarsmithError, ServerError
 from marsmith import journal
-from marsmith.archive import Header, file_name, read_header
+from marsmith.archive import Header, file_name, read_header, read_json
 from marsmith.client import Client
 from marsmith.drain import remove_version
 from marsmith.grpc_client import GrpcClient
@@ -16,7 +17,7 @@ from marsmith.journal import Entry
 from marsmith.managing import GrpcManaged
 from marsmith.processes import Running
 from marsmith.rollout import Change, Options
-from marsmith.status import VersionStatus, find_default, find_version, read_status
+from marsmith.status import VersionStatus, find_default, find_version, read_status, unpacked
 from marsmith.steps import RolledBack, Say, Step, carry_out, heedless
 from marsmith.store import admit, name_in
 
@@ -181,12 +182,20 @@ def _admission(archive: Path, store: Path) -> Step:
 
 
 def _removal(running: Running, client: Client, beside: VersionStatus, options: Options) -> Step:
-    """A version that is registered but not the default one may come from other bytes."""
+    """A version that is registered but not the default one may come from other bytes.
+
+    Where it does, or that is not known, it does not come back: those of the store have failed.
+    """
     model, version = beside.model, beside.version
+    same = _is_loaded(running.model_store / beside.archive, beside)
 
     def undo() -> str:
         if find_version(read_status(running, client), model, version):
             return ""
+        if not same:
+            raise ServerError(
+                f"{beside.archive} of the store is not what served as {version}, which is gone"
+            )
         return client.register(beside.archive, timeout=options.load)
 
     return Step(
@@ -194,6 +203,15 @@ def _removal(running: Running, client: Client, beside: VersionStatus, options: O
         lambda: remove_version(client, model, version, options.drain),
         undo,
     )
+
+
+def _is_loaded(archive: Path, status: VersionStatus) -> bool:
+    """Whether a version was loaded from these bytes; False also where nobody can tell."""
+    try:
+        loaded = json.loads((unpacked(status) / integrity.RECORD).read_bytes())
+        return bool(loaded == read_json(archive, integrity.RECORD))
+    except (MarsmithError, OSError, ValueError):
+        return False
 
 
 def _kept_archive(running: Running, model: str, entry: Entry) -> str:

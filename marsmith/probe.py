@@ -52,18 +52,27 @@ class Goldens:
 
     @classmethod
     def read(cls, path: Path) -> Goldens:
-        """The golden requests of an archive; raises ArchiveError."""
+        """The golden requests of an archive, or of the folder that has one unpacked.
+
+        Raises ArchiveError.
+        """
         try:
+            if path.is_dir():
+                return cls._of(path)
             with zipfile.ZipFile(path) as archive:
-                if golden.FILE not in archive.namelist():
-                    return cls(None, ())
-                requests = golden.parse(archive.read(golden.FILE))
-                return cls(
-                    Bundle.parse(archive.read(bundle.FILE).decode("utf-8")),
-                    tuple(Case(request, archive.read(request.picture)) for request in requests),
-                )
+                return cls._of(zipfile.Path(archive))
         except (OSError, zipfile.BadZipFile, ValueError, KeyError, LoadError) as error:
             raise ArchiveError(f"{path.name} has no golden requests to read: {error!r}") from error
+
+    @classmethod
+    def _of(cls, root: Path | zipfile.Path) -> Goldens:
+        if not (root / golden.FILE).exists():
+            return cls(None, ())
+        requests = golden.parse((root / golden.FILE).read_bytes())
+        return cls(
+            Bundle.parse((root / bundle.FILE).read_text(encoding="utf-8")),
+            tuple(Case(request, (root / request.picture).read_bytes()) for request in requests),
+        )
 
 
 def task_difference(model: Bundle, expected: Any, answer: Any, tolerance: float) -> str | None:

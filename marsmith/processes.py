@@ -15,6 +15,8 @@ from marsmith.addresses import TOKEN_FILE, Addresses, read_properties
 from marsmith.environment import others, temp_folder
 
 PID_FILE = ".model_server.pid"
+# In the temp folder: held by whoever starts or stops its server, so that neither sees half of it
+START_LOCK = "start.lock"
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
 _FORCED_SECONDS = 5.0
 # Of the machine's start
@@ -50,6 +52,16 @@ def is_alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
+
+
+def working_folder(pid: int) -> Path | None:
+    """The folder that a process of this user's runs in; None where it has ended."""
+    try:
+        return Path(psutil.Process(pid).cwd())
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.Error as error:
+        raise ServerError(f"cannot tell in which folder process {pid} runs: {error}") from error
 
 
 def find_running(temp: Path) -> Running | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from handlers.errors import MarsmithError
 from marsmith.client import Client
-from marsmith.processes import Running, require_running
+from marsmith.processes import require_running
 from marsmith.status import VersionStatus, check_golden, read_status
 
 
@@ -36,7 +36,7 @@ def read_readiness(home: Path, model: str | None, seconds: float) -> Readiness:
             if not chosen:
                 missing = "no model is loaded" if model is None else f"no model {model} is loaded"
                 return Readiness(False, missing)
-            answers = [_version(running, client, one) for one in chosen]
+            answers = [_version(client, one) for one in chosen]
     except MarsmithError as error:
         return Readiness(False, str(error))
     wrong = [answer.reason for answer in answers if not answer.ready]
@@ -53,7 +53,7 @@ def read_liveness(home: Path, seconds: float) -> Readiness:
         return Readiness(False, str(error))
 
 
-def _version(running: Running, client: Client, status: VersionStatus) -> Readiness:
+def _version(client: Client, status: VersionStatus) -> Readiness:
     name = f"{status.model} {status.version}"
     # With no worker a request would wait in vain
     if not status.ready_workers:
@@ -61,7 +61,7 @@ def _version(running: Running, client: Client, status: VersionStatus) -> Readine
         return Readiness(False, refused or f"{name} has 0 of {max(1, status.min_workers)} workers")
     workers = f"{status.ready_workers} of {status.min_workers} workers"
     answers = f"{name} answers" + ("" if status.ready else f", with {workers}")
-    check = check_golden(running, client, status)
+    check = check_golden(client, status)
     if check.problem:
         how = " answers wrongly" if check.is_wrong else ""
         return Readiness(False, f"{name}{how}: {check.problem}")

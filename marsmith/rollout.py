@@ -15,6 +15,7 @@ from marsmith.archive import Header
 from marsmith.client import Client, Refused, Reply
 from marsmith.disagreement import compare
 from marsmith.drain import drain_version, remove_version
+from marsmith.environment import CONFIG_NAME
 from marsmith.grpc_client import GrpcClient
 from marsmith.losses import Losses
 from marsmith.probe import GoldenCheck, Goldens, ask
@@ -96,8 +97,7 @@ class Change:
         return find_version(read_status(self._since, self._client), self.model, self.version)
 
     def register(self) -> str:
-        store, home = self._running.model_store, self._running.home
-        signing.admit(store / self.archive, read_properties(self._running.config), home)
+        self._check_signature()
         # An earlier try of the same version may have left its refusal in the log
         self._since = replace(self._running, started=time.time())
         self._unanswered = True
@@ -108,6 +108,15 @@ class Change:
             raise
         self._unanswered = False
         return told
+
+    def _check_signature(self) -> None:
+        """As the server's start demanded it, and as the next one will."""
+        home = self._running.home
+        found = [read_properties(self._running.config)]
+        if (home / CONFIG_NAME).exists():
+            found.append(read_properties(home / CONFIG_NAME))
+        for demanded in {one.get(signing.SETTING): one for one in found}.values():
+            signing.admit(self._running.model_store / self.archive, demanded, home)
 
     def unregister(self) -> str:
         if not self._is_registered():

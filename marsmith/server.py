@@ -16,15 +16,17 @@ from marsmith.addresses import (
     TOKEN_FILE,
     bind_problem,
     hosts,
+    join,
     read_properties,
     write_properties,
 )
 from marsmith.archive import Header
 from marsmith.choosing import choose
 from marsmith.client import Client, Refused
-from marsmith.locks import alone
+from marsmith.locks import alone, kept
 from marsmith.processes import (
     PID_FILE,
+    START_LOCK,
     Running,
     end_all,
     find_running,
@@ -34,7 +36,12 @@ from marsmith.processes import (
 from marsmith.status import VersionStatus, read_status
 
 _CONSOLE = "console.log"
-_START_LOCK = "start.lock"
+# ``python -m ts.model_server`` with a locked folder as the standard input, which nobody reads: the
+# launcher hands on no other descriptor to Java, and Python itself does not start on a folder.
+_LAUNCH = (
+    "import os, runpy, sys; os.dup2(int(sys.argv.pop(1)), 0);"
+    "runpy.run_module('ts.model_server', run_name='__main__')"
+)
 _LAUNCH_SECONDS = 30.0
 _LEFTOVER_SECONDS = 5.0
 # The rest of a stack, and what Java says of its options.
@@ -97,6 +104,15 @@ class TorchServe:
             return found
         raise ServerError(f"TorchServe has ended: {self.last_lines()}")
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether somebody has stopped what was started, and it did not end by itself."""
+        with alone(self.temp / START_LOCK):
+            if found := find_running(self.temp):
+                return self._pid not in (None, found.pid)
+            # Removed by `marsmith stop` before it frees the lock, and by `torchserve --stop`
+            return not (self.temp / PID_FILE).exists()
+
     def client(self, timeout: float = 30.0) -> Client:
         """A client with this run's tokens; ``timeout`` in seconds for every call."""
         return Client.of(self.running, timeout=timeout)
@@ -107,7 +123,7 @@ class TorchServe:
         The models load after that: see ``wait_ready``. Raises ServerError with the log's end.
         """
         # Until the front end's pid is written: another start would end this one's workers.
-        with alone(self.temp / _START_LOCK):
+        with alone(self.temp / START_LOCK):
             self._start()
         self._wait(self._answers, _LAUNCH_SECONDS, "does not answer")
         self._silence = ""
@@ -139,7 +155,7 @@ class TorchServe:
     def _check_ports(self) -> None:
         """Raise ServerError where somebody else listens where this server is to."""
         taken = [
-            f"{name} {host}:{port} ({problem})"
+            f"{name} {join(host, port)} ({problem})"
             for name, (host, port, _) in hosts(self.properties).items()
             if (problem := bind_problem(host, port))
         ]
@@ -186,7 +202,7 @@ class TorchServe:
         Requests under way are lost: see ``marsmith.drain``.
         """
         if self._ours:
-            with alone(self.temp / _START_LOCK):
+            with alone(self.temp / START_LOCK):
                 found = find_running(self.temp)
                 # Somebody may have stopped ours and started another one
                 if found is None or self._pid in (None, found.pid):
@@ -209,19 +225,20 @@ class TorchServe:
         return " | ".join((trouble or lines)[-count:]) or "it printed nothing"
 
     def _launch(self, archives: Sequence[str], environ: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--models"]
+        options = ["--start", "--ncs", "--models", *archives]
         logs = self.home / "logs"
         logs.mkdir(exist_ok=True)
         (logs / _CONSOLE).write_bytes(b"")
         # To its end, wherever that is: whoever empties the file while it serves gets its room
-        with (logs / _CONSOLE).open("ab") as console:
+        with (logs / _CONSOLE).open("ab") as console, kept(self.temp) as temp:
             try:
                 # In a session of its own, so that Ctrl-C reaches only us and we end it in order
                 ended = subprocess.run(
-                    [*command, *archives],
+                    [sys.executable, "-c", _LAUNCH, str(temp), *options],
                     cwd=self.home,
                     env=environ,
                     stdin=subprocess.DEVNULL,
+                    pass_fds=[temp],
                     stdout=console,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,

@@ -19,6 +19,7 @@ from handlers.errors import IntegrityError, SignatureError
 from handlers.integrity import RECORD, SIGNATURE
 from marsmith import archive
 from marsmith import keys as key_files
+from marsmith.store import workspace
 
 SETTING = "require_signature"
 
@@ -26,24 +27,26 @@ SETTING = "require_signature"
 def sign(path: Path, key: Path) -> None:
     """Sign an archive by a private key, in its place; an older signature is replaced.
 
-    Signing the same archive by the same key gives the same bytes. Raises SignatureError, or
-    IntegrityError where a file is not as built.
+    Signing the same archive by the same key gives the same bytes. Raises SignatureError,
+    IntegrityError where a file is not as built, or ArchiveError where its folder has no room.
     """
     private = key_files.private(key)
     # In the archive's folder, so that the rename at the end is atomic.
-    with tempfile.TemporaryDirectory(prefix=".sign-", dir=path.parent) as temporary:
-        folder, signed = Path(temporary) / "archive", Path(temporary) / path.name
+    with workspace(path.parent) as temporary:
+        folder, signed = temporary / "archive", temporary / path.name
         moment = _unpack(path, folder)
         integrity.verify(folder)
-        (folder / SIGNATURE).write_bytes(private.sign((folder / RECORD).read_bytes()))
-        archive.zip_folder(folder, signed, moment)
-        signed.replace(path)
+        with archive.taken(path.parent, f"{path.name} with its signature"):
+            (folder / SIGNATURE).write_bytes(private.sign((folder / RECORD).read_bytes()))
+            archive.zip_folder(folder, signed, moment)
+            signed.replace(path)
 
 
 def check(path: Path, keys: Sequence[Path]) -> Path:
     """The one of the public ``keys`` that signed an archive; every byte of it is covered.
 
-    Raises SignatureError, or IntegrityError with the name of the file that is not as signed.
+    Raises SignatureError, IntegrityError with the name of the file that is not as signed, or
+    ArchiveError where the temporary folder has no room to look.
     """
     publics = [(key, key_files.public(key)) for key in keys]
     signature = _member(path, SIGNATURE)
@@ -114,7 +117,8 @@ def _check_bytes(path: Path) -> None:
         folder, again = Path(temporary) / "archive", Path(temporary) / "again.mar"
         moment = _unpack(path, folder)
         integrity.verify(folder)
-        archive.zip_folder(folder, again, moment)
+        with archive.taken(folder.parent, f"what {path.name} holds"):
+            archive.zip_folder(folder, again, moment)
         if not filecmp.cmp(path, again, shallow=False):
             raise IntegrityError(
                 "its files are as signed, but the zip around them was changed: sign it again"
@@ -126,7 +130,8 @@ def _unpack(path: Path, folder: Path) -> datetime:
     try:
         with zipfile.ZipFile(path) as content:
             _check_stored(content, path)
-            content.extractall(folder)
+            with archive.taken(folder.parent, f"what {path.name} holds"):
+                content.extractall(folder)
             return datetime(*content.infolist()[0].date_time, tzinfo=UTC)
     # A changed byte in a header may show as any of these.
     except (OSError, ValueError, IndexError, zipfile.BadZipFile) as error:

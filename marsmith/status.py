@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from handlers.errors import MarsmithError
+from handlers.errors import MarsmithError, ServerError
 from marsmith.client import Client, Reply
 from marsmith.probe import GoldenCheck, Goldens, ask
-from marsmith.processes import Running, is_alive
+from marsmith.processes import Running, is_alive, working_folder
 from marsmith.refusals import read_refusals
 
 
@@ -94,10 +95,14 @@ def find_default(statuses: Sequence[VersionStatus], model: str) -> VersionStatus
     return next((one for one in statuses if one.model == model and one.default), None)
 
 
-def check_golden(running: Running, client: Client, status: VersionStatus) -> GoldenCheck:
-    """Ask a version its archive's golden requests through the server, until one goes wrong."""
+def check_golden(client: Client, status: VersionStatus) -> GoldenCheck:
+    """Ask a version its own golden requests through the server, until one goes wrong.
+
+    They are those that its workers have unpacked: the store may have another archive by now, or
+    none.
+    """
     try:
-        goldens = Goldens.read(running.model_store / status.archive)
+        goldens = Goldens.read(unpacked(status))
     except MarsmithError as error:
         return GoldenCheck(0, str(error))
 
@@ -105,3 +110,14 @@ def check_golden(running: Running, client: Client, status: VersionStatus) -> Gol
         return client.predict(status.model, picture, version=status.version)
 
     return ask(goldens, predict)
+
+
+def unpacked(status: VersionStatus) -> Path:
+    """Where TorchServe has unpacked a version's archive, which is where it starts the workers.
+
+    Raises ServerError where no worker lives.
+    """
+    for pid in status.pids:
+        if folder := working_folder(pid):
+            return folder
+    raise ServerError(f"the workers of {status.model} {status.version} have ended")

@@ -17,7 +17,7 @@ from marsmith.archive import Header, check_torch, file_name, read_header, unpack
 from marsmith.locks import alone
 
 # Hidden, so that TorchServe does not take them for models.
-_LOCK, _BUILD = ".lock", ".build-"
+_LOCK, _WORK = ".lock", ".build-"
 
 
 def version_key(version: str) -> tuple[tuple[int, str], ...]:
@@ -84,13 +84,13 @@ def exclusive(store: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def workspace(store: Path) -> Iterator[Path]:
-    """A hidden folder in the store for one build, so that its last step can be a rename.
+    """A hidden folder in the store for one archive's making, so that its last step is a rename.
 
-    Folders of builds that were killed are removed.
+    Builds, copies and signatures are made in one. What those that were killed have left is removed.
     """
     with exclusive(store):
         _remove_abandoned(store)
-        made = tempfile.TemporaryDirectory(prefix=_BUILD, dir=store)
+        made = tempfile.TemporaryDirectory(prefix=_WORK, dir=store)
         lock = (Path(made.name) / _LOCK).open("a")
         fcntl.flock(lock, fcntl.LOCK_EX)
     try:
@@ -101,9 +101,9 @@ def workspace(store: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(store: Path) -> None:
-    """Remove the folders of builds whose processes have ended without doing so."""
-    for folder in store.glob(_BUILD + "*"):
-        # Somebody builds in it.
+    """Remove the folders of processes that have ended without doing so."""
+    for folder in store.glob(_WORK + "*"):
+        # Somebody works in it.
         with suppress(BlockingIOError), (folder / _LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder)
@@ -127,9 +127,9 @@ def admit(archive: Path, store: Path) -> bool:
     if archive.resolve() == target.resolve():
         verify(archive)
         return False
-    with tempfile.TemporaryDirectory(dir=store, prefix=".") as folder:
+    with workspace(store) as folder:
         # What is checked is the copy: the original may change meanwhile
-        copy = Path(folder) / archive.name
+        copy = folder / archive.name
         try:
             shutil.copyfile(archive, copy)
         except OSError as error:

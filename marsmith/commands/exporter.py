@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from marsmith.addresses import join, split
 from marsmith.exporter import Exporter
 
 
@@ -30,6 +31,6 @@ def command(address: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     with Exporter(Path.cwd(), address) as exporter:
-        host = address.rpartition(":")[0]
-        click.echo(f"http://{host}:{exporter.port}/metrics, /ready and /live; Ctrl-C stops it")
+        place = join(split(address)[0], exporter.port)
+        click.echo(f"http://{place}/metrics, /ready and /live; Ctrl-C stops it")
         ended.wait()

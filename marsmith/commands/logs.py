@@ -16,7 +16,14 @@ from marsmith.log_lines import FILES, Chosen, Follower, by_time
 @click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
 @click.option("--model", metavar="NAME", help="Only what this model's workers say, or names it.")
 @click.option("--errors", is_flag=True, help="Only warnings, errors, refusals and tracebacks.")
-@click.option("--lines", "-n", default=100, show_default=True, help="How many lines back; 0: all.")
+@click.option(
+    "--lines",
+    "-n",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="How many lines back; 0: all.",
+)
 def command(follow: bool, model: str | None, errors: bool, lines: int) -> None:
     """Show the log lines of this project's server and its workers, oldest first.
 

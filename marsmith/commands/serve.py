@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,9 +16,10 @@ import click
 import yaml
 
 from handlers.errors import ServerError
-from marsmith.addresses import Tokens, free_addresses
+from marsmith.addresses import Tokens, free_addresses, read_properties
 from marsmith.drain import drain_before_stop
 from marsmith.durations import seconds
+from marsmith.environment import CONFIG_NAME
 from marsmith.exporter import Exporter
 from marsmith.leaving import catch_ends
 from marsmith.processes import Running
@@ -82,7 +84,7 @@ def command(
         Path.cwd(),
         archives=[name for name in (*first, *archives) if name != "all"],
         config={
-            **(free_addresses() if free_ports else {}),
+            **(free_addresses(read_properties(Path(CONFIG_NAME))) if free_ports else {}),
             **({"enable_model_api": "true"} if model_api else {}),
         },
     )
@@ -100,12 +102,16 @@ def command(
             while server.running:
                 time.sleep(1)
         # Also while others load: a model that has loaded may be answering.
-        except (SystemExit, ServerError):
+        except (SystemExit, ServerError) as error:
             _ending.begun = True
             if pages:
                 pages.say_stopping()
             if drain_timeout and (running := _ours(server)):
                 _drain(running, drain_timeout)
+            if isinstance(error, ServerError) and not background and server.was_stopped:
+                # As asked for: a service manager must not take it for a failure and start it again
+                heedless(partial(click.echo, err=True))("TorchServe was stopped")
+                return
             raise
 
 
@@ -211,8 +217,9 @@ def _how_to_ask(running: Running, statuses: Iterable[VersionStatus]) -> Iterator
             url = f"{running.addresses.inference}/predictions/{status.model}"
             plural = "" if status.ready_workers == 1 else "s"
             yield f"# {status.model} {status.version}, {status.ready_workers} worker{plural}"
+            sample = shlex.quote(_sample(running.home, status.model))
             # -T and not -d, which would call the picture a form
-            yield f"curl {token}-T {_sample(running.home, status.model)} {url}"
+            yield f"curl {token}-T {sample} {url}"
 
 
 def _sample(home: Path, model: str) -> str:

@@ -13,7 +13,7 @@ from marsmith.client import Client
 from marsmith.drain import Queue, silent_workers
 from marsmith.durations import seconds
 from marsmith.probe import GoldenCheck
-from marsmith.processes import Running, require_running
+from marsmith.processes import require_running
 from marsmith.status import VersionStatus, check_golden, read_status
 
 _HEAD = ("model", "version", "default", "workers", "queue", "golden", "takes", "state")
@@ -36,7 +36,7 @@ def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> 
     with Client.of(running, timeout=timeout) as client:
         found = [
             # Without a worker a request would wait in vain
-            (one, _check(running, client, one, timeout) if golden and one.ready_workers else None)
+            (one, _check(client, one, timeout) if golden and one.ready_workers else None)
             for one in read_status(running, client)
         ]
     if as_json:
@@ -49,8 +49,8 @@ def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> 
         ctx.exit(1)
 
 
-def _check(running: Running, client: Client, status: VersionStatus, seconds: float) -> GoldenCheck:
-    check = check_golden(running, client, status)
+def _check(client: Client, status: VersionStatus, seconds: float) -> GoldenCheck:
+    check = check_golden(client, status)
     # A single one has just answered
     if check.problem or (check.count and status.ready_workers == 1):
         return check

@@ -10,7 +10,8 @@ import click
 from marsmith.drain import drain_before_stop
 from marsmith.durations import seconds
 from marsmith.environment import others, temp_folder
-from marsmith.processes import find_running, stop_running
+from marsmith.locks import alone
+from marsmith.processes import START_LOCK, find_running, stop_running
 
 
 @click.command()
@@ -32,11 +33,13 @@ def command(drain: bool, drain_timeout: float, patience: float) -> None:
 
     Waits until nothing is queued or under way and nothing new comes; it cannot keep clients from
     asking, so take the server out of the load balancer first. Returns when TorchServe and all its
-    workers are gone.
+    workers are gone; a `marsmith serve` that waits for it ends with status 0.
     """
     temp = temp_folder(Path.cwd())
     if drain and (running := find_running(temp)):
         drain_before_stop(running, drain_timeout, partial(click.echo, err=True))
-    pid = stop_running(temp, patience)
+    # A start that is under way would bring up the server after this had found none
+    with alone(temp / START_LOCK):
+        pid = stop_running(temp, patience)
     none = f"no TorchServe runs for this folder{others(Path.cwd())}"
     click.echo(none if pid is None else f"TorchServe (pid {pid}) has stopped")

@@ -53,7 +53,7 @@ def _pids(client: Client) -> set[int]:
 
 def test_every_archive_answers_its_golden_requests(served: TorchServe, client: Client) -> None:
     for status in read_status(served.running, client):
-        check = check_golden(served.running, client, status)
+        check = check_golden(client, status)
         assert check.problem is None
         assert check.count > 0
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import REFUSES, ending, marsmith, pack
+from tiny import REFUSES, ending, kill, marsmith, pack
 
 from marsmith.addresses import Tokens
 from marsmith.environment import temp_folder
@@ -56,6 +56,22 @@ def test_serve_in_the_foreground_until_a_signal(home: Path, number: signal.Signa
         process.send_signal(number)
         assert process.wait(timeout=30) == 0
     assert not is_alive(running.pid)
+    assert find_workers(temp_folder(home)) == []
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "killed"])
+def test_serve_fails_where_its_server_ends_by_itself_alone(home: Path, stopped: bool) -> None:
+    pack(home / "model-store")
+    with ending([sys.executable, "-m", "marsmith", "serve"], home) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "# echo 1.0, 1 worker\n"
+        running = find_running(temp_folder(home))
+        assert running
+        if stopped:
+            assert marsmith(home, "stop").returncode == 0
+        else:
+            kill(running.pid)
+        assert process.wait(timeout=30) == (0 if stopped else 1)
     assert find_workers(temp_folder(home)) == []
 
 

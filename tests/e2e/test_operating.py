@@ -150,8 +150,8 @@ def test_a_worker_that_hangs_is_not_taken_for_one_that_answers(slow: TorchServe)
                 while client.predict("m", b"kept").ok:
                     pass
             # It has one request, so that the other answers what else is asked
-            assert check_golden(slow.running, client, status).problem is None
-            assert _check(slow.running, client, status, 2).problem == (
+            assert check_golden(client, status).problem is None
+            assert _check(client, status, 2).problem == (
                 f"no answer within 2 s by the workers with pids {status.pids[0]}"
             )
         finally:

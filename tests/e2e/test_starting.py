@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import PROJECT, kill, marsmith, pack, write_config
+from tiny import PROJECT, kill, marsmith, pack, until, write_config
 
 from handlers.errors import ArchiveError, ServerError
 from marsmith import journal
@@ -23,12 +24,14 @@ def test_start_and_stop_leave_no_process(home: Path) -> None:
         server.wait_ready(60)
         pids = [server.running.pid, *(worker.pid for worker in find_workers(server.temp))]
         assert len(pids) == 2
+        assert _is_locked(server.temp)
         # What config.properties says of Java's compilers.
         command = Path(f"/proc/{pids[0]}/cmdline").read_text().split("\0")
         assert "-XX:TieredStopAtLevel=1" in command
         with pytest.raises(ServerError, match=rf"runs already \(pid {pids[0]}\)"):
             TorchServe(home).start()
     assert not [pid for pid in pids if is_alive(pid)]
+    until(lambda: not _is_locked(server.temp), 10)
     assert not (home / "key_file.json").exists()
     # The same again after a crash, which leaves the pid file, the tokens and unpacked archives
     server.start()
@@ -41,6 +44,18 @@ def test_start_and_stop_leave_no_process(home: Path) -> None:
     with server:
         server.wait_ready(60)
         assert len(list((server.temp / "models").iterdir())) == 1
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether somebody holds the lock that systemd-tmpfiles looks for."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def test_a_taken_port_is_named(served: TorchServe, home: Path) -> None:

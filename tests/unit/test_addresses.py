@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +14,14 @@ from ts.model_server import load_properties
 
 from handlers.errors import ServerError
 from handlers.properties import parse
-from marsmith import addresses
+from marsmith import addresses, doctor_settings
 from marsmith.addresses import (
     Addresses,
     Tokens,
     bearer,
     free_addresses,
     free_ports,
+    hosts,
     read_properties,
     write_properties,
 )
@@ -93,6 +95,12 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert "\\" in text or not any(set(key) & set("=: \t\f\r\n") for key in found)
 
 
+def test_a_full_disk_is_told_in_one_line() -> None:
+    words = "^cannot write TorchServe's configuration /dev/full: No space left on device: make room"
+    with pytest.raises(ServerError, match=words):
+        write_properties(Path("/dev/full"), {"model_store": "a"})
+
+
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=str(tmp_path / "none")):
         read_properties(tmp_path / "none")
@@ -111,6 +119,16 @@ def test_the_projects_own_addresses_are_loopback() -> None:
     assert Addresses.of({}) == ours
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_is_taken_with_brackets_and_without(host: str) -> None:
+    settings = {"grpc_inference_address": host}
+    # As gRPC wants a target
+    assert Addresses.of(settings).grpc_inference == "[::1]:7070"
+    assert hosts(settings)["grpc_inference"] == ("::1", 7070, False)
+    assert [one.level for one in doctor_settings._addresses(settings)] == ["ok"] * 5
+    assert "[::1]:7070" in {one.text for one in doctor_settings._addresses(settings)}
+
+
 def test_free_addresses_are_five_different_ones() -> None:
     found = Addresses.of(free_addresses())
     assert not found.grpc_tls
@@ -118,6 +136,19 @@ def test_free_addresses_are_five_different_ones() -> None:
     ports = {place.rpartition(":")[2] for place in places}
     assert len(ports) == 5
     assert "8080" not in ports
+
+
+def test_free_addresses_keep_tls_and_the_host_that_its_certificate_names() -> None:
+    configured = {
+        "inference_address": "https://models.example:8443",
+        "metrics_address": "http://0.0.0.0:8082",
+        "management_address": "unix:///tmp/socket",
+    }
+    found = Addresses.of(free_addresses(configured))
+    assert re.fullmatch(r"https://models\.example:\d{5}", found.inference)
+    assert not found.inference.endswith(":8443")
+    for plain in (found.metrics, found.management):
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d{5}", plain)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def at(place):
         signal.raise_signal(getattr(signal, name))
 
 class Server:
-    running = True
+    running, was_stopped = True, {stopped}
     def __init__(self, *_, **__): pass
     def start(self): at("start")
     def stop(self): at("stop"); print("stopped", flush=True)
@@ -103,12 +103,21 @@ FAILED = "start report unready drain stop stopped"
 def test_no_signal_breaks_off_the_stopping(
     signals: dict[str, list[str]], before: str, said: str, status: int
 ) -> None:
-    script = SERVE.format(signals=signals, before=before)
+    script = SERVE.format(signals=signals, before=before, stopped=False)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (status, f"{said}\n")
     assert ("no model loads" in done.stderr) == bool(status)
+
+
+def test_serve_does_not_fail_where_somebody_has_stopped_its_server() -> None:
+    script = SERVE.format(signals={}, before=USUAL, stopped=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, f"{FAILED}\n")
+    assert done.stderr == "TorchServe was stopped\n"
 
 
 SCALING = """

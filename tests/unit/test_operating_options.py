@@ -145,6 +145,10 @@ def test_no_time_is_negative(words: tuple[str, ...]) -> None:
     assert re.search(r"-1(\.0)? is not in the range x>", _run(*words, "-1", status=2))
 
 
+def test_no_number_of_lines_is_negative() -> None:
+    assert "-5 is not in the range x>=0" in _run("logs", "--lines", "-5", status=2)
+
+
 @pytest.mark.parametrize(
     "words", [("predict", "m", "x.png", "--timeout"), ("autoscale", "m", "--interval")]
 )

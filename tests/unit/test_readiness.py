@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import requests
 from handlers.bundle import Bundle
 from handlers.errors import ServerError
 from handlers.inputs import ImageInput
+from marsmith.addresses import bind_problem
 from marsmith.client import Client, Reply
 from marsmith.exporter import Exporter
-from marsmith.processes import Running
 from marsmith.readiness import Readiness, _version
 from marsmith.status import VersionStatus
 
@@ -33,51 +33,53 @@ class _Client(Client):
         return Reply(200, "", json.dumps([{"label": "cat", "score": self._score}]).encode())
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Running:
+@pytest.fixture(autouse=True)
+def _loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of an unpacked archive, in which this process stands for its worker.
+
+    What the store has meanwhile, or has not, changes no answer.
+    """
     picture = ImageInput(resize=[8, 8])
     bundle = Bundle("m", "1.0", "image-classification", "eager", "m.pt", ["cat"], picture)
     answer = [{"label": "cat", "score": 0.9}]
-    with zipfile.ZipFile(tmp_path / "m.mar", "w") as archive:
-        case = {"picture": "golden/0.png", "answer": answer, "tolerance": 0.01}
-        archive.writestr("marsmith.json", json.dumps(asdict(bundle)))
-        archive.writestr("golden/requests.json", json.dumps([case]))
-        archive.writestr("golden/0.png", b"")
-    (tmp_path / "config.properties").write_text("model_store=.\n")
-    return Running(1, tmp_path, tmp_path / "config.properties", 0.0)
+    case = {"picture": "golden/0.png", "answer": answer, "tolerance": 0.01}
+    (tmp_path / "golden").mkdir()
+    (tmp_path / "marsmith.json").write_text(json.dumps(asdict(bundle)))
+    (tmp_path / "golden/requests.json").write_text(json.dumps([case]))
+    (tmp_path / "golden/0.png").touch()
+    monkeypatch.chdir(tmp_path)
 
 
-def _read(running: Running, live: int, wanted: int, refusal: str | None = None) -> Readiness:
-    return _asked(running, _Client(0.9), live, wanted, refusal)
+def _read(live: int, wanted: int, refusal: str | None = None) -> Readiness:
+    return _asked(_Client(0.9), live, wanted, refusal)
 
 
-def _asked(
-    running: Running, client: Client, live: int = 1, wanted: int = 1, refusal: str | None = None
-) -> Readiness:
-    status = VersionStatus("m", "1.0", "m.mar", True, wanted, live, 0, 100, refusal)
-    return _version(running, client, status)
+def _asked(client: Client, live: int = 1, wanted: int = 1, refusal: str | None = None) -> Readiness:
+    pids = (os.getpid(),) * live
+    status = VersionStatus("m", "1.0", "m.mar", True, wanted, live, 0, 100, refusal, pids)
+    return _version(client, status)
 
 
-def test_one_that_answers_is_ready_while_more_workers_load(running: Running) -> None:
-    assert _read(running, 1, 1) == Readiness(True, "m 1.0 answers")
-    assert _read(running, 1, 2) == Readiness(True, "m 1.0 answers, with 1 of 2 workers")
+def test_one_that_answers_is_ready_while_more_workers_load() -> None:
+    assert _read(1, 1) == Readiness(True, "m 1.0 answers")
+    assert _read(1, 2) == Readiness(True, "m 1.0 answers, with 1 of 2 workers")
     # As where the memory is not enough for one more: the others are needed all the more.
-    found = _read(running, 2, 3, "no memory left")
+    found = _read(2, 3, "no memory left")
     assert found == Readiness(True, "m 1.0 answers, with 2 of 3 workers")
 
 
-def test_one_without_a_worker_is_not(running: Running) -> None:
-    assert _read(running, 0, 2) == Readiness(False, "m 1.0 has 0 of 2 workers")
-    assert _read(running, 0, 0) == Readiness(False, "m 1.0 has 0 of 1 workers")
-    found = _read(running, 0, 2, "not today")
+def test_one_without_a_worker_is_not() -> None:
+    assert _read(0, 2) == Readiness(False, "m 1.0 has 0 of 2 workers")
+    assert _read(0, 0) == Readiness(False, "m 1.0 has 0 of 1 workers")
+    found = _read(0, 2, "not today")
     assert found == Readiness(False, "m 1.0 refuses to load: not today")
 
 
-def test_an_answer_may_move_as_far_as_the_build_allows(running: Running) -> None:
+def test_an_answer_may_move_as_far_as_the_build_allows() -> None:
     client = _Client(0.901)
-    assert _asked(running, client) == Readiness(True, "m 1.0 answers")
+    assert _asked(client) == Readiness(True, "m 1.0 answers")
     assert client.asked == 1
-    found = _asked(running, _Client(0.5))
+    found = _asked(_Client(0.5))
     assert not found.ready
     assert found.reason.startswith("m 1.0 answers wrongly: golden/0.png: ")
 
@@ -90,7 +92,7 @@ def test_an_answer_may_move_as_far_as_the_build_allows(running: Running) -> None
     ],
 )
 def test_no_answer_is_not_a_wrong_one(
-    running: Running, reply: Reply | ServerError, words: str, monkeypatch: pytest.MonkeyPatch
+    reply: Reply | ServerError, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def predict(*_: Any, **__: Any) -> Reply:
         if isinstance(reply, ServerError):
@@ -98,7 +100,7 @@ def test_no_answer_is_not_a_wrong_one(
         return reply
 
     monkeypatch.setattr(_Client, "predict", predict)
-    assert _read(running, 1, 1) == Readiness(False, words)
+    assert _read(1, 1) == Readiness(False, words)
 
 
 def test_who_drains_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +112,13 @@ def test_who_drains_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         exporter.say_stopping()
         found = requests.get(url, timeout=10)
         assert (found.status_code, found.text) == (503, "stopping\n")
+
+
+def test_an_exporter_listens_on_ipv6(tmp_path: Path) -> None:
+    if bind_problem("::1", 0):
+        pytest.skip("no IPv6 here")
+    with Exporter(tmp_path, "[::1]:0") as exporter:
+        assert requests.get(f"http://[::1]:{exporter.port}/live", timeout=10).status_code == 503
 
 
 @pytest.mark.parametrize("address", ["8083", ":8083", "127.0.0.1:none"])

@@ -7,15 +7,16 @@ import json
 import os
 import re
 import zipfile
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from handlers.errors import ServerError
+from handlers.errors import ServerError, SignatureError
 from handlers.integrity import RECORD
-from marsmith import journal, operate
+from marsmith import journal, keys, operate
 from marsmith.archive import Header
 from marsmith.client import Client, Refused, Reply
 from marsmith.grpc_client import GrpcClient
@@ -211,6 +212,26 @@ def test_a_version_that_is_registered_late_is_taken_back(
         assert list(server.workers) == ["1.0"]
 
 
+def test_a_signature_is_demanded_as_soon_as_the_configuration_says_so(tmp_path: Path) -> None:
+    _, public = keys.generate(tmp_path / "release")
+    started, now = "model_store=.\n", f"model_store=.\nrequire_signature={public.name}\n"
+    with zipfile.ZipFile(tmp_path / "m-2.0.mar", "w") as archive:
+        archive.writestr("model.pt", b"")
+    change = _change(tmp_path, server := _Server({"1.0": 1}))
+    copy = tmp_path / "copy.properties"
+    change._running = replace(change._running, config=copy)
+    # Also where the line is gone by now: the server was started under it
+    for of_start, of_folder in ((started, now), (now, started)):
+        copy.write_text(of_start)
+        (tmp_path / "config.properties").write_text(of_folder)
+        with pytest.raises(SignatureError, match=r"m-2\.0\.mar is not signed"):
+            change.register()
+    assert server.done == []
+    (tmp_path / "config.properties").unlink()
+    copy.write_text(started)
+    assert change.register() == "registered"
+
+
 def test_a_version_that_is_refused_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,16 +248,32 @@ def test_a_version_that_is_refused_is_not_waited_for(
     assert change.unregister() == ""
 
 
-def test_a_version_beside_the_default_one_comes_back_where_a_rollout_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["as loaded", "built again", None])
+def test_a_version_beside_the_default_one_comes_back_if_the_store_still_has_it(
+    tmp_path: Path, stored: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a rollout fails: the bytes that failed must not come in its place."""
     server = _Server({"1.0": 1, "0.9": 1})
     running = _change(tmp_path, server)._running
-    beside = VersionStatus("m", "0.9", "m-0.9.mar", False, 1, 1, 0, 100, None)
+    # This process stands for its worker, which runs where its archive is unpacked
+    (tmp_path / "MAR-INF").mkdir()
+    (tmp_path / RECORD).write_text('{"sha256": "as loaded"}')
+    monkeypatch.chdir(tmp_path)
+    if stored:
+        with zipfile.ZipFile(tmp_path / "m-0.9.mar", "w") as archive:
+            archive.writestr(RECORD, json.dumps({"sha256": stored}))
+    beside = VersionStatus("m", "0.9", "m-0.9.mar", False, 1, 1, 0, 100, None, (os.getpid(),))
     step = operate._removal(running, server, beside, Options(drain=0.0))
     assert step.undo
     assert step.undo() == ""
     server.unregister("m", "0.9")
-    assert step.undo() == "registered"
-    assert server.done == ["register m-0.9.mar"]
+    if stored == "as loaded":
+        assert step.undo() == "registered"
+        assert server.done == ["register m-0.9.mar"]
+    else:
+        with pytest.raises(ServerError, match=r"^m-0\.9\.mar of the store is not what served as 0"):
+            step.undo()
+        assert server.done == []
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(1)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -12,15 +13,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from handlers.errors import ServerError
 from marsmith.addresses import free_addresses
 from marsmith.choosing import Choice
 from marsmith.client import Client
-from marsmith.commands import demo
+from marsmith.commands import demo, stop
 from marsmith.commands.serve import _how_to_ask, _sample
 from marsmith.environment import temp_folder
-from marsmith.processes import PID_FILE, Running
+from marsmith.locks import alone
+from marsmith.processes import PID_FILE, START_LOCK, Running
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
 
@@ -81,6 +84,36 @@ def test_stop_without_start_leaves_other_servers_alone(
 ) -> None:
     monkeypatch.setattr("marsmith.server.stop_running", lambda _: pytest.fail("stopped"))
     TorchServe(home).stop()
+
+
+def test_a_server_that_was_stopped_is_told_from_one_that_ended(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = TorchServe(home)
+    server._pid = 7
+    # Whoever stops it removes the pid file, and nobody else does
+    assert server.was_stopped
+    (server.temp / PID_FILE).write_text("7")
+    assert not server.was_stopped
+    for pid, stopped in ((7, False), (8, True)):
+        running = Running(pid, home, home / "config.properties", 0.0)
+        monkeypatch.setattr("marsmith.server.find_running", lambda _, found=running: found)
+        assert server.was_stopped == stopped
+
+
+def test_stop_waits_for_a_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    pid = home / "pid"
+    monkeypatch.setattr(
+        "marsmith.commands.stop.stop_running",
+        lambda *_: int(pid.read_text()) if pid.exists() else None,
+    )
+    with ThreadPoolExecutor() as pool:
+        with alone(temp_folder(home) / START_LOCK):
+            stopped = pool.submit(CliRunner().invoke, stop.command)
+            time.sleep(0.3)
+            pid.write_text("7")
+        assert stopped.result().output == "TorchServe (pid 7) has stopped\n"
 
 
 def test_the_sample_is_of_the_models_own_folder(home: Path) -> None:
@@ -194,6 +227,15 @@ def test_why_a_server_is_not_understood_is_told(
     server = TorchServe(home)
     with pytest.raises(ServerError, match=r"within 0\.3 s \(cannot reach .* verify failed\): "):
         server._wait(server._answers, 0.3, "does not answer")
+
+
+def test_a_sample_s_path_is_one_word_of_the_shell(home: Path) -> None:
+    (home / "samples").mkdir()
+    (home / "samples/it's one.png").touch()
+    running = Running(7, home, home / "config.properties", 0.0)
+    status = VersionStatus("m", "1.0", "m-1.0.mar", True, 1, 1, 0, 9, None)
+    _, line = _how_to_ask(running, [status])
+    assert shlex.split(line)[1:3] == ["-T", "samples/it's one.png"]
 
 
 def test_a_token_is_printed_on_a_terminal_alone(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from handlers import integrity
 from handlers.bundle import Bundle
-from handlers.errors import IntegrityError, MarsmithError, ServerError, SignatureError
+from handlers.errors import ArchiveError, IntegrityError, MarsmithError, ServerError, SignatureError
 from handlers.inputs import ImageInput
 from handlers.integrity import RECORD, SIGNATURE
 from marsmith import archive, keys, signing
@@ -164,6 +166,29 @@ def test_a_damaged_archive_is_not_signed(tmp_path: Path, pair: tuple[Path, Path]
     with pytest.raises(IntegrityError, match=r"model\.pth was changed"):
         signing.sign(path, pair[0])
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("room", range(len(FILES) + 2))
+def test_a_full_disk_is_no_fault_of_an_archive(
+    signed: Path, pair: tuple[Path, Path], room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, copies, copy = signed.read_bytes(), [0], shutil.copyfileobj
+
+    def full(*words: Any) -> None:
+        """While files are unpacked and, after them, while they are zipped again."""
+        copies[0] += 1
+        if copies[0] > room * 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(*words)
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    for work in (lambda: signing.check(signed, [pair[1]]), lambda: signing.sign(signed, pair[0])):
+        copies[0] = 0
+        words = r"^\S+ does not take .*m-1\.0\.mar.* \(No space left on device\): make room"
+        with pytest.raises(ArchiveError, match=words):
+            work()
+    assert signed.read_bytes() == before
+    assert [path.name for path in signed.parent.iterdir() if path.name[0] == "."] == []
 
 
 def test_openssl_reads_the_keys_and_the_signature(

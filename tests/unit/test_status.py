@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import pytest
 
 from handlers.bundle import Bundle
+from handlers.errors import ArchiveError
 from handlers.inputs import ImageInput
 from marsmith.client import Client, Reply
-from marsmith.probe import GoldenCheck
+from marsmith.probe import GoldenCheck, Goldens
 from marsmith.processes import Running
 from marsmith.status import VersionStatus, check_golden, read_status
 
@@ -76,50 +76,49 @@ def test_only_live_and_loaded_workers_count(running: Running) -> None:
     assert not first.default
 
 
-def _ask(running: Running, reply: bytes) -> GoldenCheck:
-    status = VersionStatus("m", "1.0", "m-1.0.mar", True, 1, 1, 0, 100, None)
-    return check_golden(running, _Client(reply=reply), status)
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an unpacked archive, in which this process stands for its worker."""
+    (tmp_path / "loaded" / "golden").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "loaded")
+    return tmp_path / "loaded"
 
 
-def _pack(running: Running, files: dict[str, str]) -> None:
-    with zipfile.ZipFile(running.model_store / "m-1.0.mar", "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
+def _ask(reply: bytes, *pids: int) -> GoldenCheck:
+    pids = pids or (os.getpid(),)
+    status = VersionStatus("m", "1.0", "m-1.0.mar", True, 1, 1, 0, 100, None, pids)
+    return check_golden(_Client(reply=reply), status)
 
 
-def test_golden_answers_are_compared_as_the_task_does(running: Running) -> None:
+def test_golden_answers_are_compared_as_the_task_does(loaded: Path) -> None:
     answer = [{"label": "cat", "score": 0.9}, {"label": "dog", "score": 0.1}]
     picture = ImageInput(resize=[8, 8])
     labels = ["cat", "dog"]
     bundle = Bundle("m", "1.0", "image-classification", "eager", "model.pt", labels, picture)
     case = {"picture": "golden/0.png", "answer": answer, "tolerance": 0.001}
-    _pack(
-        running,
-        {
-            "marsmith.json": json.dumps(asdict(bundle)),
-            "golden/requests.json": json.dumps([case]),
-            "golden/0.png": "",
-        },
-    )
-    assert str(_ask(running, json.dumps(answer).encode())) == "1 ok"
+    (loaded / "marsmith.json").write_text(json.dumps(asdict(bundle)))
+    (loaded / "golden/requests.json").write_text(json.dumps([case]))
+    (loaded / "golden/0.png").touch()
+    assert str(_ask(json.dumps(answer).encode())) == "1 ok"
+    # One worker that has just ended is no reason
+    assert str(_ask(json.dumps(answer).encode(), _NEVER, os.getpid())) == "1 ok"
+    assert str(_ask(b"", _NEVER)) == "the workers of m 1.0 have ended"
     moved = [{"label": "cat", "score": 0.8}, {"label": "dog", "score": 0.2}]
-    check = _ask(running, json.dumps(moved).encode())
+    check = _ask(json.dumps(moved).encode())
     assert check.problem == "golden/0.png: top-1 is cat, scores moved by 0.1 (allowed 0.001)"
-    check = _ask(running, b'{"code": 503, "message": "busy"}')
+    check = _ask(b'{"code": 503, "message": "busy"}')
     assert check.problem == "golden/0.png: 500: busy"
-    assert "is not JSON" in str(_ask(running, b"<html>").problem)
+    assert "is not JSON" in str(_ask(b"<html>").problem)
 
 
-def test_an_archive_without_golden_requests_is_no_problem(running: Running) -> None:
-    _pack(running, {"MAR-INF/MANIFEST.json": "{}"})
-    assert _ask(running, b"") == GoldenCheck(0, None)
+@pytest.mark.usefixtures("loaded")
+def test_an_archive_without_golden_requests_is_no_problem() -> None:
+    assert _ask(b"") == GoldenCheck(0, None)
     assert str(GoldenCheck(0, None)) == "none in the archive"
 
 
-@pytest.mark.parametrize("files", [{"golden/requests.json": "[]"}, None])
-def test_golden_requests_that_cannot_be_read_are_a_problem(
-    running: Running, files: dict[str, str] | None
-) -> None:
-    if files:
-        _pack(running, files)
-    assert "has no golden requests to read" in str(_ask(running, b"").problem)
+def test_golden_requests_that_cannot_be_read_are_a_problem(loaded: Path) -> None:
+    (loaded / "golden/requests.json").write_text("[]")
+    assert "has no golden requests to read" in str(_ask(b"").problem)
+    with pytest.raises(ArchiveError, match=r"none\.mar has no golden requests to read"):
+        Goldens.read(loaded / "none.mar")

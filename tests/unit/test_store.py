@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from handlers.errors import ArchiveError, IntegrityError
+from marsmith import keys
 from marsmith.archive import Header
 from marsmith.store import (
     admit,
@@ -118,6 +122,31 @@ def test_a_damaged_archive_is_not_admitted(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(IntegrityError, match=r"added\.py was added"):
         verify(whole)
     assert list(store.iterdir()) == []
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from marsmith import archive, keys, signing, store
+store.verify = archive.zip_folder = lambda *_: os._exit(9)
+{0}(*map(Path, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("work", ["store.admit", "signing.sign"])
+def test_what_a_killed_rollout_or_signing_left_is_removed_by_the_next(
+    tmp_path: Path, whole: Path, work: str
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    secret, _ = keys.generate(tmp_path / "release")
+    shutil.copy(whole, store / "other.mar")
+    given = {"store.admit": (whole, store), "signing.sign": (store / "other.mar", secret)}[work]
+    done = subprocess.run([sys.executable, "-c", _KILLED.format(work), *given], timeout=60)
+    assert done.returncode == 9
+    assert len(list(store.iterdir())) == 2
+    assert admit(whole, store)
+    assert sorted(path.name for path in store.iterdir()) == ["m-2.0.mar", "other.mar"]
 
 
 def test_two_workspaces_that_end_and_begin_do_not_meet(tmp_path: Path) -> None:
