@@ -205,7 +205,7 @@ def test_a_mask_of_another_size_than_its_upright_picture_is_named(tmp_path: Path
     Image.new("L", (4, 3)).save(tmp_path / "masks/00.png")
     task = SemanticSegmentation()
     task.bundle = Bundle("m", "1", "t", "r", "a", LABELS, ImageInput())
-    task.model = lambda pixels: (pixels[..., 0] * 0, pixels[..., 0])
+    task.model = lambda pixels: (pixels[..., 0] * 0, pixels[..., 0] * 0 + 255)
     measured = evaluation(tmp_path, task)
     with pytest.raises(SpecError, match=r"/00\.jpg: its mask is 4x3, the picture upright 3x4"):
         accuracy.alone(task, measured)
