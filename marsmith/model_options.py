@@ -56,11 +56,15 @@ def model_file(name: str, here: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def place(path: Path, root: Path) -> str:
+    """A path as a model file has it: relative to the project folder, absolute outside of it."""
+    path, root = path.resolve(), root.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
 def overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
     """Command line options as keys of a model file."""
     from handlers import plugins
-    from marsmith.own import place
-
     said = {key: given.get(key) for key in ("version", "runtime", "precision")}
     keys = {key: value for key, value in said.items() if value not in (None, AUTO)}
     if given.get("runtime") == AUTO and "precision" in keys:
@@ -80,8 +84,6 @@ def overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
 
 def _measured(given: dict[str, Any], here: Path) -> dict[str, Any]:
     """The keys ``calibration`` and ``accuracy``, where options speak of them."""
-    from marsmith.own import place
-
     keys: dict[str, Any] = {"calibration": {}, "accuracy": {}}
     if given["calibrate"]:
         keys["calibration"]["folder"] = place(here / given["calibrate"], Path.cwd())

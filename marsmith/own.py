@@ -12,6 +12,7 @@ from handlers import plugins, vision
 from handlers.errors import SpecError, one_line
 from handlers.integrity import sha256
 from marsmith import named
+from marsmith.model_options import place
 from marsmith.resolve import preset_input
 from marsmith.spec import ModelSpec, foreign_runtimes, renaming, runtimes_for
 
@@ -65,12 +66,6 @@ def fields(given: Mapping[str, Any], here: Path, root: Path) -> tuple[dict[str, 
     if said:
         keys["input"] = said
     return keys, notes
-
-
-def place(path: Path, root: Path) -> str:
-    """A path as a model file has it: relative to the project folder, absolute outside of it."""
-    path, root = path.resolve(), root.resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def save(spec: ModelSpec, path: Path, force: bool) -> None:

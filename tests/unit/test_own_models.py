@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from handlers.errors import BuildError, ExportError, MarsmithError, ParityError, SpecError
 from handlers.integrity import sha256
-from marsmith import archive, build, cli, own, preparing, resolve, sources, spec
+from marsmith import archive, build, cli, model_options, own, preparing, resolve, sources, spec
 from marsmith.spec_parts import WeightsSpec
 
 PROJECT = Path(__file__).parents[2]
@@ -473,8 +473,8 @@ def test_what_a_network_of_ones_own_leaves_unsaid_is_said(user: Path) -> None:
 
 
 def test_paths_are_relative_to_the_caller_and_to_the_project_in_a_model_file() -> None:
-    assert own.place(PROJECT / "weights/../models/x.yaml", PROJECT) == "models/x.yaml"
-    assert own.place(Path("/elsewhere/x.yaml"), PROJECT) == "/elsewhere/x.yaml"
+    assert model_options.place(PROJECT / "weights/../models/x.yaml", PROJECT) == "models/x.yaml"
+    assert model_options.place(Path("/elsewhere/x.yaml"), PROJECT) == "/elsewhere/x.yaml"
 
 
 # Artifacts of others -------------------------------------------------------------------------
