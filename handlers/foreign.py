@@ -78,16 +78,21 @@ class Foreign:
 
     def __call__(self, *arrays: Array) -> Arrays:
         (pixels,) = arrays
+        given = Given(len(pixels), pixels.shape[1:3], self._labels, self._settings)
+        return self._meaning.read(tuple(self.outputs(pixels).values()), given)
+
+    def outputs(self, pixels: Array) -> dict[str, Array]:
+        """What the artifact gives for pixels (N, H, W, C), by the names of the task's meaning."""
         outputs = self._runtime.named(self._fed(pixels))
         if "n" not in self._contract.layout:
             outputs = {name: output[None] for name, output in outputs.items()}
         wanted = self._contract.outputs
-        chosen = tuple(_pick(outputs, name, wanted.get(name)) for name in self._meaning.names)
-        given = Given(len(pixels), pixels.shape[1:3], self._labels, self._settings)
+        chosen = {name: _pick(outputs, name, wanted.get(name)) for name in self._meaning.names}
         # Heads and thresholds are computed in float32, whatever the artifact gives.
-        half = np.float16
-        exact = tuple(a.astype(np.float32) if a.dtype == half else a for a in chosen)
-        return self._meaning.read(exact, given)
+        return {
+            name: array.astype(np.float32) if array.dtype == np.float16 else array
+            for name, array in chosen.items()
+        }
 
     def _fed(self, pixels: Array) -> Array:
         """uint8 (N, H, W, C) -> what the artifact takes."""

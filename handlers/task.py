@@ -185,6 +185,7 @@ class TaskHandler(BaseHandler):
         return {}
 
     # The metric of labelled pictures, in the field's words.
+    required: ClassVar[tuple[str, ...]] = ("metric_name",)
     metric_name: ClassVar[str]
 
     @abstractmethod

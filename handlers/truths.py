@@ -96,7 +96,23 @@ def masks(folder: Path, labels: Sequence[str]) -> list[tuple[Path, Mask]]:
         if len(pictures) != 1:
             raise SpecError(f"{path}: {len(pictures)} pictures {path.stem}.* beside {MASKS}/")
         found.append((pictures[0], Mask(path, len(labels))))
+    _check_counted(found, len(labels))
     return found
+
+
+def _check_counted(found: Sequence[tuple[Path, Mask]], classes: int) -> None:
+    """Raise SpecError for masks of 0 and 255 alone, as other tools write those of two classes."""
+    seen: set[int] = set()
+    for _, mask in found:
+        seen |= {*np.unique(mask).tolist()}
+        # The rest is read when it is measured.
+        if seen - {0, IGNORED}:
+            return
+    if IGNORED in seen:
+        raise SpecError(
+            f"{found[0][1].path.parent}: the masks have no class but 0, and pixels of {IGNORED} "
+            f"are not counted: write the index of a label, 1 to {classes - 1}, where one is meant"
+        )
 
 
 def _ids(path: Path, classes: int) -> np.ndarray:

@@ -102,7 +102,8 @@ class Evaluation:
         if not left:
             raise SpecError(
                 f"accuracy.folder: all {len(found)} pictures of {spec.folder} were taken to "
-                "calibrate with: lower calibration.count, or give other pictures"
+                "calibrate with: lower calibration.count (--calibrate-count), or give other "
+                "pictures"
             )
         if spec.count is not None and spec.count < len(left):
             drawn = random.Random(spec.seed).sample(left, spec.count)

@@ -13,6 +13,7 @@ from PIL import Image
 from handlers import plugins
 from handlers.bundle import Bundle
 from handlers.errors import ExportError, ParityError, RequestError, SpecError, WeightsError
+from handlers.foreign import Foreign
 from handlers.integrity import sha256
 from handlers.runtimes import Arrays
 from handlers.task import TaskHandler
@@ -94,9 +95,11 @@ def measured(spec: ModelSpec, root: Path, artifact: TaskHandler) -> Accuracy | N
 
 
 def check(artifact: TaskHandler, images: list[Image.Image]) -> Report:
-    """Compare an artifact with itself, alone and in batches; raises ParityError."""
+    """Compare an artifact with itself, alone and in batches; raises ParityError, or SpecError for
+    probabilities that are said to be logits."""
     for image in images:
         _run(artifact, [artifact.preprocess(image)])
+    _check_logits(artifact, np.stack([artifact.preprocess(images[0])]))
     try:
         expected = parity.Expected.of(alone(artifact), images, "the artifact alone")
         return Report(**vars(parity.check(expected, artifact)))
@@ -107,6 +110,19 @@ def check(artifact: TaskHandler, images: list[Image.Image]) -> Report:
             f"{error}. Was the artifact exported in training mode, or for one picture (then say "
             "serving.batch_size 1)? Are mean, std, scale and color those it was made for?"
         ) from error
+
+
+def _check_logits(handler: TaskHandler, pixels: np.ndarray) -> None:
+    """Softmax of what has gone through softmax has the same order, and other scores."""
+    model = handler.model
+    logits = model.outputs(pixels).get("logits") if isinstance(model, Foreign) else None
+    if logits is None or (logits < 0).any() or (np.abs(logits.sum(axis=1) - 1) > 1e-3).any():
+        return
+    raise SpecError(
+        "outputs: what is said to be logits is from 0 to 1 with a sum of 1, and softmax would be "
+        "applied to it once more: say probabilities, where the task takes them, or export it "
+        "without its softmax"
+    )
 
 
 def _takes(handler: TaskHandler, pixels: np.ndarray, count: int) -> bool:

@@ -21,6 +21,8 @@ from handlers.errors import ServerError
 FILE = Path("state/journal.jsonl")
 # How an operation ended; an entry of "started" without another after it was broken off.
 STARTED, DONE, ROLLED_BACK, KEPT = "started", "done", "rolled back", "done, old version kept"
+# Before it changed anything, for how the server was started or what it demands.
+REFUSED = "refused"
 ROLLOUT, ROLLBACK, REMOVE = "rollout", "rollback", "remove"
 _SWITCHED = (DONE, KEPT)
 
@@ -136,9 +138,10 @@ def serving(home: Path) -> dict[tuple[str, str], bool]:
     """Whether each (model, version) that operations brought or found still serves.
 
     A version of a rollout that did not end well does not, for it never did; one that was kept does.
+    What was refused says nothing of a version.
     """
     found: dict[tuple[str, str], bool] = {}
-    for one in read(home):
+    for one in (each for each in ended(read(home)) if each.result != REFUSED):
         if one.before:
             found[one.model, one.before] = one.result != DONE
         if one.default:

@@ -31,6 +31,9 @@ _OPTIONS = [
         "--calibrate", type=click.Path(path_type=Path), help="Pictures to take int8's ranges from."
     ),
     click.option(
+        "--calibrate-count", type=int, help="How many of them; others of the folder can measure."
+    ),
+    click.option(
         "--evaluate", type=click.Path(path_type=Path), help="Pictures to measure accuracy on."
     ),
     click.option("--max-drop", type=float, help="Largest loss of the metric: 0.01 is one point."),
@@ -65,6 +68,7 @@ def place(path: Path, root: Path) -> str:
 def overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
     """Command line options as keys of a model file."""
     from handlers import plugins
+
     said = {key: given.get(key) for key in ("version", "runtime", "precision")}
     keys = {key: value for key, value in said.items() if value not in (None, AUTO)}
     if given.get("runtime") == AUTO and "precision" in keys:
@@ -87,6 +91,8 @@ def _measured(given: dict[str, Any], here: Path) -> dict[str, Any]:
     keys: dict[str, Any] = {"calibration": {}, "accuracy": {}}
     if given["calibrate"]:
         keys["calibration"]["folder"] = place(here / given["calibrate"], Path.cwd())
+    if given.get("calibrate_count") is not None:
+        keys["calibration"]["count"] = given["calibrate_count"]
     if given["keep_fp32"]:
         kept = given["keep_fp32"]
         keys["calibration"]["keep_fp32"] = int(kept) if kept.isdecimal() else kept
@@ -106,8 +112,10 @@ def check_pictures(spec: ModelSpec, given: dict[str, Any]) -> None:
 
 def checked(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     """The spec, unless options were given that it has no use for."""
-    if spec.precision != "int8" and (given["calibrate"] or given["keep_fp32"]):
+    asked = [given["calibrate"], given["keep_fp32"], given.get("calibrate_count")]
+    if spec.precision != "int8" and any(asked):
         raise SpecError(
-            f"--calibrate and --keep-fp32 are for --precision int8, and this is {spec.precision}"
+            "--calibrate, --calibrate-count and --keep-fp32 are for --precision int8, and this is "
+            f"{spec.precision}"
         )
     return spec

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers import plugins, vision
-from handlers.errors import SpecError
+from handlers.errors import PluginError, SpecError
 from marsmith import spec
 from marsmith.model_options import MODELS, model_file
 from marsmith.spec import ModelSpec
@@ -40,8 +40,13 @@ def torchvision_names() -> dict[str, str]:
     models = vision.torchvision().models
     found: dict[str, str] = {}
     for task in plugins.names("tasks"):
-        if module := plugins.load_task(task).torchvision:
-            found |= dict.fromkeys(models.list_models(module=importlib.import_module(module)), task)
+        if not (module := plugins.load_task(task).torchvision):
+            continue
+        theirs = models.list_models(module=importlib.import_module(module))
+        if taken := found.keys() & theirs:
+            other = found[min(taken)]
+            raise PluginError(f"tasks {other} and {task} both take {module}: one of them alone may")
+        found |= dict.fromkeys(theirs, task)
     return dict(sorted(found.items()))
 
 

@@ -191,7 +191,7 @@ class Change:
             self._options.pictures,
         )
         if found.share > self._options.disagreement:
-            raise ServerError(f"{found} (allowed {self._options.disagreement:.3g})")
+            raise ServerError(f"{found} (allowed {self._options.disagreement:.3%})")
         return str(found)
 
     def switch(self) -> str:

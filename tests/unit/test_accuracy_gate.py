@@ -196,6 +196,17 @@ def test_ids_that_are_no_labels_are_named_with_their_mask(tmp_path: Path) -> Non
         np.asarray(ids)
 
 
+def test_masks_that_mean_a_class_by_255_are_refused(tmp_path: Path) -> None:
+    grey(tmp_path, [5, 6])
+    (tmp_path / "masks").mkdir()
+    for name, value in (("00", 0), ("01", 255)):
+        Image.fromarray(np.array([[0, value]], np.uint8)).save(tmp_path / f"masks/{name}.png")
+    with pytest.raises(SpecError, match=r"no class but 0, and pixels of 255 .* 1 to 1, where"):
+        truths.masks(tmp_path, LABELS)
+    Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "masks/01.png")
+    assert len(truths.masks(tmp_path, LABELS)) == 2
+
+
 def test_a_mask_of_another_size_than_its_upright_picture_is_named(tmp_path: Path) -> None:
     picture = Image.new("RGB", (4, 3))
     exif = picture.getexif()
@@ -455,15 +466,16 @@ def test_masks_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = grey(tmp_path, [10, 100])
     (folder / "masks").mkdir()
     for path in folder.glob("*.png"):
-        Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "masks" / path.name)
+        Image.fromarray(np.ones((4, 4), np.uint8)).save(folder / "masks" / path.name)
     read: list[str] = []
     ids = truths._ids
     monkeypatch.setattr(truths, "_ids", lambda path, n: (read.append(path.name), ids(path, n))[1])
     found = truths.masks(folder, LABELS)
     assert len(found) == 2
-    assert read == []
-    assert np.asarray(found[0][1]).dtype == np.uint8
+    # Until one has a class.
     assert len(read) == 1
+    assert np.asarray(found[0][1]).dtype == np.uint8
+    assert len(read) == 2
     # For its digest before anything is built, and once to measure both sides.
     task = SemanticSegmentation()
     task.bundle = Bundle("m", "1", "semantic-segmentation", "r", "a", LABELS, ImageInput())

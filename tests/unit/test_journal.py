@@ -151,3 +151,15 @@ def test_the_way_back_to_a_version_before_the_journal_knows_its_bytes(tmp_path: 
     journal.append(tmp_path, Entry(ROLLOUT, "m", "1.0", "2.0", DONE, **known))
     found = journal.before(tmp_path, "m", "2.0")
     assert (found.after, found.archive, found.sha256) == ("1.0", "shapes.mar", "of 1.0")
+
+
+def test_what_was_refused_says_nothing_of_a_version(tmp_path: Path) -> None:
+    _write(
+        tmp_path,
+        (ROLLOUT, "1.0", "2.0", STARTED),
+        (ROLLOUT, "1.0", "2.0", journal.REFUSED),
+        (ROLLOUT, "1.0", "3.0", STARTED),
+        (ROLLOUT, "1.0", "3.0", ROLLED_BACK),
+    )
+    assert journal.serving(tmp_path) == {("m", "1.0"): True, ("m", "3.0"): False}
+    assert journal.defaults(tmp_path) == {"m": "1.0"}

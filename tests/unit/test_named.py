@@ -14,7 +14,7 @@ import torchvision
 from click.testing import CliRunner, Result
 
 from handlers import plugins
-from handlers.errors import MarsmithError, SpecError, WeightsError
+from handlers.errors import MarsmithError, PluginError, SpecError, WeightsError
 from marsmith import cli, named, resolve, weights
 from marsmith.spec import defaults
 from marsmith.tuning.session import Session
@@ -51,6 +51,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_networks_of_the_three_tasks_are_known() -> None:
     assert named.torchvision_names() == dict(sorted(THEIRS.items()))
     assert len(THEIRS) > 90
+
+
+def test_two_tasks_with_the_networks_of_one_module_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plugins.load_task("object-detection"), "torchvision", "torchvision.models")
+    with pytest.raises(PluginError, match="image-classification and object-detection both take"):
+        named.torchvision_names()
 
 
 @pytest.mark.usefixtures("no_network")

@@ -499,7 +499,7 @@ class InTraining(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         means = x.mean((2, 3))[:, :2] * 20
-        return means - means.mean(0) + torch.arange(2)
+        return means - means.mean(0) + 2 * torch.arange(2)
 
 
 EXPORTED = ("--artifact", "m.pt", "--outputs", "logits", *OWN, *SQUARE)
@@ -537,6 +537,13 @@ def test_an_artifact_of_gray_bytes_needs_no_mean(user: Path) -> None:
     assert result.exit_code == 0, repr(result.exception)
     given = archive.read_json(user / "store/own-1.0.mar", "marsmith.json")["input"]
     assert (given["color"], given["mean"], given["std"]) == ("gray", [0.0], [1.0])
+
+
+def test_an_artifact_that_ends_in_softmax_gives_no_logits(user: Path) -> None:
+    layers = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2), nn.Softmax(1))
+    traced(nn.Sequential(*layers), user / "m.pt", 2)
+    with pytest.raises(SpecError, match="from 0 to 1 with a sum of 1, .* say probabilities"):
+        raise run(*EXPORTED).exception or AssertionError
 
 
 def test_an_artifact_whose_answers_depend_on_the_batch_is_refused(user: Path) -> None:

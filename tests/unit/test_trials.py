@@ -266,6 +266,7 @@ def test_pictures_to_calibrate_with_and_none_to_measure_are_not_ignored(
     [
         ("--max-drop", "accuracy.folder: which pictures? .* with --evaluate DIR"),
         ("--keep-fp32", "calibration.folder: which pictures? .* with --calibrate DIR"),
+        ("--calibrate-count", "calibration.folder: which pictures? .* with --calibrate DIR"),
     ],
 )
 def test_an_option_of_pictures_without_pictures_says_which_are_missing(
