@@ -79,7 +79,7 @@ def check(
     listing = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in parts.items() if keys)
     raise WeightsError(
         f"the weights need another architecture than {name}, or other arguments of it: {hint} "
-        f"({listing}){_prefix_hint(extra, missing)}"
+        f"({listing}){_prefix_hint(extra, missing) or _head_hint(extra, missing)}"
     )
 
 
@@ -114,6 +114,18 @@ def _prefix_hint(extra: list[str], missing: list[str]) -> str:
                     f'; names begin with "{prefix}": keep those alone, {{k.removeprefix("{prefix}")'
                     f': v for k, v in state.items() if k.startswith("{prefix}")}}, and save them'
                 )
+    return ""
+
+
+def _head_hint(extra: list[str], missing: list[str]) -> str:
+    """What to do where a layer of the network was replaced by several."""
+    for name in missing:
+        layer = name.rpartition(".")[0]
+        if layer and any(key.startswith(f"{layer}.") for key in extra):
+            return (
+                f'; "{layer}" was replaced: name a function that makes the network so, --arch '
+                'my_model.py:make (docs/own-models.md, "A network of torchvision")'
+            )
     return ""
 
 

@@ -49,7 +49,8 @@ def contract(spec: ModelSpec) -> Contract | None:
 def _preset_input(spec: ModelSpec) -> InputSpec:
     if spec.weights.torchvision is None:
         raise SpecError(
-            "input: say resize, crop, mean and std; only torchvision's weights bring theirs"
+            "input: say what becomes of a picture, at least one of --resize, --crop, --mean, --std "
+            "(resize: [224, 224] in YAML); only torchvision's weights bring theirs"
         )
     return preset_input(torchvision_weights(spec))
 

@@ -78,3 +78,10 @@ def test_what_modules_say_of_their_version_stays_with_the_weights(prefix: str) -
     state, _ = fitting.unwrapped(holder.state_dict(), ours)
     ours.load_state_dict(state)
     assert torch.equal(ours.layers[0].weight, theirs.layers[0].weight)
+
+
+def test_a_head_that_was_replaced_is_told_the_way() -> None:
+    trained = resnet(5)
+    trained.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 3))  # type: ignore[assignment]
+    words = refusal(trained.state_dict(), resnet(3))
+    assert '"fc" was replaced: name a function that makes the network so' in words

@@ -50,7 +50,7 @@ def test_a_spec_may_override_torchvisions_preset() -> None:
 
 
 def test_weights_from_a_file_need_an_input() -> None:
-    with pytest.raises(SpecError, match="^input: say resize, crop, mean and std"):
+    with pytest.raises(SpecError, match="^input: say what becomes of a picture"):
         image_input(spec())
 
 
