@@ -252,7 +252,10 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "classes=3"), "are of 2 classes"),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "width=7"), "another architecture"),
         (("--arch", "torchvision:resnet18", *NETWORK), "resnet18 with arguments .*width"),
-        (("--arch", "my_model.py:Net", "--weights", "net.pth", *OWN), "input: say what becomes of a picture"),
+        (
+            ("--arch", "my_model.py:Net", "--weights", "net.pth", *OWN),
+            "input: say what becomes of a picture",
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(
