@@ -189,10 +189,16 @@ def probabilities(arrays: Arrays, given: Given) -> Arrays:
     (scores,) = arrays
     if scores.ndim != 2 or scores.shape[0] != given.count:
         raise ValueError(f"the output is {scores.shape}, probabilities are (N, classes)")
-    if scores.min() < -1e-3 or np.abs(scores.astype(np.float64).sum(axis=1) - 1).max() > 1e-2:
+    if not sums_to_one(scores, within=1e-2):
         raise ValueError("the output is not from 0 to 1 with a sum of 1: say logits")
     _check_classes(scores, given)
     return (scores.astype(np.float32),)
+
+
+def sums_to_one(scores: Array, within: float) -> bool:
+    """Whether scores (N, classes, ...) are from 0 to 1 with a sum of 1, as softmax gives them."""
+    far = np.abs(scores.astype(np.float64).sum(axis=1) - 1).max()
+    return bool(scores.min() >= -within and far <= within)
 
 
 def _check_classes(array: Array, given: Given) -> None:

@@ -15,15 +15,18 @@ def guarded(step: Callable[..., T], *arguments: object) -> T | RequestError:
     """What a step of one picture gives, or its error."""
     try:
         return step(*arguments)
-    except RequestError as error:
-        return error
     # A task's own step may fail in ways of its own.
     except Exception as error:  # noqa: BLE001
-        failed = InferenceError(
-            f"this model could not answer: {type(error).__name__} at the server"
-        )
-        failed.__cause__ = error
-        return failed
+        return failure(error, "this model could not answer")
+
+
+def failure(error: Exception, what: str) -> RequestError:
+    """``error`` as a client is told of it: what failed, and not more of the server's affairs."""
+    if isinstance(error, RequestError):
+        return error
+    failed = InferenceError(f"{what}: {type(error).__name__}")
+    failed.__cause__ = error
+    return failed
 
 
 def explained(error: RequestError) -> RequestError:

@@ -43,7 +43,7 @@ from handlers.errors import BadRequest, GoldenError, InferenceError, RequestErro
 from handlers.foreign import Foreign, Meaning, meaning_of
 from handlers.formats import FORMATS
 from handlers.inputs import ImageInput
-from handlers.isolation import explained, guarded
+from handlers.isolation import explained, failure, guarded
 from handlers.metrics import GOLDEN_OK, LOAD_SECONDS, LOADS, Publisher
 from handlers.options import Option
 from handlers.pictures import Picture
@@ -423,7 +423,7 @@ class TaskHandler(BaseHandler):
             if len(arrays) == 1:
                 # The error is kept until it is answered; what its frames hold others may need.
                 traceback.clear_frames(error.__traceback__)
-                return [_failure(error)]
+                return [failure(error, "the model failed on this picture")]
             logger.warning("a batch of %d failed, running it singly", len(arrays), exc_info=True)
         # Not before the error is gone, whose frames hold all that the batch took.
         return [self._run([array])[0] for array in arrays]
@@ -486,15 +486,6 @@ class TaskHandler(BaseHandler):
 class _Asked:
     request: requests.Request
     items: list[Item]
-
-
-def _failure(error: Exception) -> RequestError:
-    """What a client is told of a model that failed on one picture."""
-    if isinstance(error, RequestError):
-        return error
-    failed = InferenceError(f"the model failed on this picture: {type(error).__name__}")
-    failed.__cause__ = error
-    return failed
 
 
 def _torch_threads(count: int) -> None:

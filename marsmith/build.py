@@ -25,6 +25,7 @@ from handlers.errors import (
     SpecError,
     WeightsError,
 )
+from handlers.foreign import sums_to_one
 from handlers.integrity import sha256
 from handlers.runtimes import check_requirements
 from handlers.servable import Servable
@@ -229,6 +230,13 @@ def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) 
         if given:
             raise preparing.misgiven(reference.bundle, given[-1], error) from error
         raise preparing.misfit(reference.bundle, pixels, error) from error
+    gives_logits = any("logits" in each.names for each in reference.meanings)
+    scores = outputs.numpy() if isinstance(outputs, torch.Tensor) else None
+    if gives_logits and scores is not None and sums_to_one(scores, within=1e-4):
+        raise WeightsError(
+            "the network gives probabilities, and softmax is applied to what it gives: leave out "
+            "the softmax at its end, so that it gives logits"
+        )
     if classes is not None and classes < reference.least_classes:
         raise SpecError(
             "the network tells one class alone, as one with a sigmoid at its end does: let it give "

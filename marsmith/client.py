@@ -64,14 +64,19 @@ class Refused(ServerError):
         self.status = status
 
 
+class ModelApiOff(Refused):
+    """TorchServe was started without the API that registers and removes models."""
+
+    def __init__(self, status: int) -> None:
+        words = "stop it, and start it with `marsmith serve --model-api`"
+        super().__init__(f"TorchServe's model API is off: {words}", status)
+
+
 Body = bytes | Mapping[str, Any] | Multipart
 
 # What requests reads by itself: the file of the certificates that are trusted
 TRUSTED = "REQUESTS_CA_BUNDLE"
 UNREADABLE = "name the PEM file of the certificates that are trusted"
-MODEL_API_OFF = (
-    "TorchServe's model API is off: stop it, and start it with `marsmith serve --model-api`"
-)
 
 
 PAGE = 100
@@ -241,7 +246,7 @@ class Client:
         url = f"{self.addresses.management}/{path}"
         reply = self._call(method, url, self.tokens.management, timeout=timeout)
         if reply.status == 405:
-            raise Refused(MODEL_API_OFF, reply.status)
+            raise ModelApiOff(reply.status)
         if not reply.ok:
             raise Refused(f"TorchServe refuses {method} {path}: {reply.problem()}", reply.status)
         return reply.json()

@@ -13,7 +13,7 @@ from PIL import Image
 from handlers import plugins
 from handlers.bundle import Bundle
 from handlers.errors import ExportError, ParityError, RequestError, SpecError, WeightsError
-from handlers.foreign import Foreign
+from handlers.foreign import Foreign, sums_to_one
 from handlers.integrity import sha256
 from handlers.runtimes import Arrays
 from handlers.task import TaskHandler
@@ -116,7 +116,7 @@ def _check_logits(handler: TaskHandler, pixels: np.ndarray) -> None:
     """Softmax of what has gone through softmax has the same order, and other scores."""
     model = handler.model
     logits = model.outputs(pixels).get("logits") if isinstance(model, Foreign) else None
-    if logits is None or (logits < 0).any() or (np.abs(logits.sum(axis=1) - 1) > 1e-3).any():
+    if logits is None or not sums_to_one(logits, within=1e-3):
         return
     raise SpecError(
         "outputs: what is said to be logits is from 0 to 1 with a sum of 1, and softmax would be "

@@ -18,7 +18,7 @@ import grpc
 
 from handlers.errors import ServerError
 from marsmith.addresses import Addresses, Tokens, bearer
-from marsmith.client import MODEL_API_OFF, PAGE, TRUSTED, UNREADABLE, Refused, Reply, all_models
+from marsmith.client import PAGE, TRUSTED, UNREADABLE, ModelApiOff, Refused, Reply, all_models
 from marsmith.grpc_messages import CLASSES
 from marsmith.processes import Running
 
@@ -160,7 +160,7 @@ class GrpcClient:
             refusal = _refusal(error)
             problem = refusal.problem()
             if "Model API disabled" in problem:
-                raise Refused(MODEL_API_OFF, refusal.status) from error
+                raise ModelApiOff(refusal.status) from error
             raise Refused(f"TorchServe refuses {method}: {problem}", refusal.status) from error
         return str(answer.msg)
 

@@ -31,7 +31,9 @@ _OPTIONS = [
         "--calibrate", type=click.Path(path_type=Path), help="Pictures to take int8's ranges from."
     ),
     click.option(
-        "--calibrate-count", type=int, help="How many of them; others of the folder can measure."
+        "--calibrate-count",
+        type=click.IntRange(min=1),
+        help="How many of them; others of the folder can measure.",
     ),
     click.option(
         "--evaluate", type=click.Path(path_type=Path), help="Pictures to measure accuracy on."
@@ -91,7 +93,7 @@ def _measured(given: dict[str, Any], here: Path) -> dict[str, Any]:
     keys: dict[str, Any] = {"calibration": {}, "accuracy": {}}
     if given["calibrate"]:
         keys["calibration"]["folder"] = place(here / given["calibrate"], Path.cwd())
-    if given.get("calibrate_count") is not None:
+    if given["calibrate_count"] is not None:
         keys["calibration"]["count"] = given["calibrate_count"]
     if given["keep_fp32"]:
         kept = given["keep_fp32"]
@@ -112,7 +114,7 @@ def check_pictures(spec: ModelSpec, given: dict[str, Any]) -> None:
 
 def checked(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     """The spec, unless options were given that it has no use for."""
-    asked = [given["calibrate"], given["keep_fp32"], given.get("calibrate_count")]
+    asked = [given["calibrate"], given["keep_fp32"], given["calibrate_count"]]
     if spec.precision != "int8" and any(asked):
         raise SpecError(
             "--calibrate, --calibrate-count and --keep-fp32 are for --precision int8, and this is "

@@ -10,7 +10,7 @@ from handlers import integrity
 from handlers.errors import MarsmithError, ServerError, SignatureError
 from marsmith import journal
 from marsmith.archive import Header, file_name, read_header, read_json
-from marsmith.client import MODEL_API_OFF, Client, Refused
+from marsmith.client import Client, ModelApiOff
 from marsmith.drain import remove_version
 from marsmith.grpc_client import GrpcClient
 from marsmith.journal import Entry
@@ -113,7 +113,9 @@ def _carry_out(
     try:
         carry_out(steps, say)
     except RolledBack as error:
-        result = journal.REFUSED if _is_refusal(error.__cause__) else journal.ROLLED_BACK
+        # Not even tried: it may be served at another start, or signed.
+        untried = isinstance(error.__cause__, (SignatureError, ModelApiOff))
+        result = journal.REFUSED if untried else journal.ROLLED_BACK
         unwritten = _note(running, entry, result, reason=str(error))
         raise RolledBack(f"{error}{unwritten}") from error.__cause__
     entry = replace(entry, archive=change.archive)
@@ -143,13 +145,6 @@ def _carry_out(
         unwritten = _note(running, entry, result)
     if unwritten:
         raise ServerError(f"{change.model} {change.version} is the default version now{unwritten}")
-
-
-def _is_refusal(cause: BaseException | None) -> bool:
-    """Whether a version was not even tried: it may be served at another start, or signed."""
-    return isinstance(cause, SignatureError) or (
-        isinstance(cause, Refused) and str(cause) == MODEL_API_OFF
-    )
 
 
 def _kept(store: Path, archive: str) -> dict[str, str]:

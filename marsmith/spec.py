@@ -240,7 +240,7 @@ def _check_foreign(spec: ModelSpec) -> None:
 
 def renaming(suffix: str) -> str:
     """What to do with an artifact of others of such a name, which no runtime takes."""
-    if suffix != ".pth":
+    if suffix not in {each.suffix for each in _runtimes().values() if each.needs_source}:
         return ""
     return (
         ": rename it .pt if it is TorchScript; a state_dict goes with its network, --arch with "
@@ -262,8 +262,11 @@ def runtimes_for(suffix: str) -> list[str]:
 
 def foreign_runtimes() -> dict[str, type[Runtime]]:
     """The runtimes that serve artifacts of others, by their names."""
-    found = {name: plugins.load_runtime(name) for name in plugins.names("runtimes")}
-    return {name: runtime for name, runtime in found.items() if not runtime.needs_source}
+    return {name: each for name, each in _runtimes().items() if not each.needs_source}
+
+
+def _runtimes() -> dict[str, type[Runtime]]:
+    return {name: plugins.load_runtime(name) for name in plugins.names("runtimes")}
 
 
 def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

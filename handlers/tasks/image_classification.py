@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from handlers import drawing, truths
-from handlers.errors import WeightsError
 from handlers.foreign import Meaning, probabilities, through
 from handlers.options import Option
 from handlers.pictures import Picture
@@ -112,11 +111,6 @@ class ImageClassification(TaskHandler):
 
     @staticmethod
     def classes(network: nn.Module, outputs: Tensor) -> int:
-        if bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-4).all()):
-            raise WeightsError(
-                "the network gives probabilities, and softmax is applied to what it gives: leave "
-                "out the softmax at its end, so that it gives logits"
-            )
         _, count = outputs.shape
         return int(count)
 

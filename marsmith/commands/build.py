@@ -81,10 +81,7 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos.")
 @click.option("--color", help="rgb, bgr or gray.")
 @click.option("--antialias/--no-antialias", default=None, help="Smooth when shrinking, or as cv2.")
-@click.option(
-    "--backend",
-    help="Whose resize: pil (exact to Pillow) or tensor (faster).",
-)
+@click.option("--backend", help="Whose resize: pil (exact to Pillow) or tensor (faster).")
 @click.option("--letterbox", type=int, help="Keep the shape in --resize; grey level around it.")
 @click.option("--letterbox-position", help="Where the picture lies in it: center or top-left.")
 @click.option("--layout", help="nchw, nhwc, or without batch axis chw, hwc; of an artifact.")

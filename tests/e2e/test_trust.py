@@ -19,7 +19,7 @@ from tiny import marsmith, pack
 
 from handlers.errors import ServerError
 from handlers.integrity import RECORD, SIGNATURE, sha256
-from marsmith import keys, signing
+from marsmith import journal, keys, signing
 from marsmith.addresses import Tokens, bearer
 from marsmith.archive import MANIFEST, moment, unpack, zip_folder
 from marsmith.grpc_client import GrpcClient
@@ -108,6 +108,7 @@ def test_a_rollout_of_what_is_not_as_signed_is_refused(
     path = forge(original, tmp_path / "forged", signature)
     with pytest.raises(RolledBack, match="no signature of" if signed else "is not signed"):
         roll_out(guarded.running, path, Options(), False, lambda _: None)
+    assert journal.read(guarded.home)[-1].result == journal.REFUSED
     with guarded.client() as client:
         assert [found["modelVersion"] for found in client.describe("lenet5_digits", "all")] == [
             "1.0"

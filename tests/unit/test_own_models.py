@@ -613,6 +613,17 @@ def test_a_network_that_gives_no_logits_is_told(user: Path, end: str, words: str
     assert words in str(result.exception)
 
 
+def test_a_segmenter_that_gives_probabilities_is_told(user: Path) -> None:
+    (user / "ends.py").write_text(
+        "from torch import nn\n\ndef Net():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 2, 1), nn.Softmax(1))\n"
+    )
+    torch.save(nn.Sequential(nn.Conv2d(3, 2, 1)).state_dict(), user / "ends.pth")
+    words = ("--arch", "ends.py:Net", "--weights", "ends.pth", "--runtime", "eager", *OWN, *SQUARE)
+    result = run(*words, "--task", "semantic-segmentation")
+    assert "leave out the softmax at its end" in str(result.exception)
+
+
 GIVES = """
 import torch
 from torch import nn

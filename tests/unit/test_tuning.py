@@ -36,7 +36,7 @@ from marsmith.tuning.serving import Load
 
 OPTIONS = (
     *("version", "runtime", "precision", "method", "profile", "weights", "samples"),
-    *("calibrate", "evaluate", "keep_fp32", "max_drop"),
+    *("calibrate", "calibrate_count", "evaluate", "keep_fp32", "max_drop"),
 )
 HOST = {"cpu": "a processor", "cores": 2}
 
