@@ -166,6 +166,16 @@ def test_an_answer_without_a_mask_is_not_one_with(task: SemanticSegmentation) ->
         assert difference.detail == "only one of the two answers has a mask"
 
 
+def test_the_same_ids_under_other_labels_are_another_answer(task: SemanticSegmentation) -> None:
+    before = answer(task, "png")
+    task.bundle.labels[1], task.bundle.labels[3] = LABELS[3], LABELS[1]
+    found = task.compare(before, answer(task, "png"))
+    # Four trees and two cats, the other way round.
+    assert not found.same
+    assert found.figures["largest_changed"] == pytest.approx(2 / 15, abs=1e-5)
+    assert found.detail.startswith("by the shares of the classes")
+
+
 class _Any(SemanticSegmentation):
     """Answers as ``said`` does, with planes of the picture's size."""
 
