@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import requests
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from handlers.errors import WeightsError
@@ -31,8 +32,8 @@ def download(url: str, path: Path, digest: str) -> Path:
                 _download(url, part, path, digest)
     except requests.RequestException as error:
         raise WeightsError(
-            f"{url} cannot be downloaded ({type(error).__name__}): get the file on a machine with "
-            f"network and put it at {path}"
+            f"{_wrong(path, digest)}{url} cannot be downloaded ({type(error).__name__}): get the "
+            f"file on a machine with network and put it at {path}"
         ) from error
     except OSError as error:
         raise WeightsError(
@@ -44,6 +45,13 @@ def download(url: str, path: Path, digest: str) -> Path:
 
 def _is_there(path: Path, digest: str) -> bool:
     return path.is_file() and sha256(path).startswith(digest)
+
+
+def _wrong(path: Path, digest: str) -> str:
+    """What is to be said of a file that somebody put there and that is not the right one."""
+    if not path.is_file():
+        return ""
+    return f"{path} has sha256 {sha256(path)} and {digest}... is wanted, and "
 
 
 def _download(url: str, part: Path, path: Path, digest: str) -> None:
@@ -73,4 +81,7 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def _progress() -> Progress:
-    return Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    # A command's own output, maybe JSON, goes to the other one.
+    told = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    return Progress("{task.description}", *columns, console=told)

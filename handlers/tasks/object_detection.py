@@ -154,7 +154,7 @@ class ObjectDetection(TaskHandler):
         return compact()
 
     def options(self) -> list[Option]:
-        floor = self.bundle.decode["score_floor"]
+        floor = self._floor()
         default = max(floor, self.bundle.defaults.get("min_score", 0.5))
         words = "least score of an answered box; the lowest possible is fixed in the archive"
         return [Option("min_score", float, default, words, minimum=floor, maximum=1.0)]
@@ -170,7 +170,7 @@ class ObjectDetection(TaskHandler):
         reasons = {
             "nms_iou": f"the IoU of NMS {when} {nms}",
             "max_detections": f"the number of boxes {when} {most}",
-            "score_floor": f"the least possible score {when} {has['score_floor']}",
+            "score_floor": f"the least possible score {when} {self._floor()}",
         }
         return reasons | dict.fromkeys(_NMS, reasons["nms_iou"])
 
@@ -236,7 +236,14 @@ class ObjectDetection(TaskHandler):
         return max((each["score"] - threshold for each in answer), default=0.0)
 
     def widest(self) -> dict[str, Any]:
-        return {"min_score": self.bundle.decode["score_floor"]}
+        return {"min_score": self._floor()}
+
+    def _floor(self) -> float:
+        """The least score that may be asked for; below it the exported module has no boxes.
+
+        An artifact of others has those that its makers left.
+        """
+        return 0.0 if self.bundle.foreign else float(self.bundle.decode["score_floor"])
 
     metric_name = "mAP"
 

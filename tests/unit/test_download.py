@@ -86,8 +86,12 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def test_a_file_is_downloaded_once(server: Server, path: Path) -> None:
+def test_a_file_is_downloaded_once(
+    server: Server, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert download(server.url, path, DIGEST) == path
+    # A command's own output may be JSON.
+    assert capsys.readouterr().out == ""
     assert path.read_bytes() == CONTENT
     assert not part_of(path).exists()
     assert download(server.url, path, DIGEST) == path
@@ -179,3 +183,12 @@ def test_no_server_says_where_to_put_the_file(path: Path) -> None:
         with pytest.raises(WeightsError, match="ConnectionError") as refused:
             download(url, path, DIGEST)
     assert f"put it at {path}" in str(refused.value)
+
+
+def test_without_a_server_a_wrong_file_in_its_place_is_told(server: Server, path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT[:1000])
+    with pytest.raises(WeightsError) as refused:
+        download(server.url + "s", path, DIGEST)
+    came = hashlib.sha256(CONTENT[:1000]).hexdigest()
+    assert str(refused.value).startswith(f"{path} has sha256 {came} and {DIGEST}... is wanted")

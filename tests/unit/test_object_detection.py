@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from handlers.bundle import Bundle
 from handlers.errors import BadRequest, InferenceError, PluginError
+from handlers.foreign import Contract
 from handlers.inputs import ImageInput
 from handlers.options import parse_options
 from handlers.pictures import Picture
@@ -133,6 +135,17 @@ def test_what_an_archive_fixes_is_told_to_who_asks_for_another(
     assert "accepted are min_score: a number from" in str(refused.value)
     with pytest.raises(BadRequest, match="unknown option 'other'"):
         parse_options({"other": 0.3}, task.options(), task.fixed())
+
+
+def test_an_artifact_of_others_may_be_asked_for_all_that_it_gives() -> None:
+    task = _task(ImageInput())
+    task.bundle = replace(task.bundle, foreign=Contract(outputs={"boxes": None}))
+    boxes = np.array([[0, 0, 9, 9], [0, 0, 7, 7]], np.float32)
+    outputs = (boxes, np.array([0.9, 0.03], np.float32), np.array([1, 1]))
+    picture = Picture.of(Image.new("RGB", (20, 20)))
+    asked = parse_options({"min_score": 0.01}, task.options())
+    for options, count in ((asked, 2), (task.widest(), 2), (task.defaults(), 1)):
+        assert len(task.postprocess(outputs, picture, options)) == count
 
 
 @pytest.mark.parametrize(("said", "has"), [(None, 0.55), (0.3, 0.3)])
