@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.prepared import prepare
+from benchmarks.serving.machine import commit
 from benchmarks.truth import agreement
 from marsmith import named
 from marsmith.addresses import free_addresses
@@ -51,10 +52,11 @@ pictures in three sizes, sent together in one request and all at once, were comp
 least IoU of two boxes or share of equal pixels. Boxes are compared from a score of 0.05 on (FCOS:
 0.2, below which torchvision's own gives none), and there must be some at each of the three sizes.
 A torchscript detector is scripted and all else traced, as the model files say. On onnx and openvino
-detectors take one picture a call. Build times are of two cores, some of them busy.
+detectors take one picture a call. Build times are of two cores, some of them busy. *commit* is the
+one that a row was made with, or for rows of before 30 November 2026 the one that brought it here.
 
-| model | runtime | build s | archive MB | parity | compared | scores | overlap |
-|---|---|---|---|---|---|---|---|
+| model | runtime | build s | archive MB | parity | compared | scores | overlap | commit |
+|---|---|---|---|---|---|---|---|---|
 """
 # Seconds of a build.
 _MOST = 3600
@@ -171,7 +173,7 @@ def _row(spec: ModelSpec, runtime: str, result: dict[str, Any]) -> str:
             f"{result['score']:.1e}",
             "" if spec.task == "image-classification" else f"{result['overlap']:.5f}",
         ]
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join([*cells, commit()])} |"
 
 
 if __name__ == "__main__":

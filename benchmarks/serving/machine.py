@@ -36,9 +36,14 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "load_average": os.getloadavg(),
-        "commit": _words("git", "-C", str(PROJECT), "describe", "--always", "--dirty"),
+        "commit": commit(),
         "wrk": _words("wrk", "-v").partition("[")[0].strip(),
     }
+
+
+def commit() -> str:
+    """The commit that is measured, with ``-dirty`` behind it where files differ from it."""
+    return _words("git", "-C", str(PROJECT), "describe", "--always", "--dirty").strip()
 
 
 def versions(environments: list[str]) -> dict[str, dict[str, str]]:
