@@ -22,10 +22,13 @@ from benchmarks.serving.choice import chosen, families
 from benchmarks.serving.plan import Plan
 from benchmarks.serving.session import Session
 from benchmarks.serving.subject import PROJECT, Subject, serving_settings
-from handlers.errors import MarsmithError
+from handlers.errors import MarsmithError, SpecError
 
 RESULTS = PROJECT / "results"
 LOADS = ("closed", "poisson", "mlperf", "eight", "large", "small")
+# Settings of some loads: each needs one of each set.
+_OPEN = {"poisson", "mlperf"}
+_NEEDED = {"shares": (_OPEN, {"closed"}), "rates": (_OPEN,), "latency_ms": ({"mlperf"},)}
 _QUICK = Plan(
     rounds=1,
     seconds=2.0,
@@ -139,7 +142,13 @@ def _plan(given: dict[str, Any]) -> Plan:
         "patience",
     )
     said = {key: given[key] for key in keys if given[key] not in (None, ())}
-    return replace(_QUICK if given["quick"] else Plan(), **said)
+    plan = replace(_QUICK if given["quick"] else Plan(), **said)
+    for key, needed in _NEEDED.items():
+        for loads in needed if key in said else ():
+            if not loads & set(plan.loads):
+                option = f"--{key.replace('_', '-')}"
+                raise SpecError(f"{option} needs --load {' or '.join(sorted(loads))} as well")
+    return plan
 
 
 def _run(

@@ -14,6 +14,8 @@ Measurements = Sequence[dict[str, Any]]
 INSTALLED, TUNED = "torchserve/installed", "torchserve/tuned"
 # The roles of processes that have a model.
 _WORKERS = ("worker", "server")
+# What tells, by the kind of a measurement, how many requests were not answered well.
+_FAILED = {"accuracy": "unanswered"}
 # How many of the pictures a contender may get wrong beyond the reference.
 _TOLERANCE = 0.005
 
@@ -146,7 +148,7 @@ def _row(
         worker_rss=_largest_worker(usages, "rss"),
         worker_pss=_largest_worker(usages, "each_pss"),
         ready=Spread.of(ready) if ready else None,
-        failed=sum(one.get("failed", 0) for one in own if one["kind"] != "failed"),
+        failed=sum(one.get(_FAILED.get(one["kind"], "failed"), 0) for one in own),
         others=max((usage["others"] for usage in usages), default=0.0),
         problem=reasons[0] if reasons else "",
         ratios={heading: found for heading, found in ratios.items() if found},

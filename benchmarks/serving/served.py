@@ -74,7 +74,7 @@ class Served:
 
     def _asked_by_wrk(self, seconds: float) -> int:
         assert self.bodies is not None
-        return int(loads.closed(self.bodies, max(self.plan.connections), seconds)["requests"])
+        return _good(loads.closed(self.bodies, max(self.plan.connections), seconds))
 
     def _asked_in_turn(self, seconds: float) -> int:
         """Without wrk, which the other loads do not need."""
@@ -93,6 +93,7 @@ class Served:
         # What is answered after the end does not count: a load must be long against an answer.
         longer = LONGER if size == "large" or together > 1 else 1
         loads.closed(bodies, connections, longer * self.plan.warm_each)
+        self._settle()
         found = self._watched(
             "closed",
             lambda: loads.closed(bodies, connections, longer * self.plan.seconds),
@@ -164,8 +165,8 @@ class Served:
         return found
 
     def _settle(self) -> None:
-        """Wait until what a client has left behind is answered."""
-        self.made.ask(self.sized("real")[0].data)
+        """Wait until what a client has left behind is answered: servers work for who has gone."""
+        self.made.wait_ready(self.sized("real")[0].data)
 
     def _bodies(self, size: str, together: int) -> loads.Bodies | None:
         """Requests of ``together`` pictures each; None where its protocol takes one at a time."""
@@ -180,8 +181,13 @@ class Served:
         return loads.Bodies.write(folder, self.made.address, requests) if requests else None
 
 
+def _good(found: dict[str, Any]) -> int:
+    """How many requests were answered well."""
+    return int(max(0, found["requests"] - found["failed"]))
+
+
 def _rate(found: dict[str, Any]) -> float:
-    return float(max(0.0, (found["requests"] - found["failed"]) / found["seconds"]))
+    return float(_good(found) / found["seconds"])
 
 
 def _words(found: dict[str, Any]) -> str:

@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.serving import __main__ as command
-from benchmarks.serving import choice, rows, session
-from benchmarks.serving.contender import Contender, Local
+from benchmarks.serving import choice, loads, rows, session
+from benchmarks.serving.contender import Address, Contender, Local, Request, Server
 from benchmarks.serving.plan import Plan
+from benchmarks.serving.served import Served
 from benchmarks.serving.subject import Subject
 from handlers.errors import ServerError
 
@@ -159,3 +162,72 @@ def test_a_signal_ends_every_server_and_keeps_what_was_measured(
     # What there is, is shown as at the end of a whole sitting.
     assert "standing/a" in (tmp_path / "tables.txt").read_text()
     assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
+
+
+class _Serving(Server):
+    """Notes what it is asked; no process."""
+
+    part, recommended = "tests", "nobody"
+    address = Address("http://127.0.0.1:9")
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.noted: list[str] = []
+
+    @classmethod
+    def variants(cls, subject: Subject) -> list[str]:
+        return ["a"]
+
+    def prepare(self) -> None: ...
+
+    def start(self) -> None: ...
+
+    def request(self, pictures: Sequence[bytes]) -> Request:
+        return Request("/", pictures[0])
+
+    def answers(self, body: bytes) -> list[Any]:
+        return []
+
+    def ask(self, picture: bytes, seconds: float | None = None) -> bytes:
+        self.noted.append("asked")
+        return b""
+
+
+def test_no_load_begins_while_the_server_works_for_the_one_before(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _Serving("a", subject, 1.0)
+
+    def closed(bodies: loads.Bodies, connections: int, seconds: float) -> dict[str, Any]:
+        made.noted.append("loaded")
+        some = {"requests": 10, "failed": 4, "seconds": 1.0, "client_cpu": 0.0}
+        return {"connections": connections, **some}
+
+    monkeypatch.setattr(loads, "closed", closed)
+    plan = Plan(loads=("closed",), connections=(1, 8), warm=1.0, warm_requests=6)
+    kept: list[dict[str, Any]] = []
+
+    def record(kind: str, **figures: Any) -> None:
+        kept.append({"kind": kind, **figures})
+
+    pictures = list(subject.pictures)
+    with closing(made):
+        Served(plan, made, 0, lambda size: pictures, tmp_path, record, lambda words: None).run()
+    # Warming up, and for each number of connections a load to warm up and one that counts.
+    assert made.noted == ["loaded", "asked"] * 5
+    # Those that failed have warmed nothing.
+    assert kept[0] == {"kind": "warm", "requests": 6, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("--load closed --rates 5", "--rates needs --load mlperf or poisson as well"),
+        ("--load closed --shares 0.5", "--shares needs --load mlperf or poisson as well"),
+        ("--load poisson --rates 5 --shares 0.5", "--shares needs --load closed as well"),
+        ("--load closed --latency-ms 50", "--latency-ms needs --load mlperf as well"),
+    ],
+)
+def test_settings_of_loads_that_are_not_asked_for_are_refused(words: str, needed: str) -> None:
+    done = CliRunner().invoke(command.main, ["--count", "2", *words.split()])
+    assert (done.exit_code, done.output.strip()) == (1, f"error: {needed}")

@@ -59,6 +59,12 @@ def test_a_row_takes_the_connections_that_gave_most(measurements: list[dict[str,
     assert row.ready == Spread(4.0, 4.0, 4.0)
 
 
+def test_pictures_that_were_not_answered_when_they_were_scored_have_failed() -> None:
+    kinds = {"kind": "accuracy", "score": 0.9, "unanswered": 2, "contender": TUNED, "round": 0}
+    found = [kinds, _closed(TUNED, 0, 100.0, failed=3)]
+    assert _row(found, TUNED).failed == 5
+
+
 def test_a_lone_request_takes_the_time_through_the_answers_of_one_connection() -> None:
     # Results of earlier sittings have wrk's mean, with requests in it that were never sent.
     alone = {"requests": 349, "seconds": 10.0, "mean": 46.8, "connections": 1}

@@ -37,6 +37,7 @@ _VARIANTS = (
     "tuned-torchscript",
     "tuned-compile",
     "tuned-batch",
+    "tuned-compile-batch",
     "nothing",
 )
 # The geometry that image_classifier has built in, and image_segmenter as well.
@@ -86,7 +87,7 @@ class Stock(Server):
         "image_classifier` (eager state_dict), `torchserve --start --ncs`. installed: no setting "
         "but ports. tuned, by its performance checklist: a worker for each core, one thread "
         "each (OMP_NUM_THREADS=1); tuned-torchscript serves a traced file, tuned-compile adds pt2 "
-        "compile, tuned-batch batchSize 8 within 5 ms. A model of another size than 256/224 gets a "
+        "compile, tuned-batch batchSize 8 within 5 ms, tuned-compile-batch both. A model of another size than 256/224 gets a "
         "subclass with its image_processing, as the MNIST example has. nothing: a handler that "
         "answers at once, batchSize 8, one worker."
     )
@@ -129,13 +130,14 @@ class Stock(Server):
         if self.variant == "nothing":
             return {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 5}
         workers = {"minWorkers": self.subject.cores, "maxWorkers": self.subject.cores}
-        if self.variant == "tuned-compile":
+        settings: dict[str, Any] = {**workers}
+        if "-compile" in self.variant:
             # Each worker compiles at its first request: minutes on a busy machine.
-            compiling = {"pt2": {"compile": {"enable": True, "backend": "inductor"}}}
-            return {**workers, **compiling, "responseTimeout": round(self.patience)}
-        if self.variant == "tuned-batch":
-            return {**workers, "batchSize": 8, "maxBatchDelay": 5}
-        return workers
+            settings["pt2"] = {"compile": {"enable": True, "backend": "inductor"}}
+            settings["responseTimeout"] = round(self.patience)
+        if self.variant.endswith("-batch"):
+            settings |= {"batchSize": 8, "maxBatchDelay": 5}
+        return settings
 
     def _nothing(self, source: Path) -> list[Any]:
         (source / "nothing.py").write_text(_NOTHING)
