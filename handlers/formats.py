@@ -103,7 +103,8 @@ def trim_jpeg(data: bytes) -> tuple[bytes, bytes, int]:
     What follows the first start-of-scan marker is kept as it is. The EXIF block is empty where
     there is none. Raises BrokenPicture for more than ``MAX_BLOCKS`` segments.
     """
-    parts, exif, at, blocks = [data[:2]], b"", 2, 0
+    parts: list[bytes | memoryview] = [data[:2]]
+    exif, at, blocks = b"", 2, 0
     while (at := data.find(b"\xff", at)) >= 0 and (marker := data[at + 1 : at + 2]) != b"\xda":
         blocks += 1
         _check_blocks("JPEG", blocks)
@@ -120,7 +121,8 @@ def trim_jpeg(data: bytes) -> tuple[bytes, bytes, int]:
             parts.append(segment)
         at += 2 + size
     if at >= 0:
-        parts.append(data[at:])
+        # A view: a photograph's scan is megabytes, which joining copies anyway.
+        parts.append(memoryview(data)[at:])
     return b"".join(parts), exif, _scans(data, at) if at >= 0 else 0
 
 

@@ -3,12 +3,13 @@
 That module imports OpenVINO, ONNX Runtime, Torch-TensorRT and PyTorch/XLA only to see whether they
 are installed, and torch whatever the runtime, which costs a worker seconds and hundreds of
 megabytes; and it switches float32 matrix products to TF32 on NVIDIA Ampere and later. All of that
-is undone here.
+is undone here, and a request's bytes are read without copies.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -83,5 +84,27 @@ else:
     _import_without_torch()
 
 from ts.torch_handler.base_handler import BaseHandler  # noqa: E402
+
+
+def _receive(conn: socket.socket, length: int) -> bytearray:
+    """``length`` bytes of the front end, read into their place.
+
+    Theirs asks for all that is missing again and again, and gets a new buffer of that size for
+    each piece that has come: of a picture of 110 KB 30 instead of 7 microseconds.
+    """
+    data = bytearray(length)
+    place, have = memoryview(data), 0
+    while have < length:
+        came = conn.recv_into(place[have:], 0, socket.MSG_WAITALL)
+        if not came:
+            logging.info("Frontend disconnected.")
+            sys.exit(0)
+        have += came
+    return data
+
+
+# A worker has imported it before any handler; elsewhere nobody asks, and it would import torch.
+if (protocol := sys.modules.get("ts.protocol.otf_message_handler")) is not None:
+    protocol._retrieve_buffer = _receive  # type: ignore[attr-defined]
 
 __all__ = ["BaseHandler"]

@@ -79,6 +79,21 @@ def test_base_handler_neither_probes_nor_changes_precision(project: Path) -> Non
     assert _run(code, project).split() == ["highest", "False", "False", "BaseHandler"]
 
 
+def test_a_worker_reads_requests_as_torchserve_does(project: Path) -> None:
+    # The service has imported its protocol before it imports a handler.
+    code = (
+        "from ts.protocol import otf_message_handler as o; theirs = o._retrieve_buffer; "
+        "import handlers.torchserve, socket, threading; a, b = socket.socketpair(); "
+        "body = bytes(range(256)) * 4000; "
+        "sender = threading.Thread(target=lambda: (a.sendall(body * 2), a.close())); "
+        "sender.start(); first, second = theirs(b, len(body)), o._retrieve_buffer(b, len(body)); "
+        "print(o._retrieve_buffer is theirs, first == second == body, type(second).__name__, "
+        "len(o._retrieve_buffer(b, 0)), flush=True); o._retrieve_buffer(b, 4); print('went on')"
+    )
+    # It ends, with status 0, when the front end has gone.
+    assert _run(code, project).split() == ["False", "True", "bytearray", "0"]
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Stands for the root of an archive whose worker needs no torch."""

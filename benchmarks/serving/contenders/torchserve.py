@@ -87,9 +87,9 @@ class Stock(Server):
         "image_classifier` (eager state_dict), `torchserve --start --ncs`. installed: no setting "
         "but ports. tuned, by its performance checklist: a worker for each core, one thread "
         "each (OMP_NUM_THREADS=1); tuned-torchscript serves a traced file, tuned-compile adds pt2 "
-        "compile, tuned-batch batchSize 8 within 5 ms, tuned-compile-batch both. A model of another size than 256/224 gets a "
-        "subclass with its image_processing, as the MNIST example has. nothing: a handler that "
-        "answers at once, batchSize 8, one worker."
+        "compile, tuned-batch batchSize 8 within 5 ms, tuned-compile-batch both. A model of "
+        "another size than 256/224 gets a subclass with its image_processing, as the MNIST example "
+        "has. nothing: a handler that answers at once, batchSize 8, one worker."
     )
     tasks = tuple(_HANDLERS)
     environment = "torchserve"
