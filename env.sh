@@ -1,5 +1,6 @@
 # The environment for TorchServe: `. ./env.sh` in the project's folder (sh, bash or zsh).
 # Then `torchserve --start --models all` works as its manual says; sourcing it again does no harm.
+# It checks no signatures (`require_signature`): only `marsmith serve` does.
 if [ ! -f marsmith/environment.py ]; then
     echo "error: no marsmith/environment.py in $PWD: source env.sh in the project's folder" >&2
     # `return` leaves the sourced file and not the shell

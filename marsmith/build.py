@@ -66,8 +66,14 @@ class Built:
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
+        bundle = self.proof.artifact.bundle
         return {
+            "model": bundle.name,
+            "version": bundle.version,
+            "runtime": bundle.runtime,
+            "precision": bundle.precision,
             "path": str(self.path),
+            "bytes": self.path.stat().st_size,
             "sha256": self.sha256,
             "unchanged": self.unchanged,
             "parity": self.proof.parity.to_json(),

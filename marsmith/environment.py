@@ -36,6 +36,7 @@ from marsmith.addresses import read_properties
 
 CONFIG_NAME = "config.properties"
 TEMP_SETTING = "temp_folder"
+SIGNATURE_SETTING = "require_signature"
 # An AF_UNIX socket's path has 107 bytes at most, and ends in /.ts.sock.9000 or a higher number.
 _LONGEST = 107 - len("/.ts.sock.65535")
 _OPTIONS = "JDK_JAVA_OPTIONS"
@@ -166,7 +167,10 @@ def link_java() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the shell lines, or link java with ``--link-java``; the exit status."""
+    """Print the shell lines, or link java with ``--link-java``; the exit status.
+
+    Who asks for the lines starts TorchServe by hand, so that what it does not check is told.
+    """
     try:
         if arguments == ["--link-java"]:
             print(link_java())
@@ -175,6 +179,13 @@ def main(arguments: list[str]) -> int:
             raise ServerError(f"unknown option {arguments[0]}: only --link-java is accepted")
         for name, value in variables(Path.cwd()).items():
             print(f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}")
+        if SIGNATURE_SETTING in read_properties(Path(CONFIG_NAME)):
+            print(
+                f"warning: `torchserve --start` does not check {SIGNATURE_SETTING}, which is in "
+                f"{CONFIG_NAME}, and serves unsigned archives as well: start with `marsmith serve`,"
+                " or run `marsmith verify-signature` with each archive before",
+                file=sys.stderr,
+            )
     except MarsmithError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

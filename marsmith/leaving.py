@@ -6,11 +6,14 @@ import atexit
 import logging
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
+
+_CLEAR_SECONDS = 20.0
 
 
 def leave(status: int) -> NoReturn:
@@ -50,3 +53,17 @@ def leave_in_order(status: int = 1) -> None:
             sys.exit(status)
 
     catch_ends(end)
+
+
+@contextmanager
+def clearing(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Wait for a process within; interrupted, or out of time, it may clear away what it began."""
+    try:
+        yield
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_CLEAR_SECONDS)
+        raise
+    finally:
+        process.kill()

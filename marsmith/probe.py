@@ -6,6 +6,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,8 +83,8 @@ def task_difference(model: Bundle, expected: Any, answer: Any, tolerance: float)
     return golden.difference(handler, expected, answer, tolerance)
 
 
-def ask(goldens: Goldens, predict: Predict) -> GoldenCheck:
-    """Ask golden requests, until one goes wrong."""
+def ask(goldens: Goldens, predict: Predict, least: int = 1) -> GoldenCheck:
+    """Ask golden requests, ``least`` of them by turns if there are fewer, until one goes wrong."""
     if goldens.bundle is None:
         return GoldenCheck(0, None)
     spent, answered = 0.0, False
@@ -96,12 +97,12 @@ def ask(goldens: Goldens, predict: Predict) -> GoldenCheck:
         answered = reply.ok
         return reply
 
-    for count, case in enumerate(goldens.cases, 1):
+    wanted = max(least, len(goldens.cases))
+    for count, case in enumerate(islice(cycle(goldens.cases), wanted), 1):
         if problem := _problem(goldens.bundle, case, timed):
             said = f"{case.request.picture}: {problem}"
             return GoldenCheck(count, said, spent / count, is_wrong=answered)
-    count = len(goldens.cases)
-    return GoldenCheck(count, None, spent / count)
+    return GoldenCheck(wanted, None, spent / wanted)
 
 
 def _problem(model: Bundle, case: Case, predict: Predict) -> str | None:

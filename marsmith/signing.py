@@ -19,9 +19,10 @@ from handlers.errors import IntegrityError, SignatureError
 from handlers.integrity import RECORD, SIGNATURE
 from marsmith import archive
 from marsmith import keys as key_files
+from marsmith.environment import SIGNATURE_SETTING
 from marsmith.store import workspace
 
-SETTING = "require_signature"
+SETTING = SIGNATURE_SETTING
 
 
 def sign(path: Path, key: Path) -> None:

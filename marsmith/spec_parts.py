@@ -193,7 +193,7 @@ class ServingSpec(Strict):
     """What becomes ``model-config.yaml`` and the worker's ``Limits``.
 
     Delays are in milliseconds, timeouts in seconds. ``cores`` are those of the host that will serve
-    (default: this machine's); ``threads`` 0 shares them among the workers.
+    (default: this machine's); ``threads`` 0 shares them among the workers, of which each has one.
     """
 
     workers: Annotated[int, Field(ge=1, le=256)] = Limits.workers
@@ -213,10 +213,13 @@ class ServingSpec(Strict):
     @model_validator(mode="after")
     def _fits(self) -> ServingSpec:
         cores = self.cores or usable()
-        if self.threads and self.workers * self.threads > cores:
+        # With 0 each worker has its share of them, and never less than one.
+        threads = max(self.threads, 1)
+        if self.workers * threads > cores:
+            lower = "lower one, leave threads 0" if threads > 1 else "lower workers"
             raise ValueError(
-                f"{self.workers} workers x {self.threads} threads fight for {cores} cores: lower "
-                "one, leave threads 0, or say the serving host's 'cores'"
+                f"{self.workers} workers x {threads} thread{'s' * (threads > 1)} fight for {cores} "
+                f"cores: {lower}, or say the serving host's 'cores'"
             )
         if self.queue_size < self.batch_size:
             raise ValueError("queue_size is smaller than batch_size: no batch would ever be full")

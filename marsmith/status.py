@@ -95,11 +95,11 @@ def find_default(statuses: Sequence[VersionStatus], model: str) -> VersionStatus
     return next((one for one in statuses if one.model == model and one.default), None)
 
 
-def check_golden(client: Client, status: VersionStatus) -> GoldenCheck:
+def check_golden(client: Client, status: VersionStatus, least: int = 1) -> GoldenCheck:
     """Ask a version its own golden requests through the server, until one goes wrong.
 
-    They are those that its workers have unpacked: the store may have another archive by now, or
-    none.
+    ``least`` of them are asked by turns if there are fewer. They are those that its workers have
+    unpacked: the store may have another archive by now, or none.
     """
     try:
         goldens = Goldens.read(unpacked(status))
@@ -109,7 +109,7 @@ def check_golden(client: Client, status: VersionStatus) -> GoldenCheck:
     def predict(picture: bytes) -> Reply:
         return client.predict(status.model, picture, version=status.version)
 
-    return ask(goldens, predict)
+    return ask(goldens, predict, least)
 
 
 def unpacked(status: VersionStatus) -> Path:

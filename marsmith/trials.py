@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,13 @@ from handlers import plugins
 from handlers.errors import ExportError, SmokeError, SpecError
 from marsmith import smoke
 from marsmith.archive import file_name
+from marsmith.leaving import clearing
 from marsmith.spec import ModelSpec
 
 # Of which runtimes and precisions are compared; the fastest is chosen by the model's own.
 BATCH = 8
 Tell = Callable[[str], object]
 BUILD_SECONDS = 3600.0
-_CLEAR_SECONDS = 20.0
 REFERENCE = ("eager", "fp32")
 
 
@@ -178,18 +176,10 @@ def _build(
 
 
 def _run(command: Sequence[str], root: Path, seconds: float) -> subprocess.CompletedProcess[str]:
-    """Run a build; one that is interrupted or takes too long may clear away what it has begun."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            out, err = process.communicate(timeout=seconds)
-        except (KeyboardInterrupt, subprocess.TimeoutExpired):
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=_CLEAR_SECONDS)
-            raise
-        finally:
-            process.kill()
+    begun = subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True)
+    with begun as process, clearing(process):
+        out, err = process.communicate(timeout=seconds)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 

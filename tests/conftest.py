@@ -85,16 +85,25 @@ class Reply:
 
 
 class Worker:
-    """A loaded archive, called with what TorchServe's protocol makes of requests."""
+    """A loaded archive, called with what TorchServe's protocol makes of requests.
 
-    def __init__(self, folder: Path) -> None:
+    ``metrics`` is TorchServe's cache of metrics, which logs what a worker prints.
+    """
+
+    def __init__(self, folder: Path, metrics: Any = None) -> None:
         from ts.context import Context
 
         from handlers.entry import Service
 
         manifest = json.loads((folder / "MAR-INF/MANIFEST.json").read_text())
         self.context = Context(
-            manifest["model"]["modelName"], str(folder), manifest, 8, None, "0.12.0"
+            manifest["model"]["modelName"],
+            str(folder),
+            manifest,
+            8,
+            None,
+            "0.12.0",
+            metrics=metrics,
         )
         self.service = Service()
         self.service.initialize(self.context)

@@ -140,7 +140,10 @@ class Subject:
             geometry = asdict(resolve.image_input(self.spec))
             given["input"] = {**geometry, **given.get("input", {}), "backend": backend}
         given |= {"runtime": runtime, "precision": precision}
-        given["serving"] = {**given.get("serving", {}), **self.serving, **said, **serving}
+        own = given.get("serving", {})
+        # The file's settings may be for a host of fewer cores, or of more.
+        cores = max(self.cores, own.get("cores", 0))
+        given["serving"] = {**own, "cores": cores, **self.serving, **said, **serving}
         file = weights.locate(self.spec, PROJECT)
         given["weights"] = {**given["weights"], "file": str(file.absolute())}
         parse(given, f"{runtime}:{precision}")

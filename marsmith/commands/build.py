@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from handlers.errors import MarsmithError, SpecError
+from marsmith import several
 from marsmith.importing import for_good
 from marsmith.model_options import (
     AUTO,
@@ -30,6 +31,9 @@ from marsmith.model_options import (
 if TYPE_CHECKING:
     from marsmith.spec import ModelSpec
 
+# The file of a command is imported when that runs. What follows may take seconds (torch) or, with
+# --runtime auto, minutes.
+_BEGUN = time.perf_counter()
 # The folders of an absolute path: where something lay on the build machine does not travel.
 _PLACE = re.compile(r"(?<![\w./~-])/(?:[^\s/:'\"]+/)+")
 
@@ -88,7 +92,8 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.option("--dtype", help="float32, float16 or uint8, of an artifact.")
 @click.option("--scale", type=float, help="What an artifact's pixels are divided by (255).")
 @click.option("--save-yaml", type=click.Path(path_type=Path), help="Write a model file of it, too.")
-@click.option("--json", "as_json", is_flag=True, help="Report as one line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON, a line for each model.")
+@click.option("--report", type=click.Path(path_type=Path), hidden=True)
 @click.option("--list", "listing", is_flag=True, help="List the models that can be built.")
 def command(
     names: tuple[str, ...],
@@ -131,14 +136,26 @@ def command(
         return
     if len(specs) > 1:
         # TorchScript numbers its types per process: a process each keeps archives reproducible.
-        words = [sys.executable, "-m", "marsmith", "build", *_options_given()]
-        for name in specs:
-            done = subprocess.run([*words, name])
-            if done.returncode:
-                sys.exit(done.returncode)
+        _several([sys.executable, "-m", "marsmith", "build", *_options_given()], specs, as_json)
         return
     (spec,) = specs.values()
-    _build(_chosen(checked(spec, given), given), _store(given, here), force, as_json)
+    with several.reporting(given["report"]):
+        told = _build(_chosen(checked(spec, given), given), _store(given, here), force, as_json)
+        if given["report"]:
+            given["report"].write_text(json.dumps(told), "utf-8")
+
+
+def _several(command: list[str], specs: dict[str, ModelSpec], as_json: bool) -> None:
+    """Build each, whatever becomes of the others; exit status 1 where one has failed."""
+    start, told = time.perf_counter(), []
+    for found in several.build_each(command, specs):
+        told.append(found)
+        if as_json and "problem" in found:
+            print(json.dumps(found), flush=True)
+    seconds = time.perf_counter() - start
+    several.print_table(Console(highlight=False, stderr=as_json), told, seconds)
+    if any("problem" in found for found in told):
+        sys.exit(1)
 
 
 def _options_given() -> list[str]:
@@ -224,7 +241,8 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     return spec.on(best.runtime).model_copy(update={"chosen": record})
 
 
-def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
+def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> dict[str, Any]:
+    """Build and tell of it; what is told as JSON values."""
     with for_good():
         from marsmith.build import build
 
@@ -234,14 +252,15 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
         built = build(
             spec, Path.cwd(), store, force, lambda stage: status.update(f"{title}: {stage}")
         )
+    told = {**built.to_json(), "seconds": round(time.perf_counter() - _BEGUN, 1)}
     if as_json:
-        print(json.dumps(built.to_json()))
-        return
+        print(json.dumps(told))
+        return told
     proof, size = built.proof, built.path.stat().st_size / 1e6
     reference = "itself, alone (there is no eager model)" if spec.artifact else "eager"
     console.print(
-        f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}"
-        f"{', unchanged' if built.unchanged else ''})\n"
+        f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}, "
+        f"{told['seconds']} s{', unchanged' if built.unchanged else ''})\n"
         f"  {proof.parity.words(reference)}\n  sha256 {built.sha256}",
         soft_wrap=True,
     )
@@ -251,6 +270,7 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
         console.print(f"  {proof.accuracy}", soft_wrap=True)
     for note in built.notes:
         console.print(f"  note: {note}", markup=False, soft_wrap=True)
+    return told
 
 
 def _store(given: dict[str, Any], here: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -28,9 +28,11 @@ def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> 
     """Show what every loaded version is really doing, and whether it answers rightly.
 
     Workers are counted by their processes, which TorchServe's own description is late with. Each
-    has proven the golden requests when it loaded; here one worker answers them, and of several each
-    must answer a call. The exit status is 1 where a version has fewer workers than asked for, a
-    wrong golden answer, or a worker that does not answer.
+    has proven the golden requests when it loaded. Here of several workers each must answer a call;
+    then as many golden requests are asked as there are workers, or all if that is more, one after
+    the other. Where nobody else asks, each worker gets one; under load those that become free do,
+    and one that answers wrongly may be missed. The exit status is 1 where a version has fewer
+    workers than asked for, a wrong golden answer, or a worker that does not answer.
     """
     running = require_running(Path.cwd())
     with Client.of(running, timeout=timeout) as client:
@@ -50,16 +52,23 @@ def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> 
 
 
 def _check(client: Client, status: VersionStatus, seconds: float) -> GoldenCheck:
-    check = check_golden(client, status)
-    # A single one has just answered
-    if check.problem or (check.count and status.ready_workers == 1):
+    several = status.ready_workers > 1
+    # First, for a golden request in a worker that hangs would not tell which one that is.
+    if several and (silent := _silent(client, status, seconds)):
+        return silent
+    # TorchServe gives each to the worker that has waited longest; asked at once, they would be a
+    # batch of one worker.
+    check = check_golden(client, status, least=status.ready_workers)
+    if several or check.count or check.problem:
         return check
+    return _silent(client, status, seconds) or check
+
+
+def _silent(client: Client, status: VersionStatus, seconds: float) -> GoldenCheck | None:
     silent = silent_workers(Queue(client, status.model, status.version), seconds)
-    if not silent:
-        return check
     pids = ", ".join(map(str, sorted(silent)))
     problem = f"no answer within {seconds:g} s by the workers with pids {pids}"
-    return replace(check, problem=problem)
+    return GoldenCheck(0, problem) if silent else None
 
 
 def _row(status: VersionStatus, check: GoldenCheck | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from tiny import kill, pack
+from tiny import ECHO, kill, pack, until
 
 from handlers.bundle import Bundle
 from handlers.errors import ServerError
@@ -19,6 +19,7 @@ from handlers.inputs import ImageInput
 from marsmith import probe
 from marsmith.addresses import Tokens
 from marsmith.client import Client, Multipart
+from marsmith.commands.status import _check
 from marsmith.grpc_client import GrpcClient
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus, check_golden, read_status
@@ -199,16 +200,21 @@ def test_what_clients_send_wrong_does_not_fill_the_log_that_never_rotates(
     assert console.stat().st_size - before < 500
 
 
-def test_golden_requests_are_asked_through_the_server(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def golden() -> dict[str, str | bytes]:
+    """What an archive has for two golden requests; no archive has the task of this handler."""
     bundle = Bundle("m", "1.0", "echoing", "none", "none", [], ImageInput(resize=[8, 8]))
     case = {"picture": "golden/0.png", "answer": "\x89", "tolerance": 0.5}
-    golden = {
+    return {
         "marsmith.json": json.dumps(asdict(bundle)),
         "golden/requests.json": json.dumps([case, case]),
         "golden/0.png": b"\x89",
     }
+
+
+def test_golden_requests_are_asked_through_the_server(
+    home: Path, golden: dict[str, str | bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pack(home / "model-store", extra=golden)
     asked = []
 
@@ -218,7 +224,6 @@ def test_golden_requests_are_asked_through_the_server(
         asked.append((bundle.task, expected, answer["values"], limit))
         return "another answer" if len(asked) > 2 else None
 
-    # No archive has the task of this handler.
     monkeypatch.setattr(probe, "task_difference", differs)
     with TorchServe(home) as server, server.client() as client:
         [status] = server.wait_ready(60)
@@ -228,3 +233,25 @@ def test_golden_requests_are_asked_through_the_server(
         assert asked[0] == ("echoing", "\x89", {"body": "\x89"}, 0.5)
         check = check_golden(client, status)
         assert check.problem == "golden/0.png: another answer"
+
+
+def test_status_finds_the_one_worker_that_answers_wrongly(
+    home: Path, golden: dict[str, str | bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ECHO.replace('"version":', '"pid": os.getpid(), "version":')
+    pack(home / "model-store", source=source, extra=golden)
+    wrong = 0
+
+    def differs(_: Bundle, expected: object, answer: dict[str, object], limit: float) -> str | None:
+        return "another answer" if answer["pid"] == wrong else None
+
+    monkeypatch.setattr(probe, "task_difference", differs)
+    with TorchServe(home) as server, server.client(timeout=60) as client:
+        server.wait_ready(60)
+        client.scale("echo", 3)
+        until(lambda: len(read_status(server.running, client)[0].pids) == 3)
+        [status] = read_status(server.running, client)
+        assert str(_check(client, status, 30)) == "3 ok"
+        for pid in status.pids:
+            wrong = pid
+            assert _check(client, status, 30).problem == "golden/0.png: another answer"

@@ -166,6 +166,16 @@ def test_env_sh_and_the_literal_torchserve_command(home: Path) -> None:
     assert not is_alive(second.pid)
 
 
+def test_env_sh_says_what_a_plain_torchserve_does_not_check(home: Path) -> None:
+    assert _shell(home, ". ./env.sh") == ""
+    with (home / "config.properties").open("a") as config:
+        config.write("require_signature=release.pub\n")
+    said = _shell(home, ". ./env.sh; echo $TEMP")
+    warning, temp = said.splitlines()
+    assert warning.startswith("warning: `torchserve --start` does not check require_signature")
+    assert temp == str(temp_folder(home))
+
+
 def test_env_sh_elsewhere_fails_and_leaves_the_shell(tmp_path: Path) -> None:
     command = f". {PROJECT}/env.sh || echo still here"
     done = subprocess.run(

@@ -25,6 +25,8 @@ from marsmith.server import TorchServe
 from marsmith.status import VersionStatus, read_status
 
 _TIMEOUT, _QUEUE, _BATCH = 3, 8, 4
+# Times what is documented an accepted request may wait, on a machine that others use as well.
+_GENEROUS = 10
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +152,23 @@ def test_a_worker_that_does_not_load_says_why_and_is_tried_again(
         assert {body: client.predict("troubled", body).json() for body in expected} == expected
 
 
+def _lone_batches(server: TorchServe, picture: bytes) -> list[float]:
+    """Seconds of batches of one picture, for which nothing else waits."""
+    seconds = []
+    with server.client() as client:
+        for _ in range(5):
+            start = time.monotonic()
+            assert client.predict("troubled", picture).ok
+            seconds.append(time.monotonic() - start)
+    return seconds
+
+
 def test_twice_as_many_requests_as_can_be_answered(
     server: TorchServe, expected: dict[bytes, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rate, seconds = 2 * _BATCH / SLOW_SECONDS, 5.0
     slow, waiting, found = grey(SLOW), [], []
+    lone = _lone_batches(server, slow)
     start = time.monotonic()
 
     def ask(due: float) -> None:
@@ -177,9 +191,14 @@ def test_twice_as_many_requests_as_can_be_answered(
     for reply, passed in found:
         took[reply.status].append(passed)
     words = [f"{len(took[code])} of {code} within {max(took[code]):.2f} s" for code in took]
+    # The queue by the rate of full batches, and one batch.
+    longest = max(lone + _lone_batches(server, slow)) * (_QUEUE / _BATCH + 1)
     with capsys.disabled():
         print(f"\nasked {rate:g}/s, can {rate / 2:g}/s: {', '.join(words)}")
+        print(f"  by what lone batches take none should wait longer than {longest:.2f} s")
     assert took.keys() == {200, 503}
+    # What is documented, and far more than a busy machine adds to nine of ten.
+    assert statistics.quantiles(took[200], n=10)[-1] < _GENEROUS * longest
     # What is refused is told at once, and not when its turn would have come.
     assert statistics.median(took[503]) < statistics.median(took[200])
     assert all(is_clean(reply) for reply, _ in found if reply.status == 503)

@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from email import message_from_bytes
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,6 +161,9 @@ def test_a_variant_may_have_settings_of_its_own(subject: Subject) -> None:
     assert (fields["precision"], fields["input"]["backend"]) == ("fp32", "tensor")
     assert (fields["serving"]["workers"], fields["serving"]["threads"]) == (2, 1)
     assert "backend" not in subject._fields("openvino", "fp32+workers=2", {}).get("input", {})
+    # The model file is for two cores, and the ceiling takes all there are.
+    fields = replace(subject, cores=8)._fields("openvino", "fp32", {"workers": 8, "threads": 1})
+    assert fields["serving"]["workers"] == 8
     with pytest.raises(SpecError, match="'workers=two': write KEY=NUMBER"):
         subject._fields("openvino", "fp32+workers=two", {})
 

@@ -32,7 +32,7 @@ from handlers.errors import (
 )
 from handlers.integrity import RECORD, sha256
 from handlers.runtimes.torchscript import TorchScript
-from marsmith import archive, build, preparing, proving, samples, spec
+from marsmith import archive, build, metrics, preparing, proving, samples, spec
 
 RUNTIMES = [
     ("torchscript", {"method": "trace"}),
@@ -437,6 +437,34 @@ def test_golden_requests_refuse_what_a_new_record_hides(
     record_again(eager)
     with pytest.raises(GoldenError, match=r"golden/\d\.png is not answered as at build"):
         load_worker(eager)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_whether_golden_requests_were_answered_is_a_metric(
+    eager: Path,
+    load_worker: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    wrong: bool,
+) -> None:
+    """The alert MarsmithGoldenWrong waits for the 0."""
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+
+    cache = MetricsCacheYamlImpl(str(metrics.CONFIG))
+    cache.initialize_cache()
+    # As TorchServe does before a load.
+    cache.set_request_ids("load")
+    if wrong:
+        swap_labels(eager)
+        record_again(eager)
+    caplog.set_level("INFO")
+    with pytest.raises(GoldenError) if wrong else nullcontext():
+        load_worker(eager, cache)
+    told = [line for line in caplog.messages if line.startswith("[METRICS]MarsmithGoldenOk.")]
+    labels = "ModelName:lenet5_digits,ModelVersion:1.0,Level:Model"
+    (line,) = told
+    value = 0 if wrong else 1
+    assert line.startswith(f"[METRICS]MarsmithGoldenOk.Count:{value}|#{labels}|#type:GAUGE|")
+    assert any("MarsmithLoads." in line for line in caplog.messages) is not wrong
 
 
 def test_whatever_fails_while_loading_is_a_load_error(

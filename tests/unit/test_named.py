@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torchvision
@@ -15,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from handlers import plugins
 from handlers.errors import MarsmithError, PluginError, SpecError, WeightsError
-from marsmith import cli, named, resolve, weights
+from marsmith import build, cli, named, resolve, weights
 from marsmith.spec import defaults
 from marsmith.tuning.session import Session
 
@@ -132,23 +135,116 @@ def test_all_names_are_listed_beside_the_files() -> None:
     assert all(f"{name} " in listed.partition("And by")[0] for name in files)
 
 
-def test_each_of_several_models_is_built_with_all_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda words: commands.append(words[3:]) or subprocess.CompletedProcess(words, 0),
-    )
+class Builds(list[list[str]]):
+    """Stands for the processes of several builds, and keeps their commands: any of
+    ``lraspp_shapes`` fails with a reason, of ``ssdlite_shapes`` is killed."""
+
+    def __call__(self, command: list[str]) -> Any:
+        report, name = command[-2:]
+        self.append([*command[3:-2], name])
+        told: dict[str, Any] = {
+            "model": name,
+            "version": "1.0",
+            "runtime": "openvino",
+            "precision": "int8",
+            "bytes": 9_640_000,
+            "seconds": 12.3,
+            "parity": {"largest_difference": None, "largest_score_difference": 0.00042},
+        }
+        if name == "lraspp_shapes":
+            told = {"problem": "no such layer\nand where"}
+        if name != "ssdlite_shapes":
+            Path(report.removeprefix("--report=")).write_text(json.dumps(told))
+        code = {"lraspp_shapes": 1, "ssdlite_shapes": -9}.get(name, 0)
+        begun = MagicMock(**{"wait.return_value": code})
+        begun.__enter__.return_value = begun
+        return begun
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
+    builds = Builds()
+    monkeypatch.setattr(subprocess, "Popen", builds)
+    return builds
+
+
+def test_each_of_several_models_is_built_with_all_options(builds: Builds) -> None:
     names = ["lenet5_digits", "mobilenet_v2_shapes"]
     options = ["--store", names[0], "--runtime", "eager", "--max-drop", "0.5", "--force"]
     result = run("build", names[0], *options, names[1], "--evaluate", names[1])
     assert result.exit_code == 0, repr(result.exception)
     given = ["--force", "--runtime=eager", "--max-drop=0.5"]
     given += [f"--store={names[0]}", f"--evaluate={names[1]}"]
-    assert [command[-1] for command in commands] == names
-    for command in commands:
+    assert [command[-1] for command in builds] == names
+    for command in builds:
         assert command[0] == "build"
         assert sorted(command[1:-1]) == sorted(given)
+
+
+def test_what_fails_of_several_models_leaves_the_rest_and_a_table_closes_them(
+    builds: Builds,
+) -> None:
+    names = ["lraspp_shapes", "lenet5_digits", "ssdlite_shapes", "mobilenet_v2_shapes"]
+    result = run("build", *names)
+    assert [command[-1] for command in builds] == names
+    assert result.exit_code == 1
+    title, _, head, _, *rows, _, first, second = result.stdout.rstrip().splitlines()
+    assert title.startswith("2 of 4 models built in ")
+    assert head.split() == ["model", "version", "runtime", "MB", "parity", "seconds"]
+    assert [row.split()[:-1] for row in rows] == [
+        ["lraspp_shapes", "1.0", "failed", "(1)"],
+        ["lenet5_digits", "1.0", "openvino", "int8", "9.6", "4.2e-04"],
+        ["ssdlite_shapes", "1.0", "failed", "(2)"],
+        ["mobilenet_v2_shapes", "1.0", "openvino", "int8", "9.6", "4.2e-04"],
+    ]
+    assert rows[1].split()[-1] == "12.3"
+    assert max(map(len, [head, *rows])) <= 80
+    assert (first, second) == ("(1) no such layer", "(2) exit status -9; what it said stands above")
+
+
+def test_several_models_as_json_are_a_line_each(builds: Builds) -> None:
+    result = run("build", "lraspp_shapes", "lenet5_digits", "--json")
+    assert result.exit_code == 1
+    assert all("--json" in command for command in builds)
+    # The process of the other tells its own, which is none here.
+    (line,) = result.stdout.splitlines()
+    found = json.loads(line)
+    assert (found["model"], found["problem"]) == ("lraspp_shapes", "no such layer\nand where")
+    assert found["seconds"] >= 0
+    assert "1 of 2 models built" in result.stderr
+
+
+def test_ctrl_c_ends_the_build_under_way_and_begins_no_other(builds: Builds) -> None:
+    begun = []
+
+    def stopped(command: list[str]) -> Any:
+        begun.append(builds(command))
+        begun[0].wait.side_effect = KeyboardInterrupt
+        return begun[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", stopped)
+        result = run("build", "lenet5_digits", "mobilenet_v2_shapes")
+    assert (result.exit_code, result.stderr.strip()) == (1, "Aborted!")
+    (process,) = begun
+    process.send_signal.assert_called_once_with(signal.SIGINT)
+
+
+def test_a_build_reports_what_its_json_says_and_why_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build.smoke, "prepared", lambda *_: nullcontext(lambda path: None))
+    words = ("--runtime", "eager", "--store", str(tmp_path), "--report", str(tmp_path / "report"))
+    result = run("build", "lenet5_digits", "--json", *words)
+    assert result.exit_code == 0, repr(result.exception)
+    found = json.loads(result.stdout)
+    assert json.loads((tmp_path / "report").read_text()) == found
+    assert found["seconds"] > 0
+    assert found["bytes"] == (tmp_path / "lenet5_digits-1.0.mar").stat().st_size
+    result = run("build", "lenet5_digits", "--json", "--samples", "models", *words)
+    assert result.stdout == ""
+    told = json.loads((tmp_path / "report").read_text())
+    assert told == {"problem": str(result.exception)}
 
 
 @pytest.fixture

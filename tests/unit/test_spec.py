@@ -16,7 +16,7 @@ from PIL import Image
 from handlers import cores, plugins
 from handlers.errors import BuildError, SpecError
 from handlers.tasks.image_classification import ImageClassification
-from marsmith import resolve, spec
+from marsmith import resolve, spec, spec_parts
 from marsmith.spec import ModelSpec, load, parse
 from marsmith.spec_parts import ServingSpec
 
@@ -252,17 +252,31 @@ def test_more_threads_than_cores_are_refused() -> None:
     message = mistake(serving={"workers": 3, "threads": 2, "cores": 5})
     assert "3 workers x 2 threads fight for 5 cores" in message
     assert with_changes(serving={"workers": 3, "threads": 2, "cores": 6}).serving.threads == 2
-    assert with_changes(serving={"workers": 9, "threads": 0, "cores": 1}).serving.workers == 9
+    # Each worker has one thread where there are no more to share.
+    message = mistake(serving={"workers": 3, "threads": 0, "cores": 2})
+    assert "3 workers x 1 thread fight for 2 cores: lower workers, or say the serving" in message
+    assert with_changes(serving={"workers": 3, "threads": 0, "cores": 3}).serving.workers == 3
 
 
 def test_the_cores_are_this_machines_when_none_are_named() -> None:
     here = cores.usable()
     assert with_changes(serving={"threads": here}).serving.threads == here
     assert f"fight for {here} cores" in mistake(serving={"threads": here + 1})
+    assert f"fight for {here} cores" in mistake(serving={"workers": here + 1})
+
+
+def test_the_files_of_the_project_are_for_a_host_of_one_core_too(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spec_parts, "usable", lambda: 1)
+    files = {path.stem: load(path) for path in (project / "models").glob("*.yaml")}
+    assert files["mobilenet_v2_shapes"].serving.workers == 2
 
 
 def test_serving_becomes_torchserves_configuration() -> None:
-    made = ServingSpec(workers=2, batch_size=4, max_batch_delay=7, device="gpu").model_config_yaml()
+    made = ServingSpec(
+        workers=2, cores=2, batch_size=4, max_batch_delay=7, device="gpu"
+    ).model_config_yaml()
     assert yaml.safe_load(made) == {
         "minWorkers": 2,
         "maxWorkers": 2,
