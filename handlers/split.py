@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from handlers import saving
 from handlers.bundle import DECODE_FILE
-from handlers.errors import IntegrityError, PluginError
+from handlers.errors import IntegrityError, PluginError, RuntimeUnavailable
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, Runtime, as_arrays
 from handlers.servable import SOURCE, Network, Servable, freeze_batch_norms
@@ -154,8 +154,16 @@ class Halves:
             return as_arrays(self._rest(*features))
 
     def layers(self, images: Array) -> dict[str, Array]:
-        """``Runtime.layers`` of the trunk, under the names that they have in the whole module."""
-        found = self._runtime.layers(images)
-        return {
-            in_whole(name): value for name, value in found.items() if name.startswith(_EXPORTED)
-        }
+        """``Runtime.layers`` of the trunk, under the names that they have in the whole module.
+
+        Raises RuntimeUnavailable where it shows none of the backbone's.
+        """
+        shown = self._runtime.layers(images)
+        found = {in_whole(name): each for name, each in shown.items() if name.startswith(_EXPORTED)}
+        if not found:
+            raise RuntimeUnavailable(
+                "the exported half of this detector shows no layers, for torch.export keeps no "
+                "names of those that compute in bf16 or fp16: bisect between eager and this "
+                "runtime in fp32, or torchscript in these bits"
+            )
+        return found

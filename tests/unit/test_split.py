@@ -14,12 +14,12 @@ from torchvision.ops import box_iou
 from torchvision.transforms.functional import resize
 
 from benchmarks.prepared import SAMPLES, settle
-from handlers import split
+from handlers import program_layers, split, torch_export
 from handlers.bundle import Bundle
-from handlers.errors import ExportError
+from handlers.errors import ExportError, RuntimeUnavailable
 from handlers.inputs import ImageInput
 from handlers.plugins import load_task
-from handlers.runtimes import Arrays
+from handlers.runtimes import Arrays, ExportRequest
 from handlers.runtimes.eager import layers as eager_layers
 from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable, create_network
@@ -175,3 +175,25 @@ def test_the_layers_of_the_exported_half_bear_the_names_of_the_whole(tmp_path: P
     assert len(layers) > 50
     for name in layers:
         np.testing.assert_allclose(expected[name], found[name], rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_an_exported_half_in_16_bits_shows_no_layers_and_says_why(tmp_path: Path) -> None:
+    module = _module("ssdlite320_mobilenet_v3_large")
+    given = ImageInput(resize=[SIZE, SIZE], letterbox=0, mean=(0.0,) * 3, std=(1.0,) * 3)
+    trunk, rest = split.halves(module, given)
+    pixels = np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8)
+    request = ExportRequest(trunk, pixels, {}, tmp_path / "model.pt2", precision="bf16")
+    program: Any = torch_export.capture(request).module()
+    shown = program_layers.tap(program)
+
+    class Program(TorchScript):
+        """Shows what torch-compile does, without compiling it."""
+
+        def __init__(self) -> None:
+            pass
+
+        def layers(self, images: Any) -> dict[str, Any]:
+            return dict.fromkeys(shown, images)
+
+    with pytest.raises(RuntimeUnavailable, match="keeps no names of those .* bf16 or fp16: bisect"):
+        split.Halves(Program(), rest).layers(pixels)
