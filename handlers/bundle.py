@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from handlers.closeness import Closeness
+from handlers.closeness import DEFAULTS, Closeness
 from handlers.errors import LoadError
 from handlers.foreign import Contract
 from handlers.inputs import ImageInput
@@ -79,7 +79,8 @@ class Bundle:
             fields = json.loads(text)
             fields["input"] = ImageInput(**fields["input"])
             fields["limits"] = Limits(**fields["limits"])
-            fields["closeness"] = Closeness(**fields["closeness"])
+            # An archive of before a limit came has none of its own.
+            fields["closeness"] = replace(DEFAULTS[fields["precision"]], **fields["closeness"])
             if fields.get("foreign") is not None:
                 fields["foreign"] = Contract(**fields["foreign"])
             return cls(**fields)

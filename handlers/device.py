@@ -69,6 +69,18 @@ def choose(wanted: str, gpu_id: int | None, able: Sequence[str], by_torch: bool 
     return "cpu"
 
 
+def of_torch(place: str) -> str:
+    """Where PyTorch computes its part of a model whose engine runs at ``place``: there, too, but
+    for a torch that can use no GPU, as beside another engine it may be."""
+    if place == "cpu" or _available(by_torch=True):
+        return place
+    logger.warning(
+        "marsmith: warning: what PyTorch computes of this model runs on the CPU, for this torch "
+        "can use no GPU: install one that was built for CUDA"
+    )
+    return "cpu"
+
+
 def is_lost(place: str) -> bool:
     """Whether the GPU at ``place`` computes nothing any more for this process: an error such as an
     illegal access stays in its context, and every later call fails."""

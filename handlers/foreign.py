@@ -7,7 +7,7 @@ a spec's ``outputs`` says the meaning of. ``Foreign`` stands between the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, Runtime, as_arrays
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -129,25 +129,57 @@ def meaning_of(outputs: Mapping[str, Any], meanings: tuple[Meaning, ...]) -> Mea
 def flatten(outputs: Any) -> dict[str, Array]:
     """A torch module's outputs by name: those of dictionaries by key, others by position.
 
-    A list of one dictionary per picture, as torchvision's detectors give (scripted ones beside
-    their losses), becomes one array per key, padded with zeros to the longest.
+    What lies deeper has its path, such as "1.0" in ``(main, [aux])``, but for the positions in
+    front of a key: only where a name would be of two outputs, they are told as well. A list of one
+    dictionary per picture, as torchvision's detectors give (scripted ones beside their losses),
+    becomes one array per key, padded with zeros to the longest.
     """
+    found = [(path, as_arrays(tensor)[0]) for path, tensor in _tensors(outputs, ())]
+    names = [_joined(_from_key(path)) for path, _ in found]
+    return {
+        _joined(path) if names.count(name) > 1 else name: array
+        for name, (path, array) in zip(names, found, strict=True)
+    }
+
+
+# To an output: keys of dictionaries, and positions.
+_Path = tuple[str | int, ...]
+
+
+def _tensors(outputs: Any, path: _Path) -> Iterator[tuple[_Path, Tensor]]:
     from torch import Tensor, nn
 
     if isinstance(outputs, Tensor):
-        return {"0": as_arrays(outputs)[0]}
+        yield path, outputs
+        return
+    if _are_pictures(outputs):
+        pad = nn.utils.rnn.pad_sequence
+        outputs = {key: pad([each[key] for each in outputs], True) for key in outputs[0]}
     if isinstance(outputs, dict):
-        return {str(key): as_arrays(value)[0] for key, value in outputs.items()}
-    if isinstance(outputs, list) and outputs and all(isinstance(each, dict) for each in outputs):
-        padded = nn.utils.rnn.pad_sequence
-        return {
-            key: as_arrays(padded([each[key] for each in outputs], True))[0] for key in outputs[0]
-        }
-    found: dict[str, Array] = {}
-    for index, each in enumerate(outputs):
-        inner = flatten(each)
-        found |= {str(index): inner["0"]} if isinstance(each, Tensor) else inner
-    return found
+        outputs = {str(key): value for key, value in outputs.items()}.items()
+    else:
+        outputs = enumerate(outputs)
+    for step, each in outputs:
+        yield from _tensors(each, (*path, step))
+
+
+def _are_pictures(outputs: Any) -> bool:
+    """Whether this is a list of dictionaries that have the same keys."""
+    return (
+        isinstance(outputs, list)
+        and bool(outputs)
+        and all(isinstance(each, dict) and each.keys() == outputs[0].keys() for each in outputs)
+    )
+
+
+def _joined(path: _Path) -> str:
+    return ".".join(map(str, path)) or "0"
+
+
+def _from_key(path: _Path) -> _Path:
+    """The path from its first key on, or all of one that has none."""
+    first = next((at for at, step in enumerate(path) if isinstance(step, str)), 0)
+    return path[first:]
 
 
 def _float32(values: tuple[float, ...]) -> NDArray[np.float32]:

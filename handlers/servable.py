@@ -176,12 +176,12 @@ def freeze_batch_norms(module: nn.Module, state: dict[str, Tensor]) -> None:
     torchvision's detectors have them when they come with weights, and plain ones otherwise. What
     derives from a batch norm may do more, such as an activation, and stays.
     """
-    from torchvision.ops import FrozenBatchNorm2d
-
     for name, child in list(module.named_modules()):
         counted = f"{name}.num_batches_tracked" in state
         if type(child) is nn.BatchNorm2d and f"{name}.running_mean" in state and not counted:
-            module.set_submodule(name, FrozenBatchNorm2d(child.num_features, eps=child.eps))
+            # Here, for most networks of one's own need no torchvision.
+            frozen = vision.torchvision().ops.FrozenBatchNorm2d
+            module.set_submodule(name, frozen(child.num_features, eps=child.eps))
 
 
 def _counted(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:

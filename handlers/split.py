@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from handlers import saving
 from handlers.bundle import DECODE_FILE
-from handlers.errors import IntegrityError, PluginError
+from handlers.errors import IntegrityError, PluginError, RuntimeUnavailable
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, Runtime, as_arrays
 from handlers.servable import SOURCE, Network, Servable, freeze_batch_norms
@@ -72,7 +72,7 @@ class Rest(nn.Module):
     def forward(self, *features: Tensor) -> Any:
         self._given.features = OrderedDict(zip(self._names, features, strict=True))
         # Of the pixels only the shape is read from here on.
-        return self.decode(self.adapted(torch.zeros(1).expand(self._shape)))
+        return self.decode(self.adapted(features[0].new_zeros(1).expand(self._shape)))
 
 
 def _transform(detector: nn.Module) -> Any:
@@ -130,8 +130,8 @@ def save(rest: Rest, recipe: dict[str, Any], folder: Path) -> None:
     saving.write(lambda file: torch.save(saved, file), folder / DECODE_FILE)
 
 
-def load(folder: Path, given: ImageInput) -> Rest:
-    """The part that ``save`` wrote; raises IntegrityError."""
+def load(folder: Path, given: ImageInput, place: str) -> Rest:
+    """The part that ``save`` wrote, on the torch device ``place``; raises IntegrityError."""
     saved = torch.load(folder / DECODE_FILE, map_location="cpu", weights_only=True)
     _, rest = halves(Servable.build(saved["recipe"], folder / SOURCE), given)
     freeze_batch_norms(rest, saved["state"])
@@ -139,23 +139,34 @@ def load(folder: Path, given: ImageInput) -> Rest:
         rest.load_state_dict(saved["state"])
     except RuntimeError as error:
         raise IntegrityError(f"{DECODE_FILE} does not fit its own recipe: {error}") from error
-    return rest
+    return rest.to(place)
 
 
 class Halves:
-    """The exported trunk and the eager rest as one model: uint8 pictures -> the task's outputs."""
+    """The exported trunk and the eager rest as one model: uint8 pictures -> the task's outputs.
 
-    def __init__(self, runtime: Runtime, rest: nn.Module) -> None:
-        self._runtime, self._rest = runtime, rest
+    ``place`` is the torch device that the rest lies on.
+    """
+
+    def __init__(self, runtime: Runtime, rest: nn.Module, place: str) -> None:
+        self._runtime, self._rest, self._place = runtime, rest, place
 
     def __call__(self, *arrays: Array) -> Arrays:
-        features = [torch.from_numpy(array) for array in self._runtime(*arrays)]
+        features = [torch.from_numpy(array).to(self._place) for array in self._runtime(*arrays)]
         with torch.inference_mode():
             return as_arrays(self._rest(*features))
 
     def layers(self, images: Array) -> dict[str, Array]:
-        """``Runtime.layers`` of the trunk, under the names that they have in the whole module."""
-        found = self._runtime.layers(images)
-        return {
-            in_whole(name): value for name, value in found.items() if name.startswith(_EXPORTED)
-        }
+        """``Runtime.layers`` of the trunk, under the names that they have in the whole module.
+
+        Raises RuntimeUnavailable where it shows none of the backbone's.
+        """
+        shown = self._runtime.layers(images)
+        found = {in_whole(name): each for name, each in shown.items() if name.startswith(_EXPORTED)}
+        if not found:
+            raise RuntimeUnavailable(
+                "the exported half of this detector shows no layers, for torch.export keeps no "
+                "names of those that compute in bf16 or fp16: bisect between eager and this "
+                "runtime in fp32, or torchscript in these bits"
+            )
+        return found

@@ -268,7 +268,8 @@ class TaskHandler(BaseHandler):
         if (folder / DECODE_FILE).exists():
             from handlers import split
 
-            self.model = split.Halves(model, split.load(folder, bundle.input))
+            beside = device.of_torch(place)
+            self.model = split.Halves(model, split.load(folder, bundle.input, beside), beside)
             # The second half keeps a picture's features on itself.
             self.model_streams = 1
         if bundle.foreign is not None:

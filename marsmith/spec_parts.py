@@ -121,6 +121,7 @@ class ExactSpec(Strict):
     answers: Annotated[float, Field(gt=0, lt=1)] | None = None
     overlap: Annotated[float, Field(gt=0, lt=1)] | None = None
     changed: Annotated[float, Field(gt=0, lt=1)] | None = None
+    iou: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def said(self) -> dict[str, float]:
         """The keys that have a value."""

@@ -58,6 +58,8 @@ class Runtime(ABC):
     needs_source: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Any]] = {}
     load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    # For the error of one that shows no layers: which runtime shows those of the same graph.
+    shown_by: ClassVar[str] = "onnx"
     streams: int = 1
 
     @abstractmethod
@@ -95,7 +97,7 @@ class Runtime(ABC):
         """
         raise RuntimeUnavailable(
             f"a {self.suffix} artifact of {type(self).__name__} shows no layers: bisect between "
-            "eager and a runtime that does, such as onnx"
+            f"eager and a runtime that does, such as {self.shown_by}"
         )
 
     @classmethod

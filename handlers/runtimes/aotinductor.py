@@ -42,6 +42,7 @@ class AotInductor(Runtime):
     precisions = ("fp32", "bf16", "fp16", "int8")
     int8_requires = ("torchao",)
     static_precisions = precisions
+    shown_by = "torch-compile"
     options: ClassVar[Mapping[str, Any]] = {"isa": ""}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:

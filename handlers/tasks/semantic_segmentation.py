@@ -28,6 +28,8 @@ Mask = NDArray[np.uint8]
 MASKS = ("png", "rle", "none")
 # A class with less of a picture is a speck, whose score a few pixels move.
 _SPECK = 0.01
+# One that has less in both of two masks may come and go: right networks in int8 let it.
+_PATCH = 0.015
 # Of the shares of 256 classes, each told with six digits.
 _ROUNDED = 2e-4
 # A first class of such a name is what shows no class, and is left as it is where others are tinted.
@@ -80,7 +82,7 @@ class SemanticSegmentation(TaskHandler):
         Meaning(("ids",), class_ids),
     )
     continuous = False
-    compared_by = ("changed",)
+    compared_by = ("changed", "iou")
     least_classes = 2
     network_form = 'pixels (N, C, H, W) -> logits (N, classes, H, W), alone or as "out" of a dict'
     torchvision = "torchvision.models.segmentation"
@@ -116,8 +118,7 @@ class SemanticSegmentation(TaskHandler):
         shown = (self.bundle.input.plane_in_picture(each, picture.size) for each in outputs)
         ids, confidence = (_resized(each, picture.size) for each in shown)
         # Of pairs in one pass: with weights numpy would make floats of all pixels.
-        pairs = np.bincount((ids.astype(np.uint16) << 8 | confidence).ravel(), minlength=1 << 16)
-        pairs = pairs.reshape(256, 256)
+        pairs = _pairs(ids, confidence)
         counts, totals = pairs.sum(1), pairs @ np.arange(256)
         present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
         answer: dict[str, Any] = {
@@ -148,7 +149,8 @@ class SemanticSegmentation(TaskHandler):
         return {"mask": "png"}
 
     def compare(self, expected: Any, answer: Any, **given: Any) -> Difference:
-        """Masks pixel by pixel; shares of the classes, and scores of those that are no specks.
+        """Masks pixel by pixel, and by the IoU of each class that is more than a patch in one of
+        them; shares of the classes, and scores of those that are no specks.
 
         Answers without masks, or whose ids have other labels, are told apart by the shares alone.
         """
@@ -159,21 +161,36 @@ class SemanticSegmentation(TaskHandler):
         first, second = ({each["label"]: each for each in a["classes"]} for a in (expected, answer))
         absent = {"share": 0.0, "score": 0.0}
         shares, scores = [0.0], [0.0]
-        for label in first.keys() | second.keys():
+        ious: dict[str, float] = {}
+        for label in sorted(first.keys() | second.keys()):
             one, other = first.get(label, absent), second.get(label, absent)
             shares.append(abs(one["share"] - other["share"]))
-            if min(one["share"], other["share"]) > _SPECK:
+            low, high = sorted((one["share"], other["share"]))
+            if low > _SPECK:
                 scores.append(abs(one["score"] - other["score"]))
+            if high > _PATCH:
+                ious[label] = low / high
         # A pixel that changes its class changes the shares of two.
         changed = sum(shares) / 2
         detail = f"by the shares of the classes {changed:.3%} of the pixels differ, or more"
         if "mask" in expected:
+            pairs = _pairs(self.mask(expected), self.mask(answer))
+            pixels = 1 - float(pairs.trace() / pairs.sum())
             # Never less than by the shares, but where another model gives the ids other labels.
-            pixels = float((self.mask(expected) != self.mask(answer)).mean())
             if pixels >= changed - _ROUNDED:
                 changed, detail = pixels, f"{pixels:.3%} of the mask's pixels differ"
-        same = changed <= self.bundle.closeness.changed
-        return Difference(same, max(shares + scores), detail, {"largest_changed": changed})
+                known = self.bundle.labels
+                for label in ious.keys() & set(known):
+                    ious[label] = min(ious[label], _iou(pairs, known.index(label)))
+        # Of 256 classes each may be a patch.
+        worst = min(ious, key=lambda label: ious[label], default="")
+        least = ious.get(worst, 1.0)
+        if least < 1:
+            detail += f", IoU of {worst} {least:.3f}"
+        limits = self.bundle.closeness
+        same = changed <= limits.changed and least >= limits.iou
+        figures = {"largest_changed": changed, "least_iou": least}
+        return Difference(same, max(shares + scores), detail, figures)
 
     def margin(self, answer: Any, **given: Any) -> float:
         """How far the mean confidence of the whole mask is above that of the other classes
@@ -247,6 +264,19 @@ class SemanticSegmentation(TaskHandler):
     @staticmethod
     def summary(answer: Any) -> str:
         return ", ".join(f"{each['label']} {each['share']:.0%}" for each in answer["classes"][:3])
+
+
+def _pairs(one: Mask, other: Mask) -> NDArray[np.int64]:
+    """How often each pair of values lies at one place of two planes: (256, 256)."""
+    pairs = np.bincount((one.astype(np.uint16) << 8 | other).ravel(), minlength=1 << 16)
+    return pairs.reshape(256, 256)
+
+
+def _iou(pairs: NDArray[np.int64], index: int) -> float:
+    """Intersection over union of a class's pixels in both planes."""
+    common = pairs[index, index]
+    # Where ids have other labels, a class may lie in neither.
+    return float(common / max(1, pairs[index].sum() + pairs[:, index].sum() - common))
 
 
 def _resized(plane: NDArray[Any], size: tuple[int, int]) -> Mask:

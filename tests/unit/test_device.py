@@ -176,6 +176,17 @@ def test_the_first_gpu_is_taken_where_the_model_takes_one(caplog: pytest.LogCapt
     assert not caplog.text
 
 
+@pytest.mark.usefixtures("gpu")
+def test_torch_computes_beside_an_engine_on_its_gpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert [device.of_torch(place) for place in ("cpu", "cuda:1")] == ["cpu", "cuda:1"]
+    assert not caplog.text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device.of_torch("cuda:1") == "cpu"
+    assert "runs on the CPU, for this torch can use no GPU" in caplog.text
+
+
 def _bundle() -> Bundle:
     given = ImageInput(resize=[8, 8])
     kind = "image-classification"

@@ -293,6 +293,22 @@ def test_outputs_of_torch_modules_get_names() -> None:
         assert (boxes.shape, boxes[1].max()) == ((2, 3, 4), 0)
 
 
+def test_outputs_inside_of_others_have_their_path_for_a_name() -> None:
+    main, first, second = (torch.full((1,), value) for value in (0.0, 1.0, 2.0))
+
+    def names(outputs: Any) -> dict[str, float]:
+        return {name: float(array[0]) for name, array in flatten(outputs).items()}
+
+    assert names((main, [first, second])) == {"0": 0, "1.0": 1, "1.1": 2}
+    assert names({"out": main, "aux": [first, second]}) == {"out": 0, "aux.0": 1, "aux.1": 2}
+    assert names((main, {"aux": {"a": first, "b": second}})) == {"0": 0, "aux.a": 1, "aux.b": 2}
+    # Of two dictionaries with one key, and of a key that is a position elsewhere, none has the
+    # short name.
+    assert names(({"out": main}, {"out": first})) == {"0.out": 0, "1.out": 1}
+    assert names((main, {"0": first})) == {"0": 0, "1.0": 1}
+    assert names([{"out": main}, {"aux": first}]) == {"out": 0, "aux": 1}
+
+
 # The model file ------------------------------------------------------------------------------
 
 ARTIFACT: dict[str, Any] = {

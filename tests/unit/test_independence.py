@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from handlers import plugins, torch_on_demand
+from handlers.servable import Servable
 
 TORCHLESS = [
     name for name in plugins.names("runtimes") if not plugins.load_runtime(name).needs_torch
@@ -65,6 +67,32 @@ def test_torchvision_comes_without_the_compiler(project: Path) -> None:
         "print(asked is torch._dynamo.utils.is_compile_supported('cpu'))"
     )
     assert _run(code, project).split() == ["False", "True", "True"]
+
+
+def test_an_eager_network_of_one_s_own_comes_without_torchvision(
+    project: Path, tmp_path: Path
+) -> None:
+    recipe = {
+        "architecture": "cifar_net.py:Net",
+        "arguments": {"num_classes": 10},
+        "task": "image-classification",
+        "decode": {},
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copy(project / "training/networks/cifar_net.py", source)
+    state = Servable.build(recipe, source).bare().state_dict()
+    torch.save({"recipe": recipe, "state": state}, tmp_path / "model.pth")
+    code = (
+        "from pathlib import Path; import numpy as np; from handlers import plugins; "
+        f"load, path = plugins.load_runtime('eager'), Path({str(tmp_path / 'model.pth')!r}); "
+        "model = load(path, 'cpu', {'threads': 1, 'batch': 1, 'precision': 'fp32'}); "
+        "print(model(np.zeros((1, 32, 32, 3), np.uint8))[0].shape); "
+        "print([name for name in ('torchvision', 'torch._dynamo') if name in sys.modules])"
+    )
+    assert _run(code, project).splitlines() == ["(1, 10)", "[]"]
 
 
 def test_base_handler_neither_probes_nor_changes_precision(project: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from handlers import golden
-from handlers.bundle import Bundle, Limits
+from handlers.bundle import FILE, Bundle, Limits
 from handlers.closeness import DEFAULTS
 from handlers.errors import InferenceError, ParityError
 from handlers.inputs import ImageInput
@@ -128,7 +129,7 @@ def test_whatever_the_default_mask_all_that_a_build_asks_is_answered(
 ) -> None:
     images = quadrants(task, mask)
     report = parity.check(parity.Expected.of(task, images), task)
-    assert report.figures == {"largest_changed": 0.0}
+    assert report.figures == {"largest_changed": 0.0, "least_iou": 1.0}
     goldens.write(task, task, images, tmp_path)
     golden.check(task, tmp_path)
     (found,) = task.answer(images[:1], **task.widest())
@@ -142,7 +143,7 @@ def test_whatever_the_default_mask_all_that_a_build_asks_is_answered(
 def test_a_mask_is_the_same_in_either_encoding(task: SemanticSegmentation) -> None:
     png, rle = answer(task, "png"), answer(task, "rle")
     assert np.array_equal(task.mask(rle), IDS)
-    assert task.compare(png, rle).figures == {"largest_changed": 0.0}
+    assert task.compare(png, rle).figures == {"largest_changed": 0.0, "least_iou": 1.0}
 
 
 def test_answers_without_masks_differ_by_the_shares_of_their_classes(
@@ -154,7 +155,9 @@ def test_answers_without_masks_differ_by_the_shares_of_their_classes(
     found["classes"][0]["share"] -= 0.2
     found["classes"][1]["share"] += 0.2
     difference = task.compare(expected, found)
-    assert difference.figures == {"largest_changed": pytest.approx(0.2)}
+    # Of seven trees four may be those of before.
+    least = pytest.approx(4 / 7, abs=1e-5)
+    assert difference.figures == {"largest_changed": pytest.approx(0.2), "least_iou": least}
     assert (difference.same, difference.score) == (False, pytest.approx(0.2))
     assert task.compare(expected, copy.deepcopy(expected)).same
 
@@ -245,6 +248,46 @@ def test_changed_pixels_are_a_limit_however_unsure_the_network_is(
         parity.check(expected, _Any(flipped(2 * allowed + 0.01), precision=precision))
 
 
+@pytest.mark.parametrize("precision", DEFAULTS)
+@pytest.mark.parametrize("mask", ["png", "none"])
+def test_a_class_that_is_lost_is_another_answer_however_small_it_is(
+    precision: str, mask: str
+) -> None:
+    ids = np.zeros((100, 100), np.uint8)
+    ids[:50], ids[90:, :18] = 3, 1
+
+    def answered(gone: int, into: int) -> Any:
+        plane = np.where(ids == gone, into, ids).astype(np.uint8)
+        return task.postprocess((plane, plane + 200), picture, {"mask": mask})
+
+    task, picture = _Any(None, precision=precision), Picture.of(Image.new("RGB", (100, 100)))
+    whole, lost = answered(0, 0), answered(1, 0)
+    # 1.8 % of the picture; lost or found.
+    for difference in (task.compare(whole, lost), task.compare(lost, whole)):
+        assert not difference.same
+        assert difference.figures == {"largest_changed": pytest.approx(0.018), "least_iou": 0.0}
+        assert difference.detail.endswith("IoU of cat 0.000")
+    assert task.compare(whole, whole).same
+
+
+def test_an_archive_of_before_has_its_precision_s_limit(tmp_path: Path) -> None:
+    bundle = replace(_Any(None).bundle, precision="bf16", closeness=DEFAULTS["bf16"])
+    bundle.write(tmp_path)
+    told = json.loads((tmp_path / FILE).read_text())
+    assert told["closeness"].pop("iou") == DEFAULTS["bf16"].iou
+    assert Bundle.parse(json.dumps(told)).closeness == DEFAULTS["bf16"]
+
+
+def test_a_patch_may_come_and_go() -> None:
+    task, picture = _Any(None, precision="bf16"), Picture.of(Image.new("RGB", (100, 100)))
+    ids = np.zeros((100, 100), np.uint8)
+    patch = ids.copy()
+    patch[:12, :12] = 1
+    one, other = (task.postprocess((i, i + 200), picture, {"mask": "png"}) for i in (ids, patch))
+    assert task.compare(one, other).same
+    assert task.compare(one, other).figures["least_iou"] == pytest.approx(1 - 0.0144)
+
+
 @pytest.mark.parametrize("count", [3, 256])
 def test_a_network_that_computes_nan_fails_on_that_picture_alone(count: int) -> None:
     head = argmax()
@@ -277,7 +320,8 @@ def test_masks_are_compared_in_batches_of_every_size() -> None:
 
     expected = parity.Expected.of(_Any(_planes), _pictures())
     report = parity.check(expected, _Any(_planes, batch=4))
-    assert (report.batch_sizes, report.figures) == ([1, 2, 4], {"largest_changed": 0.0})
+    assert report.batch_sizes == [1, 2, 4]
+    assert report.figures == {"largest_changed": 0.0, "least_iou": 1.0}
     with pytest.raises(ParityError, match="sample 0, batch of 2: .* of the mask's pixels differ"):
         parity.check(expected, _Any(mixed, batch=4))
 

@@ -14,12 +14,12 @@ from torchvision.ops import box_iou
 from torchvision.transforms.functional import resize
 
 from benchmarks.prepared import SAMPLES, settle
-from handlers import split
+from handlers import program_layers, split, task, torch_export
 from handlers.bundle import Bundle
-from handlers.errors import ExportError
+from handlers.errors import ExportError, RuntimeUnavailable
 from handlers.inputs import ImageInput
 from handlers.plugins import load_task
-from handlers.runtimes import Arrays
+from handlers.runtimes import Arrays, ExportRequest
 from handlers.runtimes.eager import layers as eager_layers
 from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable, create_network
@@ -175,3 +175,63 @@ def test_the_layers_of_the_exported_half_bear_the_names_of_the_whole(tmp_path: P
     assert len(layers) > 50
     for name in layers:
         np.testing.assert_allclose(expected[name], found[name], rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_an_exported_half_in_16_bits_shows_no_layers_and_says_why(tmp_path: Path) -> None:
+    module = _module("ssdlite320_mobilenet_v3_large")
+    given = ImageInput(resize=[SIZE, SIZE], letterbox=0, mean=(0.0,) * 3, std=(1.0,) * 3)
+    trunk, rest = split.halves(module, given)
+    pixels = np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8)
+    request = ExportRequest(trunk, pixels, {}, tmp_path / "model.pt2", precision="bf16")
+    program: Any = torch_export.capture(request).module()
+    shown = program_layers.tap(program)
+
+    class Program(TorchScript):
+        """Shows what torch-compile does, without compiling it."""
+
+        def __init__(self) -> None:
+            pass
+
+        def layers(self, images: Any) -> dict[str, Any]:
+            return dict.fromkeys(shown, images)
+
+    with pytest.raises(RuntimeUnavailable, match="keeps no names of those .* bf16 or fp16: bisect"):
+        split.Halves(Program(), rest, "cpu").layers(pixels)
+
+
+def test_the_second_half_runs_where_the_first_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is a stand-in: what is asked to move to it stays, and is noted."""
+    module = _module("ssdlite320_mobilenet_v3_large")
+    given = ImageInput(resize=[SIZE, SIZE], letterbox=0, mean=(0.0,) * 3, std=(1.0,) * 3)
+    pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
+    bundle = _bundle(module, given)
+    exporting.artifact(bundle, module, pixels, tmp_path).make()
+    moved: list[str] = []
+
+    class OnGpu(TorchScript):
+        def __init__(self, path: Path, device: str, options: Any) -> None:
+            assert device == "cuda:1"
+            super().__init__(path, "cpu", options)
+
+    def noted(real: Any) -> Any:
+        def to(self: Any, *given: Any, **more: Any) -> Any:
+            if given[:1] != ("cuda:1",):
+                return real(self, *given, **more)
+            moved.append(type(self).__name__)
+            return self
+
+        return to
+
+    for kind in (torch.Tensor, torch.nn.Module):
+        monkeypatch.setattr(kind, "to", noted(kind.to))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(task, "load_runtime", lambda name: OnGpu)
+    artifact = load_task(bundle.task)()
+    artifact.bind(bundle, tmp_path, 1)
+    assert moved == ["Rest"]
+    boxes, _, _ = artifact.model(pixels[None])
+    assert boxes.shape == (1, 20, 4)
+    # A detector of SSD's kind has six maps of features.
+    assert moved[1:] == ["Tensor"] * 6
