@@ -186,6 +186,7 @@ class TaskHandler(BaseHandler):
 
     # The metric of labelled pictures, in the field's words.
     required: ClassVar[tuple[str, ...]] = ("metric_name",)
+    optional: ClassVar[tuple[type, ...]] = ()
     metric_name: ClassVar[str]
 
     @abstractmethod

@@ -1,10 +1,7 @@
 """The contract of a runtime: one file in this folder, found by its name.
 
-A runtime loads an artifact and runs it. One that can also make the artifact has a static method
-``export(request: ExportRequest) -> None`` that writes ``request.path``; without it the runtime
-only serves artifacts that others exported. What is to be changed of what an exporter has written
-(names, traces of the machine) does a static method ``finish(request: ExportRequest) -> None``: a
-build proves the artifact before and after it.
+A runtime loads an artifact and runs it. One that can also make the artifact has the methods of
+``Exporting``; without them it only serves artifacts that others exported.
 """
 
 from __future__ import annotations
@@ -28,6 +25,19 @@ Array = NDArray[Any]
 Arrays = tuple[Array, ...]
 
 
+class Exporting:
+    """What a runtime has as well that makes artifacts."""
+
+    @staticmethod
+    def export(request: ExportRequest) -> None:
+        """Write ``request.path``; raises ExportError for a module that the runtime cannot take."""
+
+    @staticmethod
+    def finish(request: ExportRequest) -> None:
+        """Change of ``request.path`` what an exporter has left in it (names, traces of the
+        machine), where that is needed: a build proves the artifact before and after it."""
+
+
 class Runtime(ABC):
     """An artifact ready to answer.
 
@@ -47,6 +57,7 @@ class Runtime(ABC):
     """
 
     required: ClassVar[tuple[str, ...]] = ("suffix",)
+    optional: ClassVar[tuple[type, ...]] = (Exporting,)
     suffix: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
     export_requires: ClassVar[tuple[str, ...]] = ()
