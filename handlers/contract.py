@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from types import FunctionType, UnionType
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from PIL import Image
@@ -112,6 +112,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is UnionType:
         return any(_fits(value, each) for each in inner)
+    if origin is Literal:
+        return value in inner
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(each, inner[0]) for each in value)
     if isinstance(origin, type) and issubclass(origin, Mapping):

@@ -119,7 +119,7 @@ def _built(
     digest = sha256(path)
     target = store / path.name
     with exclusive(store):
-        unchanged = _check_target(target, digest, force)
+        unchanged = _check_target(target, digest, force, spec.runtime)
         publish(path, target)
     return Built(target, digest, unchanged, proof)
 
@@ -250,15 +250,17 @@ def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) 
         )
 
 
-def _check_target(target: Path, digest: str, force: bool) -> bool:
+def _check_target(target: Path, digest: str, force: bool, runtime: str) -> bool:
     """Whether the very same archive is there already; raises ArchiveError when another one is."""
+    never = plugins.load_runtime(runtime).reproducible == "never"
     if not target.exists():
         return False
     if sha256(target) == digest:
         return True
     if not force:
         raise ArchiveError(
-            f"{target.name} is in the store with other bytes: give the new one another --version, "
-            "or replace it with --force"
+            f"{target.name} is in the store with other bytes"
+            f"{f' (runtime {runtime} gives others at every build)' if never else ''}: give the new "
+            "one another --version, or replace it with --force"
         )
     return False

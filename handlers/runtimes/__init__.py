@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,9 @@ class Runtime(ABC):
     ``streams`` is how many calls, from as many threads, it computes at once. ``needs_torch`` says
     whether PyTorch computes anything of a call; the workers of a runtime that says no do not import
     it, unless something else of theirs does.
+
+    ``reproducible`` says when ``export`` of the same request gives the same bytes, on hosts of one
+    kind: always, where each is the first of its process ("by-process"), or never.
     """
 
     required: ClassVar[tuple[str, ...]] = ("suffix",)
@@ -67,6 +70,7 @@ class Runtime(ABC):
     static_precisions: ClassVar[tuple[str, ...]] = ()
     needs_torch: ClassVar[bool] = True
     needs_source: ClassVar[bool] = False
+    reproducible: ClassVar[Literal["always", "by-process", "never"]] = "always"
     options: ClassVar[Mapping[str, Any]] = {}
     load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     streams: int = 1

@@ -42,6 +42,8 @@ class AotInductor(Runtime):
     precisions = ("fp32", "bf16", "fp16", "int8")
     int8_requires = ("torchao",)
     static_precisions = precisions
+    # TorchInductor takes folders into its hashes; compiler, torch and processor count as well.
+    reproducible = "never"
     options: ClassVar[Mapping[str, Any]] = {"isa": ""}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:

@@ -130,7 +130,7 @@ def command(
     if not specs:
         return
     if len(specs) > 1:
-        # TorchScript numbers its types per process: a process each keeps archives reproducible.
+        # A process each, for runtimes that are reproducible "by-process".
         words = [sys.executable, "-m", "marsmith", "build", *_options_given()]
         for name in specs:
             done = subprocess.run([*words, name])

@@ -310,9 +310,10 @@ def test_finishing_an_artifact_changes_no_answer(
         np.testing.assert_allclose(one, other, rtol=0, atol=0 if device == "cpu" else 1e-5)
 
 
-# Machine code is not reproducible (docs/runtimes.md); TorchScript numbers classes that a process
-# has seen before, so that its bytes are compared where archives are built (test_build.py).
-SAME = [name for name in EXPORTING if name not in ("aotinductor", "torchscript")]
+SAME, BY_PROCESS = (
+    [name for name in EXPORTING if plugins.load_runtime(name).reproducible == when]
+    for when in ("always", "by-process")
+)
 
 
 def _digests(made: Exported) -> list[str]:
@@ -332,12 +333,10 @@ def test_exporting_twice_in_one_process_gives_the_same(
         assert _digests(again) == _digests(exported(name))
 
 
-def test_another_process_exports_the_same_bytes(
-    exported: Callable[[str], Exported], tmp_path: Path
-) -> None:
-    few = [("onnx", "int8"), ("openvino", "int8")]
-    pairs = [*((name, "fp32") for name in SAME), *few]
-    # In another folder, and with other hashes of strings.
+def _of_another_process(
+    pairs: list[tuple[str, str]], folder: Path, seed: int = 7
+) -> list[list[str]]:
+    """The digests of runtimes' artifacts in a precision, with other hashes of strings."""
     code = (
         "import sys; from pathlib import Path; from test_runtimes import Exported, _digests\n"
         f"for i, (name, precision) in enumerate({pairs}):\n"
@@ -347,21 +346,38 @@ def test_another_process_exports_the_same_bytes(
     here = Path(__file__)
     paths = os.pathsep.join(map(str, (here.parent, here.parents[1], here.parents[2])))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "7"},
+        [sys.executable, "-W", "ignore", "-c", code, str(folder)],
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": str(seed)},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    found = [words for _, *words in filter(lambda words: words[:1] == ["digests"], lines)]
+    return [words for _, *words in filter(lambda words: words[:1] == ["digests"], lines)]
+
+
+def test_another_process_exports_the_same_bytes(
+    exported: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    few = [(name, "int8") for name in SAME if "int8" in plugins.load_runtime(name).precisions]
+    found = _of_another_process([*((name, "fp32") for name in SAME), *few], tmp_path)
     expected = [_digests(exported(name)) for name in SAME]
     for name, precision in few:
         ours = tmp_path / f"ours-{name}"
         ours.mkdir()
         expected.append(_digests(Exported(name, ours, precision)))
     assert found == expected
+
+
+@pytest.mark.parametrize("name", BY_PROCESS)
+def test_two_processes_export_the_same_bytes(name: str, tmp_path: Path) -> None:
+    found = []
+    for seed in (7, 8):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        found += _of_another_process([(name, "fp32")], folder, seed)
+    assert found[0] == found[1] != []
 
 
 @each_place

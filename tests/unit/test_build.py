@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from handlers import plugins
 from handlers.errors import (
     ArchiveError,
     BuildError,
@@ -169,6 +170,11 @@ def test_only_force_replaces_other_bytes_and_the_same_bytes_are_left(
     before = content(store)
     model = spec.load(project / "models/lenet5_digits.yaml", {"runtime": "eager"})
     with pytest.raises(ArchiveError, match=r"with other bytes: .* --version, .* --force"):
+        build.build(model, project, store, tell=quiet)
+    monkeypatch.setattr(plugins.load_runtime("eager"), "reproducible", "never")
+    with pytest.raises(
+        ArchiveError, match=r"bytes \(runtime eager gives others at every build\): "
+    ):
         build.build(model, project, store, tell=quiet)
     assert content(store) == before
     forced = build.build(model, project, store, force=True, tell=quiet)

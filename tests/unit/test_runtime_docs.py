@@ -50,6 +50,7 @@ def test_a_runtime_is_what_its_row_says(name: str) -> None:
     runtime, row = plugins.load_runtime(name), RUNTIMES[name]
     assert tuple(KINDS[device.lower()] for device in words(row["devices"])) == runtime.devices
     assert words(row["precisions"]) == runtime.precisions
+    assert row["same bytes"] == runtime.reproducible.replace("-", " ")
     assert row["artifact"].startswith(f"`{runtime.suffix}`")
     halved = runtime.static_precisions
     assert row["detectors"].startswith("in two halves" if "fp32" in halved else "whole")
