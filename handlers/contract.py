@@ -28,6 +28,8 @@ _LIKE = 0.66
 _TOLD = {"threads", "batch", "precision"}
 # Fields of a request that are no options.
 _FIELDS = {"accept", "body", "data", "instances", "parameters"}
+# Of the input of a runtime, which may vary.
+_AXES: tuple[set[str], ...] = ({"batch", "height", "width"}, {"height", "width"}, {"batch"}, set())
 _YAML = (bool, int, float, str, list, dict, type(None))
 # What is right already, for a plug-in is asked for all the time.
 _HELD: set[type] = set()
@@ -126,6 +128,12 @@ def _fits(value: Any, hint: Any) -> bool:
     return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
 
 
+def _tasks() -> set[str]:
+    from handlers import plugins
+
+    return set(plugins.names("tasks"))
+
+
 # Beyond types: whether a value means something, by the class that has it, and what does.
 _VALUES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "suffix": (
@@ -144,6 +152,11 @@ _VALUES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
         lambda value, kind: set(value) <= set(kind.precisions),
         "some of the class's precisions",
     ),
+    "varies": (
+        lambda value, _: set(value) in _AXES,
+        "'height' and 'width', 'batch', all of them or none",
+    ),
+    "excluded_tasks": (lambda value, _: set(value) <= _tasks(), "tasks by their names"),
     "options": (
         lambda value, _: not _TOLD & set(value),
         f"other names than {', '.join(sorted(_TOLD))}, which every worker sets",

@@ -55,6 +55,9 @@ class Runtime(ABC):
     whether PyTorch computes anything of a call; the workers of a runtime that says no do not import
     it, unless something else of theirs does.
 
+    ``varies`` are the axes of the input that may differ from call to call: without "batch" a call
+    has one picture, without "height" and "width" a model's input has a fixed size.
+    ``excluded_tasks`` are tasks whose models ``export`` cannot take, by name, with the reason.
     ``reproducible`` says when ``export`` of the same request gives the same bytes, on hosts of one
     kind: always, where each is the first of its process ("by-process"), or never.
     """
@@ -70,6 +73,8 @@ class Runtime(ABC):
     static_precisions: ClassVar[tuple[str, ...]] = ()
     needs_torch: ClassVar[bool] = True
     needs_source: ClassVar[bool] = False
+    varies: ClassVar[tuple[str, ...]] = ("batch", "height", "width")
+    excluded_tasks: ClassVar[Mapping[str, str]] = {}
     reproducible: ClassVar[Literal["always", "by-process", "never"]] = "always"
     options: ClassVar[Mapping[str, Any]] = {}
     load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}

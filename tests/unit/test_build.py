@@ -309,6 +309,34 @@ def test_a_mistake_stops_the_build_saying_what(
     assert "\n" not in str(refused.value)
 
 
+def test_a_runtime_that_takes_one_picture_a_call_is_given_no_more(
+    stage: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchScript, "varies", ())
+    bundle = json.loads((stage() / "marsmith.json").read_text())
+    assert bundle["artifact_batch"] == 1 < bundle["limits"]["batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "words"),
+    [
+        ("varies", ("batch",), r"torchscript takes pictures of one size alone: .* \(--resize H,W"),
+        (
+            "excluded_tasks",
+            {"image-classification": "too many"},
+            r"torchscript takes no models of task image-classification \(too many\): choose",
+        ),
+    ],
+)
+def test_a_model_beyond_what_its_runtime_takes_stops_the_build(
+    stage: Callable[..., Path], limit: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchScript, limit, value)
+    gray = {"color": "gray", "resize": 32, "mean": [0.3], "std": [0.3]}
+    with pytest.raises(SpecError, match=f"^runtime {words}"):
+        stage(input=gray)
+
+
 def test_samples_that_prove_nothing_stop_the_build(
     stage: Callable[..., Path], project: Path, tmp_path: Path
 ) -> None:

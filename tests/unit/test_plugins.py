@@ -175,6 +175,18 @@ def test_a_file_that_breaks_the_contract_says_how(folder: Path, source: str, wor
         ("    precisions = ('int8',)", "has precisions = .*: it takes 'fp32', and what else"),
         ("    precisions = ('fp32', 'fp8')", "has precisions = .*: it takes .* of fp32, .*int8"),
         ("    static_precisions = ('int8',)", "has static_precisions = .*: it takes some of the c"),
+        (
+            "    varies = ('height',)",
+            r"has varies = \('height',\): it takes 'height' and 'width', 'bat",
+        ),
+        (
+            "    excluded_tasks = {'tagging': 'no'}",
+            "has excluded_tasks = .*: it takes tasks by their n",
+        ),
+        (
+            "    reproducible = True",
+            r"has reproducible = True: it takes Literal\['always', 'by-proces",
+        ),
         ("    options = ['cache']", r"has options = \['cache'\]: it takes Mapping\[str, Any\]$"),
         (
             "    options = {'threads': 2}",

@@ -52,8 +52,10 @@ def test_a_runtime_is_what_its_row_says(name: str) -> None:
     assert words(row["precisions"]) == runtime.precisions
     assert row["same bytes"] == runtime.reproducible.replace("-", " ")
     assert row["artifact"].startswith(f"`{runtime.suffix}`")
+    assert tuple(re.findall("batch|height|width", row["sizes that vary"])) == runtime.varies
     halved = runtime.static_precisions
-    assert row["detectors"].startswith("in two halves" if "fp32" in halved else "whole")
+    whole = "none" if "object-detection" in runtime.excluded_tasks else "whole"
+    assert row["detectors"].startswith("in two halves" if "fp32" in halved else whole)
     if "fp32" not in halved:
         said = re.findall(r"(\w+) in two halves", row["detectors"])
         assert tuple(said) == halved
