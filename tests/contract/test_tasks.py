@@ -158,16 +158,27 @@ def test_the_widest_answer_has_margin_and_comparison_too(
     handler, images = material(task).handler, material(task).images
     options = handler.widest()
     (answer,) = handler.answer(images[:1], **options)
-    assert handler.compare(answer, answer, **options).same
+    same = handler.compare(answer, answer, **options)
+    assert same.same
+    assert same.score == 0
     assert handler.margin(answer, **options) >= 0
 
 
 @each_task
-def test_options_have_defaults_that_they_accept(
+def test_a_metric_takes_a_picture_more_than_once(
     task: str, material: Callable[[str], Material]
 ) -> None:
+    handler, images = material(task).handler, material(task).images
+    answers = handler.answer(images, **handler.widest())
+    evidence = [handler.evidence(answer, handler.as_truth(answer)) for answer in answers]
+    # A bootstrap draws pictures with replacement.
+    for drawn in (evidence, evidence + evidence, evidence[:1] * 3):
+        assert 0 <= handler.metric(drawn) <= 1
+
+
+@each_task
+def test_options_can_be_described(task: str, material: Callable[[str], Material]) -> None:
     for option in material(task).handler.options():
-        assert option.parse(option.default) == option.default
         assert option.help
         json.dumps(option.describe())
 
