@@ -351,15 +351,14 @@ def test_exporting_twice_in_one_process_gives_the_same(
         assert _digests(again) == _digests(exported(name))
 
 
-def _of_another_process(
-    pairs: list[tuple[str, str]], folder: Path, seed: int = 7
-) -> list[list[str]]:
-    """The digests of runtimes' artifacts in a precision, with other hashes of strings."""
+def _of_another_process(name: str, precisions: list[str], folder: Path, seed: int) -> list[Any]:
+    """The digests of a runtime's artifacts, in another folder and with other hashes of strings."""
+    folder.mkdir()
     code = (
         "import sys; from pathlib import Path; from test_runtimes import Exported, _digests\n"
-        f"for i, (name, precision) in enumerate({pairs}):\n"
-        "    folder = Path(sys.argv[1], str(i)); folder.mkdir()\n"
-        "    print('digests', *_digests(Exported(name, folder, precision)))\n"
+        f"for precision in {precisions}:\n"
+        "    folder = Path(sys.argv[1], precision); folder.mkdir()\n"
+        f"    print('digests', *_digests(Exported({name!r}, folder, precision)))\n"
     )
     here = Path(__file__)
     paths = os.pathsep.join(map(str, (here.parent, here.parents[1], here.parents[2])))
@@ -375,27 +374,20 @@ def _of_another_process(
     return [words for _, *words in filter(lambda words: words[:1] == ["digests"], lines)]
 
 
-def test_another_process_exports_the_same_bytes(
-    exported: Callable[[str], Exported], tmp_path: Path
-) -> None:
-    few = [(name, "int8") for name in SAME if "int8" in plugins.load_runtime(name).precisions]
-    found = _of_another_process([*((name, "fp32") for name in SAME), *few], tmp_path)
-    expected = [_digests(exported(name)) for name in SAME]
-    for name, precision in few:
-        ours = tmp_path / f"ours-{name}"
-        ours.mkdir()
-        expected.append(_digests(Exported(name, ours, precision)))
+@pytest.mark.parametrize("name", [*SAME, *BY_PROCESS])
+def test_another_process_exports_the_same_bytes(name: str, tmp_path: Path) -> None:
+    able = plugins.load_runtime(name).precisions
+    precisions = [each for each in ("fp32", "int8") if each in able]
+    found = _of_another_process(name, precisions, tmp_path / "theirs", seed=7)
+    if name in BY_PROCESS:
+        expected = _of_another_process(name, precisions, tmp_path / "others", seed=8)
+    else:
+        folders = [tmp_path / precision for precision in precisions]
+        for folder in folders:
+            folder.mkdir()
+        expected = [_digests(Exported(name, folder, folder.name)) for folder in folders]
+    assert len(found) == len(precisions)
     assert found == expected
-
-
-@pytest.mark.parametrize("name", BY_PROCESS)
-def test_two_processes_export_the_same_bytes(name: str, tmp_path: Path) -> None:
-    found = []
-    for seed in (7, 8):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        found += _of_another_process([(name, "fp32")], folder, seed)
-    assert found[0] == found[1] != []
 
 
 @each_place
