@@ -128,10 +128,10 @@ def _fits(value: Any, hint: Any) -> bool:
     return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
 
 
-def _tasks() -> set[str]:
+def _names(kind: str) -> set[str]:
     from handlers import plugins
 
-    return set(plugins.names("tasks"))
+    return set(plugins.names(kind))
 
 
 # Beyond types: whether a value means something, by the class that has it, and what does.
@@ -156,10 +156,10 @@ _VALUES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
         lambda value, _: set(value) in _AXES,
         "'height' and 'width', 'batch', all of them or none",
     ),
-    "excluded_tasks": (lambda value, _: set(value) <= _tasks(), "tasks by their names"),
+    "excluded_tasks": (lambda value, _: set(value) <= _names("tasks"), "tasks by their names"),
     "options": (
-        lambda value, _: not _TOLD & set(value),
-        f"other names than {', '.join(sorted(_TOLD))}, which every worker sets",
+        lambda value, _: not (_TOLD | _names("runtimes")) & set(value),
+        f"other names than {', '.join(sorted(_TOLD))}, which every worker sets, and a runtime's",
     ),
     "load_choices": (
         lambda value, kind: set(value) <= set(kind.options),

@@ -192,6 +192,10 @@ def test_a_file_that_breaks_the_contract_says_how(folder: Path, source: str, wor
             "    options = {'threads': 2}",
             "has options = .*: it takes other names than batch, precisi",
         ),
+        (
+            "    options = {'my-own': 2}",
+            "has options = .*: it takes other names than .* and a runtime",
+        ),
         ("    load_choices = {'streams': (1, 2)}", "has load_choices = .*: it takes values of the"),
         ("    needs_torch = 0", "has needs_torch = 0: it takes bool$"),
         ("    streams = True", "has streams = True: it takes int$"),
