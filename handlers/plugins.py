@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from handlers import contract
 from handlers.errors import MarsmithError, PluginError, one_line
 
 if TYPE_CHECKING:
@@ -22,10 +23,19 @@ _HERE = Path(__file__).parent
 
 
 def names(kind: str) -> list[str]:
-    """Names of all plugins of ``kind`` ("tasks" or "runtimes"), sorted, as written in a spec."""
+    """Names of all plugins of ``kind`` ("tasks" or "runtimes"), sorted, as written in a spec.
+
+    Raises PluginError for what else lies in their folder; what begins with _ or a dot may.
+    """
     folder = Path(__file__).parent / kind
-    found = (module.name for module in pkgutil.iter_modules([str(folder)]))
-    return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
+    found = [path for path in folder.iterdir() if path.name[0] not in "_."]
+    for path in found:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*\.py", path.name) or not path.is_file():
+            raise PluginError(
+                f"handlers/{kind}/{path.name} is no {kind[:-1]}: that folder holds files named as "
+                f"my_{kind[:-1]}.py (a-z, 0-9, _) alone: rename it, or move it elsewhere"
+            )
+    return sorted(path.stem.replace("_", "-") for path in found)
 
 
 def load_task(name: str) -> type[TaskHandler]:
@@ -78,25 +88,26 @@ def _load(kind: str, name: str, base: type[T]) -> type[T]:
     known = names(kind)
     if name not in known:
         raise PluginError(f"no {kind[:-1]} {name!r}: accepted are {', '.join(known)}")
-    path = f"handlers.{kind}.{name.replace('-', '_')}"
+    path = f"handlers/{kind}/{name.replace('-', '_')}.py"
     try:
-        module = importlib.import_module(path)
+        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     # A plug-in's file may fail at import in any way; its author needs the file and the reason.
     except Exception as error:
-        raise PluginError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, base)
-        and value.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        raise PluginError(
-            f"{path} defines {len(found)} subclasses of {base.__name__}: exactly one is needed"
+        raise PluginError(f"{path} cannot be imported: {described(error)}") from error
+    found = list(
+        dict.fromkeys(
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value)
+            and issubclass(value, base)
+            and value.__module__ == module.__name__
         )
-    missing = sorted(getattr(found[0], "__abstractmethods__", ()))
-    missing += [name for name in getattr(base, "required", ()) if not hasattr(found[0], name)]
-    if missing:
-        raise PluginError(f"{path}: {found[0].__name__} lacks {', '.join(missing)}")
+    )
+    if len(found) != 1:
+        which = ", ".join(each.__name__ for each in found) or "none"
+        raise PluginError(
+            f"{path} defines {len(found)} subclasses of {base.__name__} ({which}): exactly one is "
+            "needed; what several files share belongs in handlers/, beside the folder"
+        )
+    contract.hold(found[0], base)
     return found[0]

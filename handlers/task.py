@@ -171,7 +171,7 @@ class TaskHandler(BaseHandler):
 
     @abstractmethod
     def compare(self, expected: Any, answer: Any, **given: Any) -> Difference:
-        """The difference between two answers to one picture.
+        """The difference between two answers to one picture; none, and score 0, to itself.
 
         ``given`` are the options both were asked with, where they are not the defaults.
         """
@@ -186,6 +186,7 @@ class TaskHandler(BaseHandler):
 
     # The metric of labelled pictures, in the field's words.
     required: ClassVar[tuple[str, ...]] = ("metric_name",)
+    optional: ClassVar[tuple[type, ...]] = ()
     metric_name: ClassVar[str]
 
     @abstractmethod
@@ -198,7 +199,7 @@ class TaskHandler(BaseHandler):
     @staticmethod
     @abstractmethod
     def metric(evidence: Sequence[Any]) -> float:
-        """``metric_name``, 0 to 1, of what all pictures add to it."""
+        """``metric_name``, 0 to 1, of what all pictures add to it; a bootstrap repeats some."""
 
     def labelled(self, folder: Path) -> list[tuple[Path, Any]]:
         """Pictures of a folder and their truths for ``metric``; empty where it has no labels.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from handlers.contract import file_of
 from handlers.errors import PluginError, SpecError
 from handlers.integrity import sha256
 from handlers.runtimes import Array
@@ -228,7 +229,7 @@ def _checked(task: TaskHandler, found: float) -> float:
     """A metric of its kind, from 0 to 1; raises PluginError."""
     if not -_ROUNDING <= found <= 1 + _ROUNDING:
         raise PluginError(
-            f"{type(task).__module__}: {task.metric_name} is {found:.6g}, and a metric is from 0 "
+            f"{file_of(type(task))}: {task.metric_name} is {found:.6g}, and a metric is from 0 "
             "to 1: mend what evidence and metric give"
         )
     return min(max(float(found), 0.0), 1.0)

@@ -125,7 +125,7 @@ def _built(
     digest = sha256(path)
     target = store / path.name
     with exclusive(store):
-        unchanged = _check_target(target, digest, force)
+        unchanged = _check_target(target, digest, force, spec.runtime)
         publish(path, target)
     return Built(target, digest, unchanged, proof)
 
@@ -182,11 +182,26 @@ def _exported(
     """Export the network, proven against the eager module."""
     # Before eager answers all pictures, which may take minutes.
     check_requirements(plugins.load_runtime(spec.runtime), spec.runtime, spec.precision)
+    _check_taken(spec)
     module, bundle = preparing.prepare(spec, root, folder)
     preparing.check_flags(spec, module.bare())
     eager = preparing.reference(_with_defaults(bundle), module)
     _check_labels(eager, module, images[0])
     return proving.proven(spec, root, folder, module, eager, images, tell)
+
+
+def _check_taken(spec: ModelSpec) -> None:
+    """Raise SpecError for a model that is beyond what its runtime says it exports."""
+    runtime = plugins.load_runtime(spec.runtime)
+    if (reason := runtime.excluded_tasks.get(spec.task)) is not None:
+        raise SpecError(
+            f"runtime {spec.runtime} takes no models of task {spec.task} ({reason}): choose another"
+        )
+    if "height" not in runtime.varies and not resolve.image_input(spec).fixed:
+        raise SpecError(
+            f"runtime {spec.runtime} takes pictures of one size alone: give the input a fixed one, "
+            "resize: [height, width] (--resize H,W) or a crop, or choose another runtime"
+        )
 
 
 def _with_defaults(bundle: Bundle) -> Bundle:
@@ -256,15 +271,17 @@ def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) 
         )
 
 
-def _check_target(target: Path, digest: str, force: bool) -> bool:
+def _check_target(target: Path, digest: str, force: bool, runtime: str) -> bool:
     """Whether the very same archive is there already; raises ArchiveError when another one is."""
+    never = plugins.load_runtime(runtime).reproducible == "never"
     if not target.exists():
         return False
     if sha256(target) == digest:
         return True
     if not force:
         raise ArchiveError(
-            f"{target.name} is in the store with other bytes: give the new one another --version, "
-            "or replace it with --force"
+            f"{target.name} is in the store with other bytes"
+            f"{f' (runtime {runtime} gives others at every build)' if never else ''}: give the new "
+            "one another --version, or replace it with --force"
         )
     return False

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from handlers import golden
+from handlers.contract import file_of
 from handlers.errors import ParityError, PluginError
 from handlers.golden import Golden
 from handlers.task import TaskHandler
@@ -79,7 +80,7 @@ def _as_json(task: TaskHandler, value: Any) -> Any:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise PluginError(
-            f"{type(task).__module__}: postprocess gives what is no JSON ({error}): return int, "
+            f"{file_of(type(task))}: postprocess gives what is no JSON ({error}): return int, "
             "float, str, lists and dictionaries, not numpy's or torch's own"
         ) from error
 

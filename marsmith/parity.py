@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from handlers.closeness import Closeness
+from handlers.contract import file_of
 from handlers.errors import LimitError, ParityError, PluginError
 from handlers.plugins import described
 from handlers.runtimes import Array, Arrays
-from handlers.task import Difference, TaskHandler
+from handlers.task import TaskHandler
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Expected:
     @classmethod
     def of(cls, reference: TaskHandler, images: list[Image.Image], name: str = "eager") -> Expected:
         """Ask ``reference``; raises ParityError where it tells the pictures not apart, PluginError
-        where its task's ``compare`` gives no ``Difference``.
+        where its task's ``compare`` finds a difference between an answer and itself.
 
         How far apart they must be is what rounding does in fp32, whatever the artifact's precision:
         the question is whether the reference says anything of the pictures at all.
@@ -79,6 +80,7 @@ class Expected:
         arrays = [reference.preprocess(image) for image in images]
         outputs = [_alone(reference, array, name) for array in arrays]
         answers = reference.answer(images, **reference.widest())
+        _check_compare(reference, answers[0])
         spread, least = _spread(reference, images, answers), Closeness().outputs
         if spread <= least:
             raise ParityError(
@@ -104,8 +106,7 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     for size in sizes:
         for indices in _batches(expected.arrays, size):
             outputs = _run(artifact, [expected.arrays[i] for i in indices])
-            if lengths := {len(output) for output in outputs} - {len(indices)}:
-                raise ParityError(f"a batch of {len(indices)} gave outputs of length {lengths}")
+            _check_axes(outputs, len(indices), "the artifact")
             for row, index in enumerate(indices):
                 got = tuple(output[row] for output in outputs)
                 where = f"sample {index}, batch of {len(indices)}"
@@ -148,9 +149,19 @@ def _batches(arrays: list[Array], size: int) -> Iterator[list[int]]:
 
 def _alone(handler: TaskHandler, array: Array, name: str) -> Arrays:
     outputs = handler.model(np.stack([array]))
+    _check_axes(outputs, 1, name)
     if not all(np.isfinite(output).all() for output in outputs):
         raise ParityError(f"the outputs of {name} itself are not finite: look at the weights")
     return tuple(output[0] for output in outputs)
+
+
+def _check_axes(outputs: Arrays, count: int, name: str) -> None:
+    for number, output in enumerate(outputs):
+        if output.shape[:1] != (count,):
+            raise ParityError(
+                f"output {number} of {name} has shape {output.shape} for a batch of {count}: its "
+                "first axis must be the batch"
+            )
 
 
 def _compare(
@@ -225,7 +236,7 @@ def _compare_answers(
     seen: set[int] = set()
     for index, got, where in _answers(expected, artifact, sizes, options):
         wanted = expected.answers[index]
-        difference = _difference(task, wanted, got, options)
+        difference = task.compare(wanted, got, **options)
         same = difference.same or not is_decided(task, wanted, tolerance, options)
         if not same or not difference.score <= tolerance:
             kind = LimitError if np.isfinite(difference.score) else ParityError
@@ -242,17 +253,14 @@ def _compare_answers(
     return worst, figures
 
 
-def _difference(
-    task: TaskHandler, expected: Any, answer: Any, options: dict[str, Any]
-) -> Difference:
-    """What the task says of two answers; raises PluginError where that is no ``Difference``."""
-    found: Any = task.compare(expected, answer, **options)
-    if not isinstance(found, Difference):
+def _check_compare(task: TaskHandler, answer: Any) -> None:
+    """An answer is as itself, or what is found between two says nothing; raises PluginError."""
+    found = task.compare(answer, answer, **task.widest())
+    if not found.same or found.score != 0:
         raise PluginError(
-            f"{type(task).__module__}: compare gives a {type(found).__name__}: return a "
-            "handlers.task.Difference(same, score, detail)"
+            f"{file_of(type(task))}: compare of an answer with itself gives same={found.same}, "
+            f"score={found.score:g}: it must give same=True, score=0"
         )
-    return found
 
 
 def is_decided(task: TaskHandler, answer: Any, tolerance: float, options: dict[str, Any]) -> bool:
@@ -307,7 +315,7 @@ def _spread(reference: TaskHandler, images: list[Image.Image], answers: list[Any
         answer if image.size == size else reference.answer([image.resize(size)], **options)[0]
         for image, answer in zip(images, answers, strict=True)
     ]
-    differences = [_difference(exact, answers[0], other, options) for other in answers[1:]]
+    differences = [exact.compare(answers[0], other, **options) for other in answers[1:]]
     return max((each.score if each.same else 1.0 for each in differences), default=0.0)
 
 

@@ -72,7 +72,7 @@ def unrecorded(spec: ModelSpec, root: Path) -> Bundle:
     task, runtime = plugins.load_task(spec.task), plugins.load_runtime(spec.runtime)
     options = {**runtime.options, **spec.options}
     halved = plugins.halved(spec.task, spec.runtime, spec.precision)
-    single = halved or (task.loops and runtime.traces(options))
+    single = halved or "batch" not in runtime.varies or (task.loops and runtime.traces(options))
     return Bundle(
         name=spec.name,
         version=spec.version,

@@ -1,10 +1,7 @@
 """The contract of a runtime: one file in this folder, found by its name.
 
-A runtime loads an artifact and runs it. One that can also make the artifact has a static method
-``export(request: ExportRequest) -> None`` that writes ``request.path``; without it the runtime
-only serves artifacts that others exported. What is to be changed of what an exporter has written
-(names, traces of the machine) does a static method ``finish(request: ExportRequest) -> None``: a
-build proves the artifact before and after it.
+A runtime loads an artifact and runs it. One that can also make the artifact has the methods of
+``Exporting``; without them it only serves artifacts that others exported.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +23,19 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
+
+
+class Exporting:
+    """What a runtime has as well that makes artifacts."""
+
+    @staticmethod
+    def export(request: ExportRequest) -> None:
+        """Write ``request.path``; raises ExportError for a module that the runtime cannot take."""
+
+    @staticmethod
+    def finish(request: ExportRequest) -> None:
+        """Change of ``request.path`` what an exporter has left in it (names, traces of the
+        machine), where that is needed: a build proves the artifact before and after it."""
 
 
 class Runtime(ABC):
@@ -44,9 +54,16 @@ class Runtime(ABC):
     ``streams`` is how many calls, from as many threads, it computes at once. ``needs_torch`` says
     whether PyTorch computes anything of a call; the workers of a runtime that says no do not import
     it, unless something else of theirs does.
+
+    ``varies`` are the axes of the input that may differ from call to call: without "batch" a call
+    has one picture, without "height" and "width" a model's input has a fixed size.
+    ``excluded_tasks`` are tasks whose models ``export`` cannot take, by name, with the reason.
+    ``reproducible`` says when ``export`` of the same request gives the same bytes, on hosts of one
+    kind: always, where each is the first of its process ("by-process"), or never.
     """
 
     required: ClassVar[tuple[str, ...]] = ("suffix",)
+    optional: ClassVar[tuple[type, ...]] = (Exporting,)
     suffix: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
     export_requires: ClassVar[tuple[str, ...]] = ()
@@ -56,6 +73,9 @@ class Runtime(ABC):
     static_precisions: ClassVar[tuple[str, ...]] = ()
     needs_torch: ClassVar[bool] = True
     needs_source: ClassVar[bool] = False
+    varies: ClassVar[tuple[str, ...]] = ("batch", "height", "width")
+    excluded_tasks: ClassVar[Mapping[str, str]] = {}
+    reproducible: ClassVar[Literal["always", "by-process", "never"]] = "always"
     options: ClassVar[Mapping[str, Any]] = {}
     load_choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     # For the error of one that shows no layers: which runtime shows those of the same graph.

@@ -43,6 +43,8 @@ class AotInductor(Runtime):
     int8_requires = ("torchao",)
     static_precisions = precisions
     shown_by = "torch-compile"
+    # TorchInductor takes folders into its hashes; compiler, torch and processor count as well.
+    reproducible = "never"
     options: ClassVar[Mapping[str, Any]] = {"isa": ""}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:

@@ -27,6 +27,8 @@ class TorchScript(Runtime):
 
     suffix = ".pt"
     precisions = ("fp32", *precision.DTYPES)
+    # Classes that a process has seen before are numbered.
+    reproducible = "by-process"
     options: ClassVar[Mapping[str, Any]] = {"method": "trace"}
 
     def __init__(self, path: Path, device: str, options: Mapping[str, Any]) -> None:

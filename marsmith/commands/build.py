@@ -135,7 +135,7 @@ def command(
     if not specs:
         return
     if len(specs) > 1:
-        # TorchScript numbers its types per process: a process each keeps archives reproducible.
+        # A process each, for runtimes that are reproducible "by-process".
         _several([sys.executable, "-m", "marsmith", "build", *_options_given()], specs, as_json)
         return
     (spec,) = specs.values()

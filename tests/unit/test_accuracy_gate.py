@@ -247,7 +247,9 @@ def test_a_metric_that_is_not_from_0_to_1_is_refused(
     (folder / "labels.csv").write_text("file,label\n00.png,dark\n01.png,light")
     reference, artifact = classifier(120), classifier(120)
     measured = evaluation(folder, reference)
-    words = rf"^handlers\.tasks\.image_classification: top-1 is {value}, and .* evidence and metric"
+    words = (
+        rf"^handlers/tasks/image_classification\.py: top-1 is {value}, and .* evidence and metric"
+    )
     given = iter([1.0, value])
     reference.metric = lambda evidence: next(given)  # type: ignore[method-assign]
     artifact.metric = lambda evidence: value  # type: ignore[method-assign]

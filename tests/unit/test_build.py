@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from handlers import plugins
 from handlers.errors import (
     ArchiveError,
     BuildError,
@@ -170,6 +171,11 @@ def test_only_force_replaces_other_bytes_and_the_same_bytes_are_left(
     model = spec.load(project / "models/lenet5_digits.yaml", {"runtime": "eager"})
     with pytest.raises(ArchiveError, match=r"with other bytes: .* --version, .* --force"):
         build.build(model, project, store, tell=quiet)
+    monkeypatch.setattr(plugins.load_runtime("eager"), "reproducible", "never")
+    with pytest.raises(
+        ArchiveError, match=r"bytes \(runtime eager gives others at every build\): "
+    ):
+        build.build(model, project, store, tell=quiet)
     assert content(store) == before
     forced = build.build(model, project, store, force=True, tell=quiet)
     assert not forced.unchanged
@@ -301,6 +307,34 @@ def test_a_mistake_stops_the_build_saying_what(
     with pytest.raises(kind, match=words) as refused:
         stage(**changes)
     assert "\n" not in str(refused.value)
+
+
+def test_a_runtime_that_takes_one_picture_a_call_is_given_no_more(
+    stage: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchScript, "varies", ())
+    bundle = json.loads((stage() / "marsmith.json").read_text())
+    assert bundle["artifact_batch"] == 1 < bundle["limits"]["batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "words"),
+    [
+        ("varies", ("batch",), r"torchscript takes pictures of one size alone: .* \(--resize H,W"),
+        (
+            "excluded_tasks",
+            {"image-classification": "too many"},
+            r"torchscript takes no models of task image-classification \(too many\): choose",
+        ),
+    ],
+)
+def test_a_model_beyond_what_its_runtime_takes_stops_the_build(
+    stage: Callable[..., Path], limit: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchScript, limit, value)
+    gray = {"color": "gray", "resize": 32, "mean": [0.3], "std": [0.3]}
+    with pytest.raises(SpecError, match=f"^runtime {words}"):
+        stage(input=gray)
 
 
 def test_samples_that_prove_nothing_stop_the_build(

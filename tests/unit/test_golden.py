@@ -191,7 +191,7 @@ def test_an_answer_that_is_no_json_builds_nothing(tmp_path: Path) -> None:
     task.postprocess = lambda outputs, *_: [  # type: ignore[method-assign]
         {"label": "red", "score": outputs[0][0]}
     ]
-    words = r"^handlers\.tasks\.image_classification: postprocess gives what is no JSON .*float32"
+    words = r"^handlers/tasks/image_classification\.py: postprocess gives what is no JSON .*float32"
     with pytest.raises(PluginError, match=words):
         goldens.write(task, task, COLORS, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -106,25 +106,31 @@ def nan_in_one(scores: Array) -> Array:
     return scores
 
 
-class Wordless(ImageClassification):
-    """Forgets to return what it found, always or of answers that are the same."""
-
-    always = True
+class Restless(ImageClassification):
+    """Finds a difference where there is none."""
 
     def compare(self, expected: Any, answer: Any, **given: Any) -> Any:
         found = super().compare(expected, answer, **given)
-        return None if self.always or found.score == 0 else found
+        return replace(found, score=found.score + 0.25)
 
 
-@pytest.mark.parametrize("always", [True, False])
-def test_a_compare_that_returns_no_difference_is_the_task_s_mistake(
-    images: list[Image.Image], always: bool
-) -> None:
-    task = Wordless()
-    task.bundle, task.model, task.always = handler(EAGER).bundle, EAGER, always
-    words = r"^test_parity: compare gives a NoneType: return a handlers\.task\.Difference"
+def test_a_compare_of_an_answer_with_itself_must_find_nothing(images: list[Image.Image]) -> None:
+    task = Restless()
+    task.bundle, task.model = handler(EAGER).bundle, EAGER
+    words = r"^test_parity\.py: compare of an answer with itself gives same=True, score=0\.25: it"
     with pytest.raises(PluginError, match=words):
         compare(task, handler(EAGER), images)
+
+
+@pytest.mark.parametrize("name", ["eager", "the artifact"])
+def test_outputs_without_the_batch_as_first_axis_are_refused(
+    images: list[Image.Image], name: str
+) -> None:
+    pair = {"eager": handler(EAGER), "the artifact": handler(EAGER)}
+    pair[name] = handler(lambda images: (np.array(images.mean()),))
+    words = rf"output 0 of {name} has shape \(\) for a batch of 1: its first axis must be the batch"
+    with pytest.raises(ParityError, match=words):
+        compare(pair["eager"], pair["the artifact"], images)
 
 
 def test_a_faithful_artifact_passes(images: list[Image.Image]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers import plugins, runtimes
+from handlers import plugins, runtimes, tasks
 from handlers.bundle import Bundle
 from handlers.errors import InferenceError, LoadError, PluginError
 from handlers.inputs import ImageInput
@@ -34,20 +34,43 @@ class Mine(Runtime):
 """
 
 
+TASK = """
+from handlers.options import Option
+from handlers.tasks.image_classification import ImageClassification
+
+class Mine(ImageClassification):
+    pass
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the plugin folders that a test may add files to."""
-    (tmp_path / "runtimes").mkdir()
-    (tmp_path / "runtimes/__init__.py").touch()
+    """A folder of runtimes that a test may add files to; that of tasks lies beside it."""
     monkeypatch.setattr(plugins, "__file__", str(tmp_path / "plugins.py"))
-    monkeypatch.setattr(runtimes, "__path__", [str(tmp_path / "runtimes")])
+    for package in (runtimes, tasks):
+        place = tmp_path / package.__name__.rpartition(".")[2]
+        place.mkdir()
+        (place / "__init__.py").touch()
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(place)])
     return tmp_path / "runtimes"
 
 
 @pytest.fixture(autouse=True)
 def forget() -> None:
-    for name in ("handlers.runtimes.my_own", "handlers.runtimes.broken"):
-        sys.modules.pop(name, None)
+    for name in ("runtimes.my_own", "runtimes.broken", "tasks.my_own"):
+        sys.modules.pop(f"handlers.{name}", None)
+
+
+def loaded(folder: Path, lines: str) -> Any:
+    """The runtime ``ONE`` with more lines in its class."""
+    (folder / "my_own.py").write_text(ONE + lines)
+    return plugins.load_runtime("my-own")
+
+
+def task(folder: Path, lines: str) -> Any:
+    """A task that classifies, with more lines in its class."""
+    (folder.parent / "tasks/my_own.py").write_text(TASK + lines)
+    return plugins.load_task("my-own")
 
 
 @pytest.mark.parametrize("kind", ["tasks", "runtimes"])
@@ -79,20 +102,36 @@ def test_a_new_file_is_a_new_plugin(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "count"),
+    ("source", "count", "names"),
     [
-        ("", 0),
-        ("from handlers.runtimes.eager import Eager", 0),
-        (ONE + ONE.replace("Mine", "B"), 2),
+        ("", 0, "none"),
+        ("from handlers.runtimes.eager import Eager", 0, "none"),
+        (ONE + ONE.replace("Mine", "B"), 2, "Mine, B"),
     ],
 )
-def test_a_file_without_exactly_one_class_is_refused(folder: Path, source: str, count: int) -> None:
-    from handlers.runtimes import eager
-
-    assert eager.Eager
+def test_a_file_without_exactly_one_class_is_refused(
+    folder: Path, source: str, count: int, names: str
+) -> None:
     (folder / "broken.py").write_text(source)
-    with pytest.raises(PluginError, match=f"defines {count} subclasses of Runtime: exactly one"):
+    words = rf"defines {count} subclasses of Runtime \({names}\): exactly one"
+    with pytest.raises(PluginError, match=rf"^handlers/runtimes/broken\.py {words}"):
         plugins.load_runtime("broken")
+
+
+def test_another_name_of_the_class_is_no_second_one(folder: Path) -> None:
+    assert loaded(folder, "\n\nAlias = Mine").__name__ == "Mine"
+
+
+@pytest.mark.parametrize("name", ["my-own.py", "MyOwn.py", "my_own.py~", "notes.txt", "my_own/"])
+def test_what_is_no_plugin_does_not_lie_in_their_folder(folder: Path, name: str) -> None:
+    (folder / "my_own.py").write_text(ONE)
+    (folder / "_shared.py").touch()
+    (folder / "__pycache__").mkdir()
+    assert plugins.names("runtimes") == ["my-own"]
+    place = folder / name
+    place.mkdir() if name.endswith("/") else place.touch()
+    with pytest.raises(PluginError, match=rf"^handlers/runtimes/{place.name} is no runtime: .*a-z"):
+        plugins.names("runtimes")
 
 
 @pytest.mark.parametrize(
@@ -107,8 +146,207 @@ def test_a_file_without_exactly_one_class_is_refused(folder: Path, source: str, 
 )
 def test_a_file_that_breaks_the_contract_says_how(folder: Path, source: str, words: str) -> None:
     (folder / "broken.py").write_text(source)
-    with pytest.raises(PluginError, match=rf"handlers\.runtimes\.broken.*{words}"):
+    with pytest.raises(PluginError, match=rf"^handlers/runtimes/broken\.py.*{words}"):
         plugins.load_runtime("broken")
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            "    requiers = ()",
+            r"has requiers: did you mean requires\? Begin a name of your own with _",
+        ),
+        ("    exptra = ()", "has exptra: did you mean export"),
+        ("    def finnish(request): pass", "has finnish: did you mean finish"),
+        ("    suffix = 'mine'", "has suffix = 'mine': it takes a dot and letters"),
+        ("    suffix = '.tar.gz'", "has suffix = '.tar.gz': it takes a dot and letters"),
+        (
+            "    requires = 'onnx'",
+            r"has requires = 'onnx': it takes tuple\[str, ...\], such as \('onn",
+        ),
+        ("    requires = (1,)", r"has requires = \(1,\): it takes tuple\[str, ...\]$"),
+        (
+            "    requires = ('onnx>=1',)",
+            "has requires = .*: it takes names that Python imports, wit",
+        ),
+        ("    devices = ('gpu',)", r"has devices = \('gpu',\): it takes 'cpu', 'cuda' or both"),
+        ("    devices = ()", r"has devices = \(\): it takes 'cpu'"),
+        ("    precisions = ('int8',)", "has precisions = .*: it takes 'fp32', and what else"),
+        ("    precisions = ('fp32', 'fp8')", "has precisions = .*: it takes .* of fp32, .*int8"),
+        ("    static_precisions = ('int8',)", "has static_precisions = .*: it takes some of the c"),
+        (
+            "    varies = ('height',)",
+            r"has varies = \('height',\): it takes 'height' and 'width', 'bat",
+        ),
+        (
+            "    excluded_tasks = {'tagging': 'no'}",
+            "has excluded_tasks = .*: it takes tasks by their n",
+        ),
+        (
+            "    reproducible = True",
+            r"has reproducible = True: it takes Literal\['always', 'by-proces",
+        ),
+        ("    options = ['cache']", r"has options = \['cache'\]: it takes Mapping\[str, Any\]$"),
+        (
+            "    options = {'threads': 2}",
+            "has options = .*: it takes other names than batch, precisi",
+        ),
+        (
+            "    options = {'my-own': 2}",
+            "has options = .*: it takes other names than .* and a runtime",
+        ),
+        ("    load_choices = {'streams': (1, 2)}", "has load_choices = .*: it takes values of the"),
+        ("    needs_torch = 0", "has needs_torch = 0: it takes bool$"),
+        ("    streams = True", "has streams = True: it takes int$"),
+        ("    traces = True", r"has traces = True: it takes a method, traces\(options\)$"),
+        (
+            "    def export(self, request): pass",
+            "has export without @staticmethod: it is called on",
+        ),
+        ("    def traces(self, options): pass", "has traces without @classmethod: it is called on"),
+        (
+            "    @staticmethod\n    def export(): pass",
+            r"has export\(\): it is called as export\(req",
+        ),
+        ("    def layers(self): pass", r"has layers\(\): it is called as layers\(images\)"),
+        (
+            "    def __init__(self, path): pass",
+            r"has __init__\(path\): it is called as __init__\(pat",
+        ),
+    ],
+)
+def test_a_runtime_that_is_declared_wrong_says_how(folder: Path, lines: str, words: str) -> None:
+    with pytest.raises(PluginError, match=rf"^handlers/runtimes/my_own\.py: Mine {words}"):
+        loaded(folder, lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("    metric_nam = 'top-1'", "has metric_nam: did you mean metric_name"),
+        ("    metric_name = ''", "has metric_name = '': it takes the name"),
+        (
+            "    compared_by = ('overlaps',)",
+            "has compared_by = .*: it takes 'overlap', 'changed' or",
+        ),
+        ("    compared_by = 'overlap'", r"has compared_by = 'overlap': it takes .*\('overlap',\)$"),
+        (
+            "    decode_settings = {'best': {1}}",
+            "has decode_settings = .*: it takes values that a m",
+        ),
+        ("    most_labels = '2'", r"has most_labels = '2': it takes int \| None$"),
+        ("    default_input = 224", r"has default_input = 224: it takes ImageInput \| None$"),
+        (
+            "    options = [Option('best', int, 1, '')]",
+            r"has options = .*: it takes a method, opti",
+        ),
+        (
+            "    def decode(self, settings): pass",
+            r"has decode without @staticmethod: .*decode\(set",
+        ),
+        ("    def summary(answer): pass", "has summary without @staticmethod"),
+        (
+            "    def margin(self, answer): pass",
+            r"has margin\(answer\): .* margin\(answer, \*\*given\)",
+        ),
+        (
+            "    def __init__(self, name): pass",
+            r"has __init__\(name\): it is called as __init__\(\)",
+        ),
+    ],
+)
+def test_a_task_that_is_declared_wrong_says_how(folder: Path, lines: str, words: str) -> None:
+    with pytest.raises(PluginError, match=rf"^handlers/tasks/my_own\.py: Mine {words}"):
+        task(folder, lines)
+
+
+def test_all_mistakes_are_told_at_once(folder: Path) -> None:
+    with pytest.raises(
+        PluginError, match="Mine has requiers: .*; has devices = .*; has export with"
+    ):
+        loaded(folder, "    requiers = devices = ()\n    def export(request): pass")
+
+
+def test_names_of_its_own_and_other_forms_of_the_same_are_a_plugins_affair(folder: Path) -> None:
+    lines = """
+    cuts, _requiers, prepare, Colour = 3, (), None, str
+    streams = property(lambda self: 2)
+    @classmethod
+    def export(cls, request, *more): pass
+    def __call__(self, images, more=None): return ()
+    """
+    assert loaded(folder, lines).cuts == 3
+    lines = """
+    labels, top, score = (), 1, None
+    @staticmethod
+    def compare(expected, answer, **others): pass
+    def margin(self, answer, *, top_k=1, **given): return 0.5
+    """
+    assert task(folder, lines)().margin([]) == 0.5
+
+
+GIVEN = [
+    ("margin", "([])", "None", r"None \(NoneType\): return a number"),
+    ("margin", "([])", "True", r"True \(bool\): return a number"),
+    ("metric", "([])", "'0.5'", r"'0\.5' \(str\): return a number"),
+    (
+        "compare",
+        "(1, 2)",
+        "True",
+        r"True \(bool\): return a handlers\.task\.Difference\(same, score",
+    ),
+    ("draw", "([], None)", "[]", r"\[\] \(list\): return a PIL\.Image\.Image"),
+    ("summary", "([])", "None", "None .*: return text"),
+    ("widest", "()", "None", "None .*: return a dictionary"),
+    ("decode", "({})", "None", r"None .*: return a torch\.nn\.Module"),
+    ("preprocess", "(None)", "[[1]]", r".*: return a numpy array \(height, width, channels\) of u"),
+    ("options", "()", "None", r"None .*: return a list of handlers\.options\.Option"),
+    ("options", "()", "[1]", r"\[1\] .*: return a list of handlers\.options\.Option"),
+]
+
+
+@pytest.mark.parametrize(("name", "asked", "found", "words"), GIVEN)
+def test_what_a_method_must_not_give_is_told_with_its_file(
+    folder: Path, name: str, asked: str, found: str, words: str
+) -> None:
+    static = "    @staticmethod\n" if name in ("metric", "summary", "decode") else ""
+    first = "*_, **__" if static else "self, *_, **__"
+    made = task(folder, f"{static}    def {name}({first}): return {found}")()
+    with pytest.raises(PluginError, match=rf"^handlers/tasks/my_own\.py: {name} gives {words}"):
+        eval(f"made.{name}{asked}", {"made": made})
+
+
+@pytest.mark.parametrize("found", ["None", "[[1]]", "arrays[0]", "(1,)"])
+def test_a_runtime_gives_a_tuple_of_arrays(folder: Path, found: str) -> None:
+    model = loaded(folder, f"    def __call__(self, *arrays): return {found}")(Path(), "cpu", {})
+    with pytest.raises(PluginError, match=r"__call__ gives .*: return a tuple of numpy arrays, "):
+        model(np.zeros((1, 2, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("'best', int, 0, '', minimum=1", "the option best with the default 0: it takes a whole"),
+        ("'best', int, 1.5, ''", "the option best with the default 1.5: it takes a whole number"),
+        ("'best', float, None, ''", "the option best with the default None: it takes a number"),
+        (
+            "'mask', str, 'jpg', '', choices=('png',)",
+            "the option mask with the .*: it takes one of",
+        ),
+        ("'best', bool, True, ''", "the option best with kind <class 'bool'>: accepted are int"),
+        (
+            "'data', int, 1, ''",
+            "the option data with a name of other than a-z, 0-9, _, or one of accept, b",
+        ),
+        ("'top-k', int, 1, ''", "the option top-k with a name of other than a-z"),
+        ("'best', int, 1, ''), Option('best', int, 1, ''", "the option best twice"),
+    ],
+)
+def test_an_option_that_no_client_could_send_is_told(folder: Path, option: str, words: str) -> None:
+    made = task(folder, f"    def options(self): return [Option({option})]")()
+    with pytest.raises(PluginError, match=f"^handlers/tasks/my_own.py: options gives {words}"):
+        made.defaults()
 
 
 def failing(kind: str) -> Any:
