@@ -11,6 +11,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from types import FunctionType, UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 from PIL import Image
 
-from handlers.closeness import DEFAULTS
+from handlers.closeness import DEFAULTS, Closeness
 from handlers.errors import BadRequest, PluginError
 from handlers.options import Option, shown
 
@@ -26,6 +27,8 @@ from handlers.options import Option, shown
 _LIKE = 0.66
 # What a worker says itself to a runtime, among the runtime's own options.
 _TOLD = {"threads", "batch", "precision"}
+# What of handlers.closeness a task may compare by beside the scores, which all have.
+_COMPARED = {each.name for each in fields(Closeness)} - {"outputs", "answers", "golden"}
 # Fields of a request that are no options.
 _FIELDS = {"accept", "body", "data", "instances", "parameters"}
 # Of the input of a runtime, which may vary.
@@ -166,8 +169,8 @@ _VALUES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
         "values of the class's options",
     ),
     "compared_by": (
-        lambda value, _: set(value) <= {"overlap", "changed"},
-        "'overlap', 'changed' or both",
+        lambda value, _: set(value) <= _COMPARED,
+        f"some of {', '.join(sorted(_COMPARED))}",
     ),
     "decode_settings": (
         lambda value, _: all(type(each) in _YAML for each in value.values()),

@@ -228,7 +228,7 @@ def test_a_runtime_that_is_declared_wrong_says_how(folder: Path, lines: str, wor
         ("    metric_name = ''", "has metric_name = '': it takes the name"),
         (
             "    compared_by = ('overlaps',)",
-            "has compared_by = .*: it takes 'overlap', 'changed' or",
+            "has compared_by = .*: it takes some of changed, iou, overlap",
         ),
         ("    compared_by = 'overlap'", r"has compared_by = 'overlap': it takes .*\('overlap',\)$"),
         (
