@@ -30,7 +30,8 @@ def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> 
     Workers are counted by their processes, which TorchServe's own description is late with. Each
     has proven the golden requests when it loaded; here one worker answers them, and of several each
     must answer a call. The exit status is 1 where a version has fewer workers than asked for, a
-    wrong golden answer, or a worker that does not answer.
+    wrong golden answer, or a worker that does not answer. One that was scaled to none has what was
+    asked for; "no workers" says that its requests wait.
     """
     running = require_running(Path.cwd())
     with Client.of(running, timeout=timeout) as client:
@@ -63,7 +64,6 @@ def _check(client: Client, status: VersionStatus, seconds: float) -> GoldenCheck
 
 
 def _row(status: VersionStatus, check: GoldenCheck | None) -> tuple[str, ...]:
-    reason = f"refused: {status.refusal}" if status.refusal else "loading"
     return (
         status.model,
         status.version,
@@ -72,8 +72,14 @@ def _row(status: VersionStatus, check: GoldenCheck | None) -> tuple[str, ...]:
         f"{status.pending}/{status.pending + status.capacity}",
         str(check or "not asked"),
         f"{check.seconds * 1e3:.0f} ms" if check and check.count else "",
-        "ready" if status.ready else reason,
+        _state(status),
     )
+
+
+def _state(status: VersionStatus) -> str:
+    if not status.ready:
+        return f"refused: {status.refusal}" if status.refusal else "loading"
+    return "ready" if status.ready_workers else "no workers"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

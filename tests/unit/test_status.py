@@ -12,6 +12,7 @@ from handlers.bundle import Bundle
 from handlers.errors import ArchiveError
 from handlers.inputs import ImageInput
 from marsmith.client import Client, Reply
+from marsmith.commands.status import _row
 from marsmith.probe import GoldenCheck, Goldens
 from marsmith.processes import Running
 from marsmith.status import VersionStatus, check_golden, read_status
@@ -74,6 +75,15 @@ def test_only_live_and_loaded_workers_count(running: Running) -> None:
     assert (third.ready_workers, third.ready, third.default) == (2, True, True)
     assert (third.pending, third.capacity) == (3, 97)
     assert not first.default
+
+
+def test_the_state_of_a_version_in_words() -> None:
+    def state(asked: int, ready: int, refusal: str | None = None) -> str:
+        one = VersionStatus("m", "1.0", "m-1.0.mar", True, asked, ready, 0, 100, refusal)
+        return _row(one, None)[-1]
+
+    assert [state(2, 2), state(2, 1), state(0, 0)] == ["ready", "loading", "no workers"]
+    assert state(1, 0, "a reason") == "refused: a reason"
 
 
 @pytest.fixture
