@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import MarsmithError, ServerError
-from marsmith.client import Client, Refused
+from marsmith.client import NOT_FOUND, Client, Refused
 from marsmith.processes import Running
 from marsmith.status import live_workers
 
@@ -23,7 +23,6 @@ from marsmith.status import live_workers
 QUIET_SECONDS = 0.5
 _PAUSE_SECONDS = 0.1
 _SHORTEST_SECONDS = 0.1
-_NOT_FOUND = 404
 # Only the front end's words tell: of a worker that cannot be described the status is 503 as well
 _FULL = "has no worker to serve describe request"
 _REQUESTS = re.compile(r"^ts_inference_requests_total\{(.*)\} (\S+)", re.MULTILINE)
@@ -76,7 +75,7 @@ class Queue:
         except Refused as error:
             if _FULL in str(error):
                 raise QueueFull(f"the queue of {self.model} {self.version} is full") from error
-            if error.status == _NOT_FOUND:
+            if error.status == NOT_FOUND:
                 raise
             # A handler that cannot be described has answered as well
             return None

@@ -14,7 +14,7 @@ from handlers.errors import SpecError
 if TYPE_CHECKING:
     from marsmith.spec import ModelSpec
 
-MODELS = Path("models")
+MODELS, STORE = Path("models"), Path("model-store")
 AUTO = "auto"
 # build_mar.sh says here where its caller stands: paths on the command line are relative to that.
 CALLER = "MARSMITH_CALLER"

@@ -6,19 +6,16 @@ tell (``TaskHandler.torchvision``).
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any
 
 from handlers import plugins, vision
 from handlers.errors import PluginError, SpecError
+from handlers.nearest import hint
 from marsmith import spec
 from marsmith.model_options import MODELS, model_file
 from marsmith.spec import ModelSpec
-
-# Names that a mistyped one is compared with, and how like they must be.
-_NEAR, _LIKENESS = 5, 0.6
 
 
 def load(name: str, here: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
@@ -73,9 +70,7 @@ def _unknown(name: str, here: Path, found: dict[str, str]) -> str:
         tasks = ", ".join(sorted({*found.values()}))
         return f"no model {name}: torchvision has it, but it is for none of the tasks {tasks}"
     files = sorted(path.stem for path in MODELS.glob("*.yaml"))
-    near = difflib.get_close_matches(name, sorted({*files, *found}), _NEAR, _LIKENESS)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(files)},"
     return (
         f"no model {name}: there is no {MODELS / name}.yaml, and torchvision has no such network; "
-        f"{hint} ./build_mar.sh --list has all"
+        f"{hint(name, {*files, *found}, files)} (./build_mar.sh --list has all)"
     )

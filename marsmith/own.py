@@ -163,7 +163,7 @@ def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         entry = vision.torchvision().models.get_model_weights(name).DEFAULT
     except ValueError as error:
         near = vision.nearest(name)
-        raise SpecError(f"--arch: torchvision has no {name} ({error}){near}") from error
+        raise SpecError(f"--arch: torchvision has no {name} ({error}); {near}") from error
     kinds, task = named.torchvision_names(), given["task"]
     # A task of one's own may take them all.
     if name in kinds and kinds[name] != task and task in kinds.values():

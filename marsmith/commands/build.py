@@ -21,6 +21,7 @@ from marsmith.importing import for_good
 from marsmith.model_options import (
     AUTO,
     MODELS,
+    STORE,
     caller,
     checked,
     model_options,
@@ -254,7 +255,7 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
 
 
 def _store(given: dict[str, Any], here: Path) -> Path:
-    return here / given["store"] if given["store"] else Path("model-store")
+    return here / given["store"] if given["store"] else STORE
 
 
 def _list() -> None:

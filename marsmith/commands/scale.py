@@ -15,6 +15,7 @@ from marsmith.managing import GrpcManaged
 from marsmith.processes import require_running
 from marsmith.retire import scale_down
 from marsmith.rollout_options import grpc_option
+from marsmith.status import describe
 
 
 @click.command()
@@ -46,7 +47,7 @@ def command(
     leave_in_order()
     running = require_running(Path.cwd())
     with journal.exclusive(running.home), kind.of(running) as client:
-        chosen = client.describe(model, version)[0]["modelVersion"]
+        chosen = describe(client, model, version)["modelVersion"]
         if not now:
             scale_down(running, model, chosen, max(workers, most or 0), timeout, kind)
         click.echo(client.scale(model, workers, most, version=chosen, timeout=timeout))

@@ -120,7 +120,7 @@ def command(
 
     with ExitStack() as stack:
         session, search, file = (
-            _of_archive(stack, here / model, settings, runtimes, precisions, write, given)
+            _of_archive(stack, Path(model), settings, runtimes, precisions, write, given)
             if model.endswith(ARCHIVE)
             else _of_model(model, here, settings, runtimes, precisions, write, given)
         )
