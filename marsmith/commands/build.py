@@ -204,6 +204,7 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     if given["runtime"] != AUTO:
         return spec
     from marsmith import trials
+    from marsmith.terminal import telling
     from marsmith.trial_tables import print_table
 
     if spec.artifact is not None:
@@ -212,7 +213,8 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     pairs = trials.pairs(spec, [spec.precision])
     with tempfile.TemporaryDirectory() as store, console.status(spec.name) as status:
         batch = spec.serving.batch_size
-        run = trials.run(spec, Path.cwd(), Path(store), pairs, status.update, batch=batch)
+        tell = telling(console, status.update)
+        run = trials.run(spec, Path.cwd(), Path(store), pairs, tell, batch=batch)
         tried = list(run)
     print_table(console, spec, tried, batch)
     best = trials.best(tried)

@@ -53,7 +53,8 @@ def command(
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:
         tried: list[trials.Trial] = []
-        run = trials.run(spec, Path.cwd(), keep or Path(temporary), chosen, status.update)
+        tell = terminal.telling(console, status.update)
+        run = trials.run(spec, Path.cwd(), keep or Path(temporary), chosen, tell)
         try:
             for trial in run:
                 tried.append(trial)

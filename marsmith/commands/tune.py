@@ -24,7 +24,7 @@ from marsmith.model_options import (
     model_options,
     overrides,
 )
-from marsmith.terminal import console
+from marsmith.terminal import console, telling
 
 if TYPE_CHECKING:
     from marsmith.spec import ModelSpec
@@ -114,7 +114,7 @@ def command(
             "load": Load(samples.files(folder, option)[:_PICTURES], seconds_per_point),
             "objective": Objective(max_p99),
             "budget": 60 * budget,
-            "tell": lambda words: progress.update(bar, description=words),
+            "tell": telling(told, lambda words: progress.update(bar, description=words)),
             "advance": lambda done, most: progress.update(bar, completed=done, total=most),
         }
 
