@@ -241,15 +241,14 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> None:
         print(json.dumps(built.to_json()))
         return
     proof, size = built.proof, built.path.stat().st_size / 1e6
-    reference = "itself, alone (there is no eager model)" if spec.artifact else "eager"
     console.print(
         f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}"
         f"{', unchanged' if built.unchanged else ''})\n"
-        f"  {proof.parity.words(reference)}\n  sha256 {built.sha256}",
+        f"  {proof.parity.words('eager')}\n  sha256 {built.sha256}",
         soft_wrap=True,
     )
     if proof.exact is not None:
-        console.print(f"  in fp32, before: {proof.exact.words(reference)}", soft_wrap=True)
+        console.print(f"  in fp32, before: {proof.exact.words('eager')}", soft_wrap=True)
     if proof.accuracy is not None:
         console.print(f"  {proof.accuracy}", soft_wrap=True)
     for note in built.notes:
