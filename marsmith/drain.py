@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import MarsmithError, ServerError
+from marsmith.addresses import bind_problem, hosts, read_properties
 from marsmith.client import NOT_FOUND, Client, Refused
 from marsmith.processes import Running
 from marsmith.status import live_workers
@@ -221,7 +222,17 @@ def drain_server(client: Client, seconds: float) -> None:
 def drain_before_stop(running: Running, seconds: float, tell: Callable[[str], None]) -> None:
     """Drain a server that is to be stopped; where that fails ``tell`` gets the reason in a line."""
     try:
+        if not _listens(running):
+            url = running.addresses.inference
+            tell(f"nothing to wait for: {url} takes no connections yet, or no more")
+            return
         with Client.of(running) as client:
             drain_server(client, seconds)
     except MarsmithError as error:
         tell(f"stopping all the same: {error}")
+
+
+def _listens(running: Running) -> bool:
+    """Whether somebody has the port of predictions; True where they come over a socket's file."""
+    place = hosts(read_properties(running.config)).get("inference")
+    return place is None or bind_problem(place[0], place[1]) is not None

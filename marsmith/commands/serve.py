@@ -92,7 +92,11 @@ def command(
         raise click.UsageError(
             "--exporter ends with this command: with --background start it apart"
         )
-    with _stopped(server), Exporter(Path.cwd(), exporter) if exporter else nullcontext() as pages:
+    with (
+        _ended_by_others(background),
+        _stopped(server),
+        Exporter(Path.cwd(), exporter) if exporter else nullcontext() as pages,
+    ):
         try:
             _report(server, strict, timeout)
             if background:
@@ -102,17 +106,29 @@ def command(
             while server.running:
                 time.sleep(1)
         # Also while others load: a model that has loaded may be answering.
-        except (SystemExit, ServerError) as error:
+        except (SystemExit, ServerError):
             _ending.begun = True
             if pages:
                 pages.say_stopping()
             if drain_timeout and (running := _ours(server)):
                 _drain(running, drain_timeout)
-            if isinstance(error, ServerError) and not background and server.was_stopped:
-                # As asked for: a service manager must not take it for a failure and start it again
-                heedless(partial(click.echo, err=True))("TorchServe was stopped")
-                return
             raise
+
+
+class _WasStopped(ServerError):
+    """Somebody else has stopped the server."""
+
+
+@contextmanager
+def _ended_by_others(background: bool) -> Iterator[None]:
+    """Say that somebody has stopped the server, which is what was asked for: a service manager must
+    not take it for a failure and start it again. In the background it has not come to be."""
+    try:
+        yield
+    except _WasStopped as error:
+        if background:
+            raise
+        heedless(partial(click.echo, err=True))(str(error))
 
 
 def _ours(server: TorchServe) -> Running | None:
@@ -184,6 +200,10 @@ def _stopped(server: TorchServe) -> Iterator[None]:
     try:
         server.start()
         yield
+    except ServerError as error:
+        if server.was_stopped:
+            raise _WasStopped("TorchServe was stopped") from error
+        raise
     finally:
         _ending.begun = True
         server.stop()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handlers.errors import ServerError
+from marsmith.addresses import free_ports
 from marsmith.client import Client, Refused
 from marsmith.drain import (
     QUIET_SECONDS,
@@ -13,11 +15,23 @@ from marsmith.drain import (
     QueueFull,
     arrivals,
     drain,
+    drain_before_stop,
     passed,
     silent_workers,
 )
+from marsmith.processes import Running
 
 _NEVER = 2**22 + 1  # above Linux' largest pid
+
+
+def test_a_server_that_takes_no_connections_has_nothing_to_drain(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    config = tmp_path / "config.properties"
+    config.write_text(f"inference_address=http://127.0.0.1:{port}\n")
+    told: list[str] = []
+    drain_before_stop(Running(1, tmp_path, config, 0.0), 30.0, told.append)
+    [words] = told
+    assert words.startswith(f"nothing to wait for: http://127.0.0.1:{port} takes no connections")
 
 
 class _Time:

@@ -90,6 +90,8 @@ def test_a_server_that_was_stopped_is_told_from_one_that_ended(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = TorchServe(home)
+    # Nothing was started yet
+    assert not server.was_stopped
     server._pid = 7
     # Whoever stops it removes the pid file, and nobody else does
     assert server.was_stopped
