@@ -109,8 +109,9 @@ class Evaluation:
         if not left:
             raise SpecError(
                 f"accuracy.folder: all {len(found)} pictures of {spec.folder} were taken to "
-                "calibrate with: lower calibration.count (--calibrate-count), or give other "
-                "pictures"
+                "calibrate with, and none of them may measure: give other pictures, or calibrate "
+                f"with fewer, as by --calibrate-count {max(1, len(found) // 2)} "
+                "(calibration.count; 100 if not given)"
             )
         if spec.count is not None and spec.count < len(left):
             drawn = random.Random(spec.seed).sample(left, spec.count)
