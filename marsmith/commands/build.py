@@ -21,7 +21,10 @@ from marsmith.importing import for_good
 from marsmith.model_options import (
     AUTO,
     MODELS,
+    PRECISIONS,
+    RUNTIMES,
     STORE,
+    TASKS,
     caller,
     checked,
     model_options,
@@ -57,9 +60,9 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
     "--runtime",
     # As the files are named, too.
     callback=lambda context, option, name: name and name.replace("_", "-"),
-    help="Such as torchscript; auto: the fastest here that passes parity.",
+    help=f"{RUNTIMES}; auto: the fastest here that passes parity.",
 )
-@click.option("--precision", help="fp32, bf16, fp16 or int8, as the runtime can.")
+@click.option("--precision", help=f"{PRECISIONS}, as the runtime can.")
 @click.option("--method", help="How TorchScript is made: trace or script.")
 @model_options
 @click.option("--profile", type=click.Path(path_type=Path), help="As `marsmith tune` found.")
@@ -67,13 +70,16 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.option("--force", is_flag=True, help="Replace an archive of the same name and version.")
 @click.option("--missing", is_flag=True, help="Leave out what is in the store already.")
 @click.option("--name", help="Build a model without a file of models/, under this name.")
-@click.option("--task", help="What it does, such as image-classification.")
+@click.option("--task", help=f"What it does: {TASKS}.")
 @click.option("--arch", help="torchvision:resnet18, my_model.py:Net or my_package:Net.")
 @click.option("--arg", multiple=True, help="KEY=VALUE for the network's constructor; repeatable.")
 @click.option("--num-classes", type=int, help="Short for --arg num_classes=N.")
 @click.option("--decode", multiple=True, help="KEY=VALUE of the task's decode; repeatable.")
 @click.option("--artifact", type=click.Path(path_type=Path), help="A file that others exported.")
-@click.option("--outputs", help="What that gives: logits, or boxes=dets,scores=conf,labels=ids.")
+@click.option(
+    "--outputs",
+    help="What that gives: logits, probabilities, ids, or boxes=dets,scores=conf,labels=ids.",
+)
 @click.option("--labels", type=click.Path(path_type=Path), help="File with one label a line.")
 @click.option("--resize", callback=_numbers(int, True), help="Shorter side, or HEIGHT,WIDTH.")
 @click.option("--crop", callback=_numbers(int, True), help="Centre crop: side, or HEIGHT,WIDTH.")

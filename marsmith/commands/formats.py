@@ -11,13 +11,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from marsmith.model_options import caller, check_pictures, model_options, overrides
+from marsmith.model_options import caller, check_pictures, chosen_options, model_options, overrides
 
 
 @click.command()
 @click.argument("model")
-@click.option("--runtime", "runtimes", multiple=True, help="Only these; repeatable.")
-@click.option("--precision", "precisions", multiple=True, help="Only these; repeatable.")
+@chosen_options
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Save speed against accuracy as PNG.")

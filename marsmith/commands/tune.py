@@ -20,6 +20,7 @@ from handlers.errors import SpecError
 from marsmith.model_options import (
     caller,
     check_pictures,
+    chosen_options,
     model_file,
     model_options,
     overrides,
@@ -63,8 +64,7 @@ def _milliseconds(context: click.Context, option: click.Parameter, text: str | N
     show_default=True,
     help="Minutes; nothing is begun after them.",
 )
-@click.option("--runtime", "runtimes", multiple=True, help="Only these; repeatable.")
-@click.option("--precision", "precisions", multiple=True, help="Only these; repeatable.")
+@chosen_options
 @model_options
 @click.option("--write", is_flag=True, help="Write the choice into the model's file.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Write it into a host's profile.")

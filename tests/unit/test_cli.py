@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from handlers import plugins
 from marsmith import cli
 from marsmith.environment import temp_folder
 
@@ -27,6 +28,16 @@ def test_help_lists_every_command_without_importing_it() -> None:
     )
     for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("build", ("tasks", "runtimes")), ("formats", ("runtimes",)), ("tune", ("runtimes",))],
+)
+def test_options_that_name_plugins_list_them(name: str, values: tuple[str, ...]) -> None:
+    said = CliRunner().invoke(cli.group, [name, "--help"], terminal_width=200).output
+    for kind in values:
+        assert ", ".join(plugins.names(kind)) in " ".join(said.split())
 
 
 @pytest.mark.parametrize(
