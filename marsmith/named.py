@@ -64,12 +64,18 @@ def _fields(name: str, task: str) -> dict[str, Any]:
 
 
 def _unknown(name: str, here: Path, found: dict[str, str]) -> str:
+    files = sorted(path.stem for path in MODELS.glob("*.yaml"))
     if name.endswith((".yaml", ".yml")):
-        return f"no model {name}: there is no {here / name}"
+        near = hint(Path(name).stem, files)
+        return f"no model {name}: there is no {here / name}; {near}"
+    if name.endswith(".mar"):
+        return (
+            f"{name} is an archive, and no model to build from: name its model; `marsmith inspect` "
+            "and `marsmith verify` look at an archive"
+        )
     if name in vision.torchvision().models.list_models():
         tasks = ", ".join(sorted({*found.values()}))
         return f"no model {name}: torchvision has it, but it is for none of the tasks {tasks}"
-    files = sorted(path.stem for path in MODELS.glob("*.yaml"))
     return (
         f"no model {name}: there is no {MODELS / name}.yaml, and torchvision has no such network; "
         f"{hint(name, {*files, *found}, files)} (./build_mar.sh --list has all)"

@@ -196,7 +196,7 @@ def _refuse(given: Mapping[str, Any], keys: Sequence[str], partner: str) -> None
 def _file(option: str, given: Path | str, here: Path) -> Path:
     path = here / given
     if not path.is_file():
-        raise SpecError(f"{option}: no file {given} in {here}")
+        raise SpecError(f"{option}: no file {given}, which would be {path.absolute()}")
     return path
 
 

@@ -43,6 +43,8 @@ def command(
     """
     if over_grpc and not workers:
         raise click.UsageError("TorchServe's gRPC cannot scale to no workers: leave --grpc out")
+    if most is not None and most < workers:
+        raise click.UsageError(f"--most {most} is less than WORKERS, {workers}")
     kind = GrpcManaged if over_grpc else Client
     leave_in_order()
     running = require_running(Path.cwd())

@@ -55,6 +55,12 @@ def test_what_operates_a_server_does_it_without_torch(module: str) -> None:
     assert done.stdout == "False\n"
 
 
+def test_a_command_that_is_none_gets_the_nearest() -> None:
+    result = CliRunner().invoke(cli.group, ["predikt", "m"])
+    assert result.exit_code == 2
+    assert "no command predikt: did you mean predict?" in result.output
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     result = CliRunner().invoke(cli.group, [name, "--help"])
@@ -65,7 +71,7 @@ def test_every_command_has_help(name: str) -> None:
 def test_an_unknown_command_is_named() -> None:
     result = CliRunner().invoke(cli.group, ["nope"])
     assert result.exit_code == 2
-    assert "No such command 'nope'" in result.output
+    assert "no command nope: known are autoscale, bisect, build, " in result.output
 
 
 def test_an_error_is_one_line_and_status_1(

@@ -89,6 +89,13 @@ def test_a_share_of_no_pictures_is_refused(taken: list[Any]) -> None:
     assert taken == []
 
 
+def test_fewer_workers_at_most_than_at_least_are_refused_before_one_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scale, "require_running", lambda _: pytest.fail("it went to the server"))
+    assert "--most 1 is less than WORKERS, 2" in _run("scale", "m", "2", "--most", "1", status=2)
+
+
 def test_no_workers_over_grpc_are_refused_before_one_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
