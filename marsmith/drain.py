@@ -167,9 +167,12 @@ def drain(
 ) -> None:
     """Wait until nothing is queued or under way and, by ``arrived``, nothing comes any more.
 
-    Raises ServerError after ``seconds``.
+    Raises ServerError after ``seconds``, and when all else is drained where requests wait for a
+    version that was scaled to no workers: they wait for ever.
     """
     deadline = clock() + seconds
+    lost = {queue: count for queue in queues if (count := _waiting_in_vain(queue))}
+    queues = [queue for queue in queues if queue not in lost]
     while True:
         before = arrived()
         sleep(QUIET_SECONDS)
@@ -180,7 +183,7 @@ def drain(
             and not sum(queue.pending() for queue in queues)
             and arrived() == before
         ):
-            return
+            break
         if clock() >= deadline:
             came = int(arrived() - before)
             raise ServerError(
@@ -188,6 +191,19 @@ def drain(
                 f" last {QUIET_SECONDS:g} s, and others may be under way"
             )
         sleep(_PAUSE_SECONDS)
+    if lost:
+        names = ", ".join(f"{queue.model} {queue.version}" for queue in lost)
+        raise ServerError(
+            f"not drained: {sum(lost.values())} requests wait for {names}, which was scaled to no "
+            "workers: `marsmith scale` it, or give them up with --drain-timeout 0"
+        )
+
+
+def _waiting_in_vain(queue: Queue) -> int:
+    """How many requests wait for a version that was scaled to no workers."""
+    found = queue.describe()
+    none = not found["minWorkers"] and not found["workers"]
+    return int(found["jobQueueStatus"]["pendingRequests"]) if none else 0
 
 
 def drain_version(client: Client, model: str, version: str, seconds: float) -> None:

@@ -61,6 +61,7 @@ class _Queue(Queue):
         pids: tuple[int, ...] = object.__getattribute__(self, "_pids")
         return {
             "jobQueueStatus": {"pendingRequests": lengths[0]},
+            "minWorkers": 1,
             "workers": [{"status": "READY", "pid": pid} for pid in pids],
             "responseTimeout": 20,
         }
@@ -131,6 +132,19 @@ def test_it_waits_for_the_queue_and_until_nothing_comes() -> None:
     told: list[int | None] = [None] * 9
     assert _drain(_Queue([3, 1, 0, 0], told, os.getpid()), [7]) > 2 * QUIET_SECONDS
     assert _drain(_Queue([0], told, os.getpid()), [7, 8, 8, 9, 9, 9]) > 2 * QUIET_SECONDS
+
+
+class _ScaledToNone(_Queue):
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "minWorkers": 0, "workers": []}
+
+
+def test_requests_of_a_version_scaled_to_none_are_not_waited_for() -> None:
+    time, idle = _Time(), _Queue([0], [os.getpid()], os.getpid())
+    with pytest.raises(ServerError, match="^not drained: 3 requests wait for m 1.0, which was sc"):
+        drain([_ScaledToNone([3], []), idle], lambda: 0.0, 60, clock=time.clock, sleep=time.sleep)
+    assert time.now < 5
+    drain([_ScaledToNone([0], [])], lambda: 0.0, 60, clock=time.clock, sleep=time.sleep)
 
 
 def test_it_is_bounded() -> None:
