@@ -98,12 +98,19 @@ def read_all(
 ) -> list[Picture]:
     """The pictures of one request, which together decode to at most ``max_pixels``.
 
-    Else a few bytes for each of them would take gigabytes. Raises what ``read`` raises.
+    Else a few bytes for each of them would take gigabytes. Raises what ``read`` raises, of several
+    with the index of the picture.
     """
     found: list[Picture] = []
     decoded = 0
-    for data in files:
-        found.append(read(data, max_pixels, wanted))
+    for index, data in enumerate(files):
+        try:
+            found.append(read(data, max_pixels, wanted))
+        except RequestError as error:
+            if len(files) == 1:
+                raise
+            words, told = f"instances[{index}]: {error}", error.details
+            raise type(error)(words, **told, instance=index) from error
         height, width, _ = found[-1].pixels.shape
         decoded += height * width
         if decoded > max_pixels:

@@ -144,7 +144,7 @@ def _torchvision_network(name: str, arguments: dict[str, Any], entry: str | None
         try:
             builder = vision.torchvision().models.get_model_builder(name)
         except ValueError as error:
-            raise PluginError(f"torchvision: {error}{vision.nearest(name)}") from error
+            raise PluginError(f"torchvision: {error}; {vision.nearest(name)}") from error
         if "weights_backbone" in inspect.signature(builder).parameters:
             # Its default would download a backbone only to have it overwritten.
             arguments = {"weights_backbone": None, **arguments}

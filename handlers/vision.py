@@ -6,11 +6,12 @@ than a second and 145 MB, whether it compiles anything or not.
 
 from __future__ import annotations
 
-import difflib
 import sys
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+from handlers.nearest import hint
 
 
 def torchvision() -> Any:
@@ -30,9 +31,8 @@ def torchvision() -> Any:
 
 
 def nearest(name: str) -> str:
-    """For a message, after a name that torchvision has not: those most like it."""
-    near = difflib.get_close_matches(name, torchvision().models.list_models(), 5)
-    return f"; did you mean {', '.join(near)}?" if near else ""
+    """For a message: those most like a name that torchvision has not."""
+    return hint(name, torchvision().models.list_models(), ["those of ./build_mar.sh --list"])
 
 
 def _is_compile_supported(device_type: str) -> bool:

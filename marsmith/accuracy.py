@@ -40,7 +40,8 @@ class Accuracy:
     agree. ``drop`` is ``reference`` less ``artifact``, ``interval`` its 95 % bootstrap confidence
     interval (percentiles of 100 resamples of the pictures, seeded), ``data`` the sha256 of all
     pictures and truths. An artifact that others exported has no ``reference``, ``drop`` and what is
-    ``allowed``: they are None, and ``interval`` is that of ``artifact``.
+    ``allowed``: they are None, and ``interval`` is that of ``artifact``. ``unlabelled`` counts the
+    folder's pictures that have no label where others have one.
     """
 
     metric: str
@@ -52,6 +53,7 @@ class Accuracy:
     interval: tuple[float, float]
     allowed: float | None
     data: str
+    unlabelled: int = 0
 
     @property
     def passed(self) -> bool:
@@ -60,16 +62,17 @@ class Accuracy:
 
     def __str__(self) -> str:
         low, high = self.interval
+        without = f" ({self.unlabelled} more without a label: left out)" if self.unlabelled else ""
         if self.drop is None:
             return (
-                f"{self.metric} {self.artifact:.4f} on {self.pictures} pictures, 95 % interval "
-                f"{low:.4f} to {high:.4f} (there is no fp32 to compare with)"
+                f"{self.metric} {self.artifact:.4f} on {self.pictures} pictures{without}, 95 % "
+                f"interval {low:.4f} to {high:.4f} (there is no fp32 to compare with)"
             )
         truth = "" if self.truth == "labels" else " (agreement with eager: no labels)"
         return (
             f"{self.metric} {self.artifact:.4f}, reference {self.reference:.4f} on {self.pictures} "
-            f"pictures{truth}: drop {self.drop:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, "
-            f"allowed {self.allowed:g}"
+            f"pictures{truth}{without}: drop {self.drop:+.4f}, 95 % interval {low:+.4f} to "
+            f"{high:+.4f}, allowed {self.allowed:g}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -79,11 +82,15 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Pictures to measure on, with their truths where the folder has labels (else None)."""
+    """Pictures to measure on, with their truths where the folder has labels (else None).
+
+    ``unlabelled`` counts those that are left out there, for they have none.
+    """
 
     files: list[Path]
     truths: list[Any] | None
     max_pixels: int
+    unlabelled: int = 0
 
     @classmethod
     def of(
@@ -103,14 +110,17 @@ class Evaluation:
         if not left:
             raise SpecError(
                 f"accuracy.folder: all {len(found)} pictures of {spec.folder} were taken to "
-                "calibrate with: lower calibration.count (--calibrate-count), or give other "
-                "pictures"
+                "calibrate with, and none of them may measure: give other pictures, or calibrate "
+                f"with fewer, as by --calibrate-count {max(1, len(found) // 2)} "
+                "(calibration.count; 100 if not given)"
             )
         if spec.count is not None and spec.count < len(left):
             drawn = random.Random(spec.seed).sample(left, spec.count)
             left = sorted(drawn, key=lambda each: each[0])
         truths = [truth for _, truth in left] if labelled else None
-        made = cls([path for path, _ in left], truths, task.bundle.limits.max_pixels)
+        unlabelled = len({*samples.found(folder, deep=True)} - {path for path, _ in found})
+        limit = task.bundle.limits.max_pixels
+        made = cls([path for path, _ in left], truths, limit, unlabelled)
         # It reads each truth: a wrong one is told before anything is exported.
         _ = made.digest
         return made
@@ -172,6 +182,7 @@ def compare(
         interval=_interval(len(answers), drop),
         allowed=allowed,
         data=evaluation.digest,
+        unlabelled=evaluation.unlabelled,
     )
 
 
@@ -194,6 +205,7 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
         interval=_interval(len(ours), lambda drawn: _metric_of(artifact, ours, drawn)),
         allowed=None,
         data=evaluation.digest,
+        unlabelled=evaluation.unlabelled,
     )
 
 

@@ -18,7 +18,7 @@ from marsmith.client import Client
 from marsmith.drain import Queue, arrivals
 from marsmith.processes import Running, is_alive
 from marsmith.retire import scale_down
-from marsmith.status import live_workers
+from marsmith.status import describe, live_workers
 
 _SAMPLES = 10
 _MOST_CALM = 16
@@ -155,7 +155,7 @@ def run(
     deciders: dict[tuple[str, str], Decider] = {}
     for model in models:
         # A name that is wrong is an error at once.
-        client.describe(model)
+        describe(client, model)
     while True:
         try:
             for model in models or client.models():

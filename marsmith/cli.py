@@ -16,6 +16,7 @@ import click
 
 from handlers import plugins
 from handlers.errors import MarsmithError
+from handlers.nearest import hint
 from marsmith import __version__
 from marsmith.leaving import leave
 
@@ -37,6 +38,14 @@ class Commands(click.Group):
         module = importlib.import_module(f"marsmith.commands.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but with the nearest names for a command that there is not."""
+        if args[0] not in (known := self.list_commands(ctx)) and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]}: {hint(args[0], known)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands by their files' docstrings, without importing any."""

@@ -76,6 +76,7 @@ Body = bytes | Mapping[str, Any] | Multipart
 
 # What requests reads by itself: the file of the certificates that are trusted
 TRUSTED = "REQUESTS_CA_BUNDLE"
+NOT_FOUND = 404
 UNREADABLE = "name the PEM file of the certificates that are trusted"
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import MarsmithError, ServerError
-from marsmith.client import Client, Refused
+from marsmith.addresses import bind_problem, hosts, read_properties
+from marsmith.client import NOT_FOUND, Client, Refused
 from marsmith.processes import Running
 from marsmith.status import live_workers
 
@@ -23,7 +24,6 @@ from marsmith.status import live_workers
 QUIET_SECONDS = 0.5
 _PAUSE_SECONDS = 0.1
 _SHORTEST_SECONDS = 0.1
-_NOT_FOUND = 404
 # Only the front end's words tell: of a worker that cannot be described the status is 503 as well
 _FULL = "has no worker to serve describe request"
 _REQUESTS = re.compile(r"^ts_inference_requests_total\{(.*)\} (\S+)", re.MULTILINE)
@@ -76,7 +76,7 @@ class Queue:
         except Refused as error:
             if _FULL in str(error):
                 raise QueueFull(f"the queue of {self.model} {self.version} is full") from error
-            if error.status == _NOT_FOUND:
+            if error.status == NOT_FOUND:
                 raise
             # A handler that cannot be described has answered as well
             return None
@@ -167,9 +167,12 @@ def drain(
 ) -> None:
     """Wait until nothing is queued or under way and, by ``arrived``, nothing comes any more.
 
-    Raises ServerError after ``seconds``.
+    Raises ServerError after ``seconds``, and when all else is drained where requests wait for a
+    version that was scaled to no workers: they wait for ever.
     """
     deadline = clock() + seconds
+    lost = {queue: count for queue in queues if (count := _waiting_in_vain(queue))}
+    queues = [queue for queue in queues if queue not in lost]
     while True:
         before = arrived()
         sleep(QUIET_SECONDS)
@@ -180,7 +183,7 @@ def drain(
             and not sum(queue.pending() for queue in queues)
             and arrived() == before
         ):
-            return
+            break
         if clock() >= deadline:
             came = int(arrived() - before)
             raise ServerError(
@@ -188,6 +191,19 @@ def drain(
                 f" last {QUIET_SECONDS:g} s, and others may be under way"
             )
         sleep(_PAUSE_SECONDS)
+    if lost:
+        names = ", ".join(f"{queue.model} {queue.version}" for queue in lost)
+        raise ServerError(
+            f"not drained: {sum(lost.values())} requests wait for {names}, which was scaled to no "
+            "workers: `marsmith scale` it, or give them up with --drain-timeout 0"
+        )
+
+
+def _waiting_in_vain(queue: Queue) -> int:
+    """How many requests wait for a version that was scaled to no workers."""
+    found = queue.describe()
+    none = not found["minWorkers"] and not found["workers"]
+    return int(found["jobQueueStatus"]["pendingRequests"]) if none else 0
 
 
 def drain_version(client: Client, model: str, version: str, seconds: float) -> None:
@@ -222,7 +238,17 @@ def drain_server(client: Client, seconds: float) -> None:
 def drain_before_stop(running: Running, seconds: float, tell: Callable[[str], None]) -> None:
     """Drain a server that is to be stopped; where that fails ``tell`` gets the reason in a line."""
     try:
+        if not _listens(running):
+            url = running.addresses.inference
+            tell(f"nothing to wait for: {url} takes no connections yet, or no more")
+            return
         with Client.of(running) as client:
             drain_server(client, seconds)
     except MarsmithError as error:
         tell(f"stopping all the same: {error}")
+
+
+def _listens(running: Running) -> bool:
+    """Whether somebody has the port of predictions; True where they come over a socket's file."""
+    place = hosts(read_properties(running.config)).get("inference")
+    return place is None or bind_problem(place[0], place[1]) is not None

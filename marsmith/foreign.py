@@ -31,6 +31,18 @@ class Report(parity.Report):
         "compared with those in batches and of a second run"
     )
 
+    def words(self, reference: str) -> str:
+        """The report on one line; there is no ``reference``."""
+        outputs = ""
+        if self.largest_difference is not None:
+            outputs = f"outputs within {self.largest_difference:.1e} and "
+        return (
+            f"answers {self.pictures} pictures alone and in batches of {self.batch_sizes} alike: "
+            f"{outputs}scores within {self.largest_score_difference:.1e} (allowed "
+            f"{self.tolerance:.0e}); no PyTorch model says whether they are right: --evaluate "
+            "measures that"
+        )
+
 
 def take(spec: ModelSpec, root: Path, folder: Path) -> Path:
     """Copy a spec's artifact, its sha256 checked, into ``folder``; the file it was copied from."""

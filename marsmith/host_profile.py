@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from handlers.errors import SpecError
+from handlers.nearest import hint
 
 KEYS = ("runtime", "runtime_options", "precision", "calibration", "accuracy", "serving")
 
@@ -28,9 +29,8 @@ def overrides(path: Path, name: str) -> dict[str, Any]:
     """The keys of model ``name`` that a profile says; raises SpecError where it says none."""
     models = read(path)["models"]
     if name not in models:
-        known = ", ".join(sorted(models)) or "none"
         raise SpecError(
-            f"{path}: has no model {name}, it has {known}: add it with "
+            f"{path}: has no model {name} ({hint(name, models)}): add it with "
             f"`marsmith tune {name} --profile {path}`"
         )
     keys = models[name]

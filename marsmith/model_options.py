@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from handlers import plugins
 from handlers.errors import SpecError
 
 if TYPE_CHECKING:
     from marsmith.spec import ModelSpec
 
-MODELS = Path("models")
+MODELS, STORE = Path("models"), Path("model-store")
 AUTO = "auto"
 # build_mar.sh says here where its caller stands: paths on the command line are relative to that.
 CALLER = "MARSMITH_CALLER"
+# For helps.
+TASKS, RUNTIMES = (", ".join(plugins.names(kind)) for kind in ("tasks", "runtimes"))
+PRECISIONS = "fp32, bf16, fp16 or int8"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = [
@@ -50,6 +54,17 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def chosen_options(command: Command) -> Command:
+    """Add the options that choose among all pairs of runtime and precision."""
+    for name, plural, values in (
+        ("--precision", "precisions", PRECISIONS),
+        ("--runtime", "runtimes", RUNTIMES),
+    ):
+        words = f"Only these; repeatable: {values}."
+        command = click.option(name, plural, multiple=True, help=words)(command)
+    return command
+
+
 def caller() -> Path:
     """The folder that paths on the command line are relative to."""
     return Path(os.environ.get(CALLER, ""))
@@ -69,8 +84,6 @@ def place(path: Path, root: Path) -> str:
 
 def overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
     """Command line options as keys of a model file."""
-    from handlers import plugins
-
     said = {key: given.get(key) for key in ("version", "runtime", "precision")}
     keys = {key: value for key, value in said.items() if value not in (None, AUTO)}
     if given.get("runtime") == AUTO and "precision" in keys:

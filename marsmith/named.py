@@ -6,19 +6,16 @@ tell (``TaskHandler.torchvision``).
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any
 
 from handlers import plugins, vision
 from handlers.errors import PluginError, SpecError
+from handlers.nearest import hint
 from marsmith import spec
 from marsmith.model_options import MODELS, model_file
 from marsmith.spec import ModelSpec
-
-# Names that a mistyped one is compared with, and how like they must be.
-_NEAR, _LIKENESS = 5, 0.6
 
 
 def load(name: str, here: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
@@ -67,15 +64,19 @@ def _fields(name: str, task: str) -> dict[str, Any]:
 
 
 def _unknown(name: str, here: Path, found: dict[str, str]) -> str:
+    files = sorted(path.stem for path in MODELS.glob("*.yaml"))
     if name.endswith((".yaml", ".yml")):
-        return f"no model {name}: there is no {here / name}"
+        near = hint(Path(name).stem, files)
+        return f"no model {name}: there is no {here / name}; {near}"
+    if name.endswith(".mar"):
+        return (
+            f"{name} is an archive, and no model to build from: name its model; `marsmith inspect` "
+            "and `marsmith verify` look at an archive"
+        )
     if name in vision.torchvision().models.list_models():
         tasks = ", ".join(sorted({*found.values()}))
         return f"no model {name}: torchvision has it, but it is for none of the tasks {tasks}"
-    files = sorted(path.stem for path in MODELS.glob("*.yaml"))
-    near = difflib.get_close_matches(name, sorted({*files, *found}), _NEAR, _LIKENESS)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(files)},"
     return (
         f"no model {name}: there is no {MODELS / name}.yaml, and torchvision has no such network; "
-        f"{hint} ./build_mar.sh --list has all"
+        f"{hint(name, {*files, *found}, files)} (./build_mar.sh --list has all)"
     )

@@ -17,9 +17,16 @@ from marsmith.journal import Entry
 from marsmith.managing import GrpcManaged
 from marsmith.processes import Running
 from marsmith.rollout import Change, Options
-from marsmith.status import VersionStatus, find_default, find_version, read_status, unpacked
+from marsmith.status import (
+    VersionStatus,
+    find_default,
+    find_version,
+    read_status,
+    unpacked,
+    unregistered,
+)
 from marsmith.steps import RolledBack, Say, Step, carry_out, heedless
-from marsmith.store import admit, name_in
+from marsmith.store import admit, locate, name_in
 
 
 def roll_out(running: Running, archive: Path, options: Options, keep: bool, say: Say) -> None:
@@ -27,8 +34,7 @@ def roll_out(running: Running, archive: Path, options: Options, keep: bool, say:
 
     ``keep``: the version before stays registered, for requests that name it and for going back.
     """
-    if not archive.exists() and (running.model_store / archive).exists():
-        archive = running.model_store / archive
+    archive = locate(archive, store=running.model_store)
     new = read_header(archive)
     with journal.exclusive(running.home), _clients(running, options.grpc) as clients:
         found = read_status(running, clients.rest)
@@ -52,7 +58,7 @@ def roll_back(running: Running, model: str, options: Options, keep: bool, say: S
         found = read_status(running, clients.rest)
         old = find_default(found, model)
         if old is None:
-            raise ServerError(f"no model {model} is registered: `marsmith status` lists them")
+            raise ServerError(unregistered(clients.rest, model))
         entry = journal.before(running.home, model, old.version)
         target = find_version(found, model, entry.after)
         name = target.archive if target else _kept_archive(running, model, entry)
@@ -70,7 +76,7 @@ def end_version(
         every = read_status(running, clients.rest)
         status = find_version(every, model, version)
         if status is None and not journal.serving(running.home).get((model, version)):
-            raise ServerError(f"{model} {version} is not registered: `marsmith status` lists them")
+            raise ServerError(unregistered(clients.rest, model, version))
         if status and status.default:
             raise ServerError(f"{model} {version} is the default version: roll out another first")
         default = next((one.version for one in every if one.model == model and one.default), "")

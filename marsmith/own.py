@@ -163,7 +163,7 @@ def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         entry = vision.torchvision().models.get_model_weights(name).DEFAULT
     except ValueError as error:
         near = vision.nearest(name)
-        raise SpecError(f"--arch: torchvision has no {name} ({error}){near}") from error
+        raise SpecError(f"--arch: torchvision has no {name} ({error}); {near}") from error
     kinds, task = named.torchvision_names(), given["task"]
     # A task of one's own may take them all.
     if name in kinds and kinds[name] != task and task in kinds.values():
@@ -196,7 +196,7 @@ def _refuse(given: Mapping[str, Any], keys: Sequence[str], partner: str) -> None
 def _file(option: str, given: Path | str, here: Path) -> Path:
     path = here / given
     if not path.is_file():
-        raise SpecError(f"{option}: no file {given} in {here}")
+        raise SpecError(f"{option}: no file {given}, which would be {path.absolute()}")
     return path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from handlers.errors import MarsmithError
 from marsmith.client import Client
 from marsmith.processes import require_running
-from marsmith.status import VersionStatus, check_golden, read_status
+from marsmith.status import VersionStatus, check_golden, read_status, unregistered
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_readiness(home: Path, model: str | None, seconds: float) -> Readiness:
             if model is not None:
                 chosen = [one for one in chosen if one.model == model]
             if not chosen:
-                missing = "no model is loaded" if model is None else f"no model {model} is loaded"
+                missing = "no model is loaded" if model is None else unregistered(client, model)
                 return Readiness(False, missing)
             answers = [_version(client, one) for one in chosen]
     except MarsmithError as error:

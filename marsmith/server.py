@@ -107,9 +107,11 @@ class TorchServe:
     @property
     def was_stopped(self) -> bool:
         """Whether somebody has stopped what was started, and it did not end by itself."""
+        if self._pid is None:
+            return False
         with alone(self.temp / START_LOCK):
             if found := find_running(self.temp):
-                return self._pid not in (None, found.pid)
+                return self._pid != found.pid
             # Removed by `marsmith stop` before it frees the lock, and by `torchserve --stop`
             return not (self.temp / PID_FILE).exists()
 

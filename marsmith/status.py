@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from handlers.errors import MarsmithError, ServerError
-from marsmith.client import Client, Reply
+from handlers.nearest import hint
+from marsmith.client import NOT_FOUND, Client, Refused, Reply
 from marsmith.probe import GoldenCheck, Goldens, ask
 from marsmith.processes import Running, is_alive, working_folder
 from marsmith.refusals import read_refusals
@@ -93,6 +94,28 @@ def find_version(
 def find_default(statuses: Sequence[VersionStatus], model: str) -> VersionStatus | None:
     """The status of a model's default version, if the model is registered."""
     return next((one for one in statuses if one.model == model and one.default), None)
+
+
+def describe(client: Client, model: str, version: str | None = None) -> dict[str, Any]:
+    """TorchServe's description of a version that somebody named, of the default one for None.
+
+    Raises ServerError with the nearest names where there is no such.
+    """
+    try:
+        return client.describe(model, version)[0]
+    except Refused as error:
+        if error.status != NOT_FOUND:
+            raise
+        raise ServerError(unregistered(client, model, version)) from error
+
+
+def unregistered(client: Client, model: str, version: str | None = None) -> str:
+    """What to say of a version that is not registered, or of a model without any."""
+    models = client.models()
+    if model not in models:
+        return f"no model {model} is registered: {hint(model, models)}"
+    versions = [found["modelVersion"] for found in client.describe(model, "all")]
+    return f"{model} {version} is not registered: there are {', '.join(versions)}"
 
 
 def check_golden(client: Client, status: VersionStatus, least: int = 1) -> GoldenCheck:

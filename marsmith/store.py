@@ -13,8 +13,10 @@ from pathlib import Path
 
 from handlers import integrity
 from handlers.errors import ArchiveError
+from handlers.nearest import hint
 from marsmith.archive import Header, check_torch, file_name, read_header, unpack
 from marsmith.locks import alone
+from marsmith.model_options import STORE
 
 # Hidden, so that TorchServe does not take them for models.
 _LOCK, _WORK = ".lock", ".build-"
@@ -36,12 +38,29 @@ def readable(store: Path, named: Sequence[str] = ()) -> tuple[dict[str, Header],
     headers, reasons = {}, {}
     for name in named or sorted(path.name for path in store.glob("*.mar")):
         if named and not (store / name).exists():
-            raise ArchiveError(f"no {name} in {store}: name archives that are there")
+            raise ArchiveError(f"no {name} in {store}: {_near(name, store)}")
         try:
             headers[name] = read_header(store / name)
         except ArchiveError as error:
             reasons[name] = f"{error}: build it again, or remove it"
     return headers, reasons
+
+
+def locate(archive: Path, here: Path = Path(), store: Path = STORE) -> Path:
+    """The archive at a path from ``here``, or else of this name in the store.
+
+    Raises ArchiveError with the nearest names where there is neither.
+    """
+    for path in (here / archive, store / archive):
+        if path.exists():
+            return path
+    raise ArchiveError(
+        f"no archive at {here / archive}, nor in {store}: {_near(archive.name, store)}"
+    )
+
+
+def _near(name: str, store: Path) -> str:
+    return hint(name, [path.name for path in store.glob("*.mar")])
 
 
 def newest_first(

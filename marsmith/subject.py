@@ -20,7 +20,7 @@ from handlers.inputs import ImageInput
 from handlers.integrity import sha256
 from handlers.resampling import Pixels
 from handlers.servable import SOURCE, Servable
-from marsmith import archive, named, preparing, resolve, samples, weights
+from marsmith import archive, named, preparing, resolve, samples, store, weights
 from marsmith.model_options import MODELS, caller
 from marsmith.spec import ModelSpec, parse, weights_files
 from marsmith.spec_parts import WeightsSpec
@@ -96,7 +96,7 @@ def find(name: str) -> Iterator[Subject]:
         picture = samples.files(Path(spec.samples), "samples")[0]
         yield Subject(spec, resolve.image_input(spec), picture)
         return
-    path = Path(name)
+    path = store.locate(Path(name), caller())
     with tempfile.TemporaryDirectory(prefix="marsmith-look-") as temporary:
         folder = Path(temporary)
         archive.unpack(path, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -56,11 +57,11 @@ def _row(trial: Trial, eager: Trial | None, measured: bool) -> list[str]:
         return [*name, *[""] * (8 if measured else 7)]
     ratio = f"{trial.throughput / eager.throughput:.1f}" if eager and eager.throughput else ""
     figures = [
-        f"{trial.archive_bytes / 1e6:.1f}",
-        f"{trial.import_s + trial.load_s:.1f}",
-        f"{trial.resident_bytes / 1e6:.0f}",
-        f"{trial.alone_s * 1e3:.1f}",
-        f"{trial.throughput:.0f}",
+        _three(trial.archive_bytes / 1e6),
+        _three(trial.import_s + trial.load_s),
+        _three(trial.resident_bytes / 1e6),
+        _three(trial.alone_s * 1e3),
+        _three(trial.throughput),
         ratio,
     ]
     if not measured:
@@ -70,6 +71,12 @@ def _row(trial: Trial, eager: Trial | None, measured: bool) -> list[str]:
     # An artifact of others has no fp32.
     drop = "" if trial.reference is None else f"{trial.metric - trial.reference:+.4f}"
     return [*name, *figures, f"{trial.metric:.4f}", drop]
+
+
+def _three(value: float) -> str:
+    """At least three significant digits: what is small is not 0."""
+    places = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{max(0, places)}f}"
 
 
 def to_json(spec: ModelSpec, trials: Sequence[Trial]) -> dict[str, Any]:

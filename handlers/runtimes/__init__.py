@@ -193,6 +193,45 @@ def wrong_dtype(taken: object, given: object) -> ValueError:
     )
 
 
+def wrong_shape(taken: Sequence[int | str], given: tuple[int, ...]) -> ValueError:
+    """Why pictures of shape ``given`` are not for an artifact of others whose input is ``taken``,
+    in which an axis that varies is a name: in the place of the library's own words."""
+    words = f"the artifact takes ({', '.join(map(str, taken))}) and was given {given}"
+    wanted, layout = _layout(taken), _layout(given)
+    if wanted is None or layout is None:
+        return ValueError(
+            f"{words}: export it for pictures of 1 or 3 channels, as nchw, nhwc, chw or hwc "
+            "(--layout)"
+        )
+    ours = dict(zip(layout, given, strict=True))
+    theirs = dict(zip(wanted, taken, strict=True))
+    options = [] if wanted == layout else [f"--layout {wanted}"]
+    if theirs["c"] != ours["c"]:
+        options.append(f"--color {'gray' if theirs['c'] == 1 else 'rgb'}")
+    size = [theirs[side] if isinstance(theirs[side], int) else ours[side] for side in "hw"]
+    if size != [ours["h"], ours["w"]]:
+        options.append(f"--resize {size[0]},{size[1]}")
+    if not options:
+        return ValueError(f"{words}: export it for one picture, or with a batch that may vary")
+    return ValueError(f"{words}: give {' '.join(options)}, or the same keys of its input")
+
+
+def fits(taken: Sequence[int | str], given: tuple[int, ...]) -> bool:
+    """Whether an input of shape ``taken``, in which an axis that varies is a name, takes that."""
+    return len(taken) == len(given) and all(
+        not isinstance(theirs, int) or theirs == ours
+        for theirs, ours in zip(taken, given, strict=True)
+    )
+
+
+def _layout(shape: Sequence[int | str]) -> str | None:
+    """Which axis is which, by where the 1 or 3 channels are; None where they are nowhere."""
+    for layout in ("nchw", "nhwc", "chw", "hwc"):
+        if len(shape) == len(layout) and shape[layout.index("c")] in (1, 3):
+            return layout
+    return None
+
+
 def as_arrays(outputs: Any) -> Arrays:
     """Torch outputs (a tensor, a list or a tuple) as a tuple of numpy arrays."""
     if not isinstance(outputs, (tuple, list)):

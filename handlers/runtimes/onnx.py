@@ -12,10 +12,20 @@ from handlers import onnx_data, onnx_export
 from handlers.errors import IntegrityError, RuntimeUnavailable, one_line
 from handlers.layer_names import is_result
 from handlers.quiet import quiet
-from handlers.runtimes import Array, Arrays, ExportRequest, Runtime
+from handlers.runtimes import (
+    Array,
+    Arrays,
+    ExportRequest,
+    Runtime,
+    fits,
+    wrong_dtype,
+    wrong_shape,
+)
 
 # It reports to its maker, and keeps a number for this user in the home, from its import on.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# Types of an input by ONNX's names, where numpy has others.
+_DTYPES = {"float": "float32", "double": "float64"}
 _CUDA = "CUDAExecutionProvider"
 
 
@@ -40,11 +50,25 @@ class Onnx(Runtime):
             raise IntegrityError(f"{path.name} is no ONNX model that runs here: {line}") from error
         _check_provider(self._session.get_providers()[0], self._providers[0][0])
         self._path, self._threads = path, options["threads"]
-        self._input = self._session.get_inputs()[0].name
+        given = self._session.get_inputs()
+        if len(given) != 1:
+            came = ", ".join(each.name for each in given) or "nothing"
+            raise IntegrityError(
+                f"{path.name} takes {came}, and pictures come as one input: export it with that "
+                "alone"
+            )
+        self._input, self._shape = given[0].name, given[0].shape
+        kind = given[0].type.removeprefix("tensor(").removesuffix(")")
+        self._dtype = _DTYPES.get(kind, kind)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, *arrays: Array) -> Arrays:
-        return tuple(self._session.run(None, {self._input: arrays[0]}))
+        (images,) = arrays
+        if images.dtype != self._dtype:
+            raise wrong_dtype(self._dtype, images.dtype)
+        if not fits(self._shape, images.shape):
+            raise wrong_shape(self._shape, images.shape)
+        return tuple(self._session.run(None, {self._input: images}))
 
     def named(self, images: Array) -> dict[str, Array]:
         return dict(zip(self._outputs, self(images), strict=True))

@@ -46,6 +46,8 @@ def command(
 ) -> None:
     """Compare two archives (.mar) of a model layer by layer; one of them may be "eager".
 
+    An archive is a path or a file of the store.
+
     eager is the PyTorch network that the other was exported from, with its weights out of this
     project, or --weights. A difference is relative to the largest value of its layer; lower
     precisions need a larger --tolerance. The exit status is 1 where the two part.

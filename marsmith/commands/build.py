@@ -22,6 +22,10 @@ from marsmith.importing import for_good
 from marsmith.model_options import (
     AUTO,
     MODELS,
+    PRECISIONS,
+    RUNTIMES,
+    STORE,
+    TASKS,
     caller,
     checked,
     model_options,
@@ -60,9 +64,9 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
     "--runtime",
     # As the files are named, too.
     callback=lambda context, option, name: name and name.replace("_", "-"),
-    help="Such as torchscript; auto: the fastest here that passes parity.",
+    help=f"{RUNTIMES}; auto: the fastest here that passes parity.",
 )
-@click.option("--precision", help="fp32, bf16, fp16 or int8, as the runtime can.")
+@click.option("--precision", help=f"{PRECISIONS}, as the runtime can.")
 @click.option("--method", help="How TorchScript is made: trace or script.")
 @model_options
 @click.option("--profile", type=click.Path(path_type=Path), help="As `marsmith tune` found.")
@@ -70,13 +74,16 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
 @click.option("--force", is_flag=True, help="Replace an archive of the same name and version.")
 @click.option("--missing", is_flag=True, help="Leave out what is in the store already.")
 @click.option("--name", help="Build a model without a file of models/, under this name.")
-@click.option("--task", help="What it does, such as image-classification.")
+@click.option("--task", help=f"What it does: {TASKS}.")
 @click.option("--arch", help="torchvision:resnet18, my_model.py:Net or my_package:Net.")
 @click.option("--arg", multiple=True, help="KEY=VALUE for the network's constructor; repeatable.")
 @click.option("--num-classes", type=int, help="Short for --arg num_classes=N.")
 @click.option("--decode", multiple=True, help="KEY=VALUE of the task's decode; repeatable.")
 @click.option("--artifact", type=click.Path(path_type=Path), help="A file that others exported.")
-@click.option("--outputs", help="What that gives: logits, or boxes=dets,scores=conf,labels=ids.")
+@click.option(
+    "--outputs",
+    help="What that gives: logits, probabilities, ids, or boxes=dets,scores=conf,labels=ids.",
+)
 @click.option("--labels", type=click.Path(path_type=Path), help="File with one label a line.")
 @click.option("--resize", callback=_numbers(int, True), help="Shorter side, or HEIGHT,WIDTH.")
 @click.option("--crop", callback=_numbers(int, True), help="Centre crop: side, or HEIGHT,WIDTH.")
@@ -220,6 +227,7 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     if given["runtime"] != AUTO:
         return spec
     from marsmith import trials
+    from marsmith.terminal import telling
     from marsmith.trial_tables import print_table
 
     if spec.artifact is not None:
@@ -228,7 +236,8 @@ def _chosen(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     pairs = trials.pairs(spec, [spec.precision])
     with tempfile.TemporaryDirectory() as store, console.status(spec.name) as status:
         batch = spec.serving.batch_size
-        run = trials.run(spec, Path.cwd(), Path(store), pairs, status.update, batch=batch)
+        tell = telling(console, status.update)
+        run = trials.run(spec, Path.cwd(), Path(store), pairs, tell, batch=batch)
         tried = list(run)
     print_table(console, spec, tried, batch)
     best = trials.best(tried)
@@ -257,15 +266,14 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> dict[str
         print(json.dumps(told))
         return told
     proof, size = built.proof, built.path.stat().st_size / 1e6
-    reference = "itself, alone (there is no eager model)" if spec.artifact else "eager"
     console.print(
         f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}, "
         f"{told['seconds']} s{', unchanged' if built.unchanged else ''})\n"
-        f"  {proof.parity.words(reference)}\n  sha256 {built.sha256}",
+        f"  {proof.parity.words('eager')}\n  sha256 {built.sha256}",
         soft_wrap=True,
     )
     if proof.exact is not None:
-        console.print(f"  in fp32, before: {proof.exact.words(reference)}", soft_wrap=True)
+        console.print(f"  in fp32, before: {proof.exact.words('eager')}", soft_wrap=True)
     if proof.accuracy is not None:
         console.print(f"  {proof.accuracy}", soft_wrap=True)
     for note in built.notes:
@@ -274,7 +282,7 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> dict[str
 
 
 def _store(given: dict[str, Any], here: Path) -> Path:
-    return here / given["store"] if given["store"] else Path("model-store")
+    return here / given["store"] if given["store"] else STORE
 
 
 def _list() -> None:

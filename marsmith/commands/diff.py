@@ -20,12 +20,13 @@ from marsmith.terminal import printable
 def command(first: Path, second: Path, as_json: bool) -> None:
     """Tell what changed from the archive FIRST to SECOND; nothing of them is imported or run.
 
-    Settings and versions by their keys, labels, the handlers' code and other files. Exits with 0
-    where nothing differs and with 1 where something does, as diff.
+    Each is a path or a file of the store. Told are settings and versions by their keys, labels, the
+    handlers' code and other files. Exits with 0 where nothing differs and with 1 where something
+    does, as diff.
     """
-    from marsmith import inspection
+    from marsmith import inspection, store
 
-    sides = [inspection.read(caller() / path) for path in (first, second)]
+    sides = [inspection.read(store.locate(path, caller())) for path in (first, second)]
     found = inspection.differences(sides[0], sides[1])
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))

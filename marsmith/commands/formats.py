@@ -11,13 +11,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from marsmith.model_options import caller, check_pictures, model_options, overrides
+from marsmith.model_options import caller, check_pictures, chosen_options, model_options, overrides
 
 
 @click.command()
 @click.argument("model")
-@click.option("--runtime", "runtimes", multiple=True, help="Only these; repeatable.")
-@click.option("--precision", "precisions", multiple=True, help="Only these; repeatable.")
+@chosen_options
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Save speed against accuracy as PNG.")
@@ -53,7 +52,8 @@ def command(
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:
         tried: list[trials.Trial] = []
-        run = trials.run(spec, Path.cwd(), keep or Path(temporary), chosen, status.update)
+        tell = terminal.telling(console, status.update)
+        run = trials.run(spec, Path.cwd(), keep or Path(temporary), chosen, tell)
         try:
             for trial in run:
                 tried.append(trial)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from handlers.nearest import hint
 from marsmith import journal
 from marsmith.terminal import console
 
@@ -28,7 +29,9 @@ def command(model: str | None, as_json: bool) -> None:
             click.echo(json.dumps(asdict(entry), ensure_ascii=False))
         return
     if not entries:
-        click.echo(f"{journal.FILE} has nothing{f' of {model}' if model else ''}")
+        known = {entry.model for entry in journal.read(Path.cwd())}
+        of = f" of {model}; {hint(model, known)}" if model and known else ""
+        click.echo(f"{journal.FILE} has nothing{of}")
         return
     table = Table("time (UTC)", "operation", "model", "from", "to", "result", "by")
     for entry in journal.ended(entries):

@@ -28,14 +28,15 @@ _LEFT_OUT = ("accuracy", "exported")
 @click.option("--files", is_flag=True, help="List every file with its size and sha256.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(archive: Path, keys: tuple[Path, ...], files: bool, as_json: bool) -> None:
-    """Show all that ARCHIVE says of itself; nothing of it is imported or run.
+    """Show all that ARCHIVE, a path or a file of the store, says of itself.
 
-    Exits with 1 where a file is not as it was built, or none of the given keys has signed it.
+    Nothing of it is imported or run. Exits with 1 where a file is not as it was built, or none of
+    the given keys has signed it.
     """
-    from marsmith import inspection
+    from marsmith import inspection, store
 
     here = caller()
-    found = inspection.read(here / archive, [here / key for key in keys])
+    found = inspection.read(store.locate(archive, here), [here / key for key in keys])
     wrong = inspection.problems(found)
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))

@@ -36,6 +36,8 @@ def command(follow: bool, model: str | None, errors: bool, lines: int) -> None:
     files = [(Follower(logs / name, from_end=False), Chosen(model, errors)) for name in FILES]
     shown = by_time(_new(files))
     click.echo("".join(f"{line}\n" for line in shown[-lines or None :]), nl=False)
+    if not shown and not follow:
+        click.echo("no such lines", err=True)
     with suppress(KeyboardInterrupt):
         while follow:
             time.sleep(0.3)

@@ -19,6 +19,7 @@ from marsmith.asking import Asked, Asker, find_pictures, in_order
 from marsmith.client import Client
 from marsmith.durations import seconds
 from marsmith.processes import Running, require_running
+from marsmith.status import describe
 
 
 @click.command()
@@ -77,7 +78,7 @@ def command(
 def _check(running: Running, model: str, version: str | None) -> None:
     """Say at once, and once, that there is no such model or nobody to answer."""
     with Client.of(running) as client:
-        found = client.describe(model, version)[0]
+        found = describe(client, model, version)
     if not found["workers"]:
         raise ServerError(f"{model} {found['modelVersion']} has no workers: `marsmith scale` it")
 

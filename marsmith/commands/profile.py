@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from marsmith.model_options import STORE
+
 if TYPE_CHECKING:
     from marsmith.artifacts import Artifact
     from marsmith.profiling import Profile
@@ -30,9 +32,7 @@ def _size(context: click.Context, option: click.Parameter, text: str | None) -> 
 @click.option("--size", callback=_size, metavar="H,W", help="Input instead of the model's own.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures.")
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="Layers shown.")
-@click.option(
-    "--store", type=click.Path(path_type=Path), default=Path("model-store"), show_default=True
-)
+@click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True)
 @click.option("--load/--no-load", default=True, help="Time the loading of archives.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with all layers.")
 def command(

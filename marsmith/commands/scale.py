@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from handlers import cores
 from marsmith import journal
 from marsmith.client import Client
 from marsmith.durations import seconds
@@ -14,6 +15,7 @@ from marsmith.managing import GrpcManaged
 from marsmith.processes import require_running
 from marsmith.retire import scale_down
 from marsmith.rollout_options import grpc_option
+from marsmith.status import describe
 
 
 @click.command()
@@ -36,15 +38,34 @@ def command(
     """Set the number of WORKERS of a running MODEL, and wait until they have loaded.
 
     A worker that is too many ends between two requests. With no workers TorchServe lets requests
-    wait instead of refusing them. Refused while a rollout or a rollback is under way.
+    wait instead of refusing them; more workers than cores fight for them: both are warned of.
+    Refused while a rollout or a rollback is under way.
     """
     if over_grpc and not workers:
         raise click.UsageError("TorchServe's gRPC cannot scale to no workers: leave --grpc out")
+    if most is not None and most < workers:
+        raise click.UsageError(f"--most {most} is less than WORKERS, {workers}")
     kind = GrpcManaged if over_grpc else Client
     leave_in_order()
     running = require_running(Path.cwd())
     with journal.exclusive(running.home), kind.of(running) as client:
-        chosen = client.describe(model, version)[0]["modelVersion"]
+        chosen = describe(client, model, version)["modelVersion"]
         if not now:
             scale_down(running, model, chosen, max(workers, most or 0), timeout, kind)
         click.echo(client.scale(model, workers, most, version=chosen, timeout=timeout))
+    if warning := _warning(f"{model} {chosen}", workers, max(workers, most or 0), cores.usable()):
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _warning(name: str, workers: int, most: int, here: int) -> str | None:
+    if not workers:
+        return (
+            f"{name} has no workers now: its requests wait without an answer, until "
+            "`marsmith scale` gives it one"
+        )
+    if most > here:
+        return (
+            f"{name} has up to {most} workers for {here} cores, for which their threads fight: as "
+            "a rule no more requests are answered, and each later"
+        )
+    return None

@@ -15,7 +15,8 @@ from pathlib import Path
 import click
 import yaml
 
-from handlers.errors import ServerError
+from handlers import golden
+from handlers.errors import MarsmithError, ServerError
 from marsmith.addresses import Tokens, free_addresses, read_properties
 from marsmith.drain import drain_before_stop
 from marsmith.durations import seconds
@@ -25,7 +26,7 @@ from marsmith.leaving import catch_ends
 from marsmith.processes import Running
 from marsmith.samples import DEFAULT, found
 from marsmith.server import TorchServe
-from marsmith.status import VersionStatus
+from marsmith.status import VersionStatus, unpacked
 from marsmith.steps import heedless
 
 # For a shell in the server's folder.
@@ -92,7 +93,11 @@ def command(
         raise click.UsageError(
             "--exporter ends with this command: with --background start it apart"
         )
-    with _stopped(server), Exporter(Path.cwd(), exporter) if exporter else nullcontext() as pages:
+    with (
+        _ended_by_others(background),
+        _stopped(server),
+        Exporter(Path.cwd(), exporter) if exporter else nullcontext() as pages,
+    ):
         try:
             _report(server, strict, timeout)
             if background:
@@ -102,17 +107,29 @@ def command(
             while server.running:
                 time.sleep(1)
         # Also while others load: a model that has loaded may be answering.
-        except (SystemExit, ServerError) as error:
+        except (SystemExit, ServerError):
             _ending.begun = True
             if pages:
                 pages.say_stopping()
             if drain_timeout and (running := _ours(server)):
                 _drain(running, drain_timeout)
-            if isinstance(error, ServerError) and not background and server.was_stopped:
-                # As asked for: a service manager must not take it for a failure and start it again
-                heedless(partial(click.echo, err=True))("TorchServe was stopped")
-                return
             raise
+
+
+class _WasStopped(ServerError):
+    """Somebody else has stopped the server."""
+
+
+@contextmanager
+def _ended_by_others(background: bool) -> Iterator[None]:
+    """Say that somebody has stopped the server, which is what was asked for: a service manager must
+    not take it for a failure and start it again. In the background it has not come to be."""
+    try:
+        yield
+    except _WasStopped as error:
+        if background:
+            raise
+        heedless(partial(click.echo, err=True))(str(error))
 
 
 def _ours(server: TorchServe) -> Running | None:
@@ -184,6 +201,10 @@ def _stopped(server: TorchServe) -> Iterator[None]:
     try:
         server.start()
         yield
+    except ServerError as error:
+        if server.was_stopped:
+            raise _WasStopped("TorchServe was stopped") from error
+        raise
     finally:
         _ending.begun = True
         server.stop()
@@ -217,23 +238,36 @@ def _how_to_ask(running: Running, statuses: Iterable[VersionStatus]) -> Iterator
             url = f"{running.addresses.inference}/predictions/{status.model}"
             plural = "" if status.ready_workers == 1 else "s"
             yield f"# {status.model} {status.version}, {status.ready_workers} worker{plural}"
-            sample = shlex.quote(_sample(running.home, status.model))
+            sample = shlex.quote(_sample(running.home, status))
             # -T and not -d, which would call the picture a form
             yield f"curl {token}-T {sample} {url}"
 
 
-def _sample(home: Path, model: str) -> str:
-    """A picture of the folder that the model's file names, or else of any below ``samples``."""
+def _sample(home: Path, status: VersionStatus) -> str:
+    """A picture of the folder that the model's file names, or else a golden one of the archive, as
+    the server has unpacked it, or any below ``samples``."""
+    folder = _folder(home, status.model)
+    pictures = found(folder, deep=True) if folder else []
+    pictures = pictures or _golden(status) or found(home / "samples", deep=True)
+    if not pictures:
+        return "PICTURE"
+    inside = pictures[0].is_relative_to(home)
+    return str(pictures[0].relative_to(home) if inside else pictures[0])
+
+
+def _golden(status: VersionStatus) -> list[Path]:
+    with suppress(MarsmithError):
+        folder = unpacked(status)
+        return [folder / case.picture for case in golden.read(folder)]
+    return []
+
+
+def _folder(home: Path, model: str) -> Path | None:
+    """The folder of samples that the model's file names; None where it has no file."""
     file = home / "models" / f"{model}.yaml"
     try:
         named = yaml.safe_load(file.read_text(encoding="utf-8"))
     # It may be gone, or half written: the archive serves without it.
     except (OSError, ValueError, yaml.YAMLError):
-        named = None
-    said = named.get("samples", DEFAULT) if isinstance(named, dict) else "samples"
-    folder = home / str(said)
-    pictures = found(folder, deep=True)
-    if not pictures:
-        return "PICTURE"
-    inside = pictures[0].is_relative_to(home)
-    return str(pictures[0].relative_to(home) if inside else pictures[0])
+        return None
+    return home / str(named.get("samples", DEFAULT)) if isinstance(named, dict) else None

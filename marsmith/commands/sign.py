@@ -15,10 +15,11 @@ from marsmith.model_options import caller
 def command(archives: tuple[Path, ...], key: Path) -> None:
     """Sign ARCHIVES in their place, when every file of them is as it was built.
 
-    An older signature is replaced. The same archive and key give the same bytes.
+    They are paths or files of the store. An older signature is replaced. The same archive and key
+    give the same bytes.
     """
-    from marsmith import signing
+    from marsmith import signing, store
 
     for archive in archives:
-        signing.sign(caller() / archive, caller() / key)
+        signing.sign(store.locate(archive, caller()), caller() / key)
         click.echo(f"signed {archive}")

@@ -32,7 +32,8 @@ def command(ctx: click.Context, golden: bool, as_json: bool, timeout: float) -> 
     then as many golden requests are asked as there are workers, or all if that is more, one after
     the other. Where nobody else asks, each worker gets one; under load those that become free do,
     and one that answers wrongly may be missed. The exit status is 1 where a version has fewer
-    workers than asked for, a wrong golden answer, or a worker that does not answer.
+    workers than asked for, a wrong golden answer, or a worker that does not answer. One that was
+    scaled to none has what was asked for; "no workers" says that its requests wait.
     """
     running = require_running(Path.cwd())
     with Client.of(running, timeout=timeout) as client:
@@ -72,7 +73,6 @@ def _silent(client: Client, status: VersionStatus, seconds: float) -> GoldenChec
 
 
 def _row(status: VersionStatus, check: GoldenCheck | None) -> tuple[str, ...]:
-    reason = f"refused: {status.refusal}" if status.refusal else "loading"
     return (
         status.model,
         status.version,
@@ -81,8 +81,14 @@ def _row(status: VersionStatus, check: GoldenCheck | None) -> tuple[str, ...]:
         f"{status.pending}/{status.pending + status.capacity}",
         str(check or "not asked"),
         f"{check.seconds * 1e3:.0f} ms" if check and check.count else "",
-        "ready" if status.ready else reason,
+        _state(status),
     )
+
+
+def _state(status: VersionStatus) -> str:
+    if not status.ready:
+        return f"refused: {status.refusal}" if status.refusal else "loading"
+    return "ready" if status.ready_workers else "no workers"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -20,11 +20,12 @@ from handlers.errors import SpecError
 from marsmith.model_options import (
     caller,
     check_pictures,
+    chosen_options,
     model_file,
     model_options,
     overrides,
 )
-from marsmith.terminal import console
+from marsmith.terminal import console, telling
 
 if TYPE_CHECKING:
     from marsmith.spec import ModelSpec
@@ -63,8 +64,7 @@ def _milliseconds(context: click.Context, option: click.Parameter, text: str | N
     show_default=True,
     help="Minutes; nothing is begun after them.",
 )
-@click.option("--runtime", "runtimes", multiple=True, help="Only these; repeatable.")
-@click.option("--precision", "precisions", multiple=True, help="Only these; repeatable.")
+@chosen_options
 @model_options
 @click.option("--write", is_flag=True, help="Write the choice into the model's file.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Write it into a host's profile.")
@@ -114,13 +114,13 @@ def command(
             "load": Load(samples.files(folder, option)[:_PICTURES], seconds_per_point),
             "objective": Objective(max_p99),
             "budget": 60 * budget,
-            "tell": lambda words: progress.update(bar, description=words),
+            "tell": telling(told, lambda words: progress.update(bar, description=words)),
             "advance": lambda done, most: progress.update(bar, completed=done, total=most),
         }
 
     with ExitStack() as stack:
         session, search, file = (
-            _of_archive(stack, here / model, settings, runtimes, precisions, write, given)
+            _of_archive(stack, Path(model), settings, runtimes, precisions, write, given)
             if model.endswith(ARCHIVE)
             else _of_model(model, here, settings, runtimes, precisions, write, given)
         )

@@ -37,14 +37,15 @@ def command(
     max_drop: float | None,
     as_json: bool,
 ) -> None:
-    """Prove an archive again, on this host: its files, its golden requests and its answers.
+    """Prove ARCHIVE, a path or a file of the store, again on this host: its files, its golden
+    requests and its answers.
 
     Outputs are compared with eager's at several batch sizes, as at build, of an artifact that
     others exported with its own to single pictures. With --images the metric is measured, too:
     against the folder's labels, or where it has none against the answers of the reference. Exits
     with 1 where anything is wrong.
     """
-    from marsmith import foreign, samples, subject, verification
+    from marsmith import foreign, samples, store, subject, verification
     from marsmith.archive import unpack
 
     here, root = caller(), Path.cwd()
@@ -54,7 +55,7 @@ def command(
         raise SpecError(f"--max-drop {max_drop:g}: write a share from 0 to 1, 0.01 for one point")
     with tempfile.TemporaryDirectory(prefix="marsmith-verify-") as temporary:
         folder, other = Path(temporary) / "archive", Path(temporary) / "other"
-        unpack(here / archive, folder)
+        unpack(store.locate(archive, here), folder)
         task = verification.opened(folder)
         alone = against is None and task.bundle.foreign is not None
         given = {"--weights": weights, "--max-drop": max_drop if alone else None}
@@ -68,7 +69,7 @@ def command(
             made_of = subject.of_archive(archive, folder)
             name, reference = EAGER, verification.eager(task, made_of, file)
         else:
-            unpack(here / against, other)
+            unpack(store.locate(Path(against), here), other)
             name, reference = against, verification.opened(other)
         files = (
             verification.sample_files(task, root, folder)

@@ -22,10 +22,11 @@ from marsmith.model_options import caller
 def command(archives: tuple[Path, ...], keys: tuple[Path, ...]) -> None:
     """Check that one of the keys signed ARCHIVES, and that no byte has changed since.
 
-    Nothing of an archive is imported or run. Exits with 1 at the first that is not as signed.
+    They are paths or files of the store. Nothing of an archive is imported or run. Exits with 1 at
+    the first that is not as signed.
     """
-    from marsmith import signing
+    from marsmith import signing, store
 
     for archive in archives:
-        signer = signing.check(caller() / archive, [caller() / key for key in keys])
+        signer = signing.check(store.locate(archive, caller()), [caller() / key for key in keys])
         click.echo(f"{archive}: every file is as signed by {signer.name}")

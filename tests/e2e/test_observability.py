@@ -118,7 +118,8 @@ def test_exporter_and_ready_see_a_killed_worker(observed: TorchServe) -> None:
         observed.wait_ready(60)
         assert lost(page("metrics").text) == 1
     done = marsmith(observed.home, "ready", "nothing")
-    assert (done.returncode, done.stdout) == (1, "not ready: no model nothing is loaded\n")
+    reason = "not ready: no model nothing is registered: known are lenet5_digits\n"
+    assert (done.returncode, done.stdout) == (1, reason)
 
 
 def test_nothing_is_ready_without_a_server(home: Path) -> None:

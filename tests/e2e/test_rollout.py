@@ -151,6 +151,12 @@ def test_workers_are_ended_between_requests(server: TorchServe, client: Client) 
     assert counts.problems == []
     assert sum(counts.versions.values()) > 0
     assert len(client.describe("other")[0]["workers"]) == 1
+    scale_down(server.running, "other", version, 0, 20)
+    client.scale("other", 1, version=version, timeout=60)
+    # What TorchServe makes of a worker's end is no trouble
+    said = marsmith(server.home, "logs", "--errors", "-n", "0").stdout
+    assert "sendError" not in said
+    assert "worker pid" not in said
     done = marsmith(server.home, "scale", "before", "0")
     assert done.returncode == 1
     assert "build it again" in done.stderr

@@ -159,6 +159,19 @@ def test_masks_lie_beside_their_pictures(tmp_path: Path) -> None:
         truths.masks(tmp_path, LABELS)
 
 
+def test_pictures_without_a_label_among_others_with_one_are_told(tmp_path: Path) -> None:
+    task = SemanticSegmentation()
+    task.bundle = Bundle("m", "1", "semantic-segmentation", "r", "a", LABELS, ImageInput())
+    grey(tmp_path / "masks", [1])
+    found = evaluation(grey(tmp_path, [5, 6, 7]), task)
+    assert ([path.name for path in found.files], found.unlabelled) == (["00.png"], 2)
+    table = grey(tmp_path / "table", [1, 200, 3])
+    (table / "labels.csv").write_text("file,label\n00.png,dark\n01.png,light\n")
+    measured = accuracy.alone(classifier(100), evaluation(table, classifier(100)))
+    assert "on 2 pictures (1 more without a label: left out), 95 %" in str(measured)
+    assert evaluation(grey(tmp_path / "none", [1, 2]), classifier(100)).unlabelled == 0
+
+
 def test_the_picture_of_a_mask_is_found_by_its_whole_name(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     for name in ("img.png", "img.2.png", "photo [1].png"):
@@ -290,7 +303,7 @@ def test_calibration_and_evaluation_pictures_never_overlap(tmp_path: Path) -> No
     assert len(left.files) == 12
     assert not any(path.read_bytes() in taken for path in left.files)
     everything = quantise.digests(list(folder.glob("*.png")))
-    with pytest.raises(SpecError, match="were taken to calibrate with"):
+    with pytest.raises(SpecError, match="were taken to calibrate with.* as by --calibrate-count "):
         Evaluation.of(given, Path(), classifier(1), without=everything)
 
 

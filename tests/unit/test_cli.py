@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from handlers import plugins
 from marsmith import cli
 from marsmith.environment import temp_folder
 
@@ -30,6 +31,16 @@ def test_help_lists_every_command_without_importing_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "values"),
+    [("build", ("tasks", "runtimes")), ("formats", ("runtimes",)), ("tune", ("runtimes",))],
+)
+def test_options_that_name_plugins_list_them(name: str, values: tuple[str, ...]) -> None:
+    said = CliRunner().invoke(cli.group, [name, "--help"], terminal_width=200).output
+    for kind in values:
+        assert ", ".join(plugins.names(kind)) in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
     "module",
     [f"commands.{name}" for name in ("serve", "status", "stop", "scale", "logs", "ready")]
     # What other commands import when they begin.
@@ -44,6 +55,12 @@ def test_what_operates_a_server_does_it_without_torch(module: str) -> None:
     assert done.stdout == "False\n"
 
 
+def test_a_command_that_is_none_gets_the_nearest() -> None:
+    result = CliRunner().invoke(cli.group, ["predikt", "m"])
+    assert result.exit_code == 2
+    assert "no command predikt: did you mean predict?" in result.output
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     result = CliRunner().invoke(cli.group, [name, "--help"])
@@ -54,7 +71,7 @@ def test_every_command_has_help(name: str) -> None:
 def test_an_unknown_command_is_named() -> None:
     result = CliRunner().invoke(cli.group, ["nope"])
     assert result.exit_code == 2
-    assert "No such command 'nope'" in result.output
+    assert "no command nope: known are autoscale, bisect, build, " in result.output
 
 
 def test_an_error_is_one_line_and_status_1(

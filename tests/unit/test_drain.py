@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handlers.errors import ServerError
+from marsmith.addresses import free_ports
 from marsmith.client import Client, Refused
 from marsmith.drain import (
     QUIET_SECONDS,
@@ -13,11 +15,23 @@ from marsmith.drain import (
     QueueFull,
     arrivals,
     drain,
+    drain_before_stop,
     passed,
     silent_workers,
 )
+from marsmith.processes import Running
 
 _NEVER = 2**22 + 1  # above Linux' largest pid
+
+
+def test_a_server_that_takes_no_connections_has_nothing_to_drain(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    config = tmp_path / "config.properties"
+    config.write_text(f"inference_address=http://127.0.0.1:{port}\n")
+    told: list[str] = []
+    drain_before_stop(Running(1, tmp_path, config, 0.0), 30.0, told.append)
+    [words] = told
+    assert words.startswith(f"nothing to wait for: http://127.0.0.1:{port} takes no connections")
 
 
 class _Time:
@@ -47,6 +61,7 @@ class _Queue(Queue):
         pids: tuple[int, ...] = object.__getattribute__(self, "_pids")
         return {
             "jobQueueStatus": {"pendingRequests": lengths[0]},
+            "minWorkers": 1,
             "workers": [{"status": "READY", "pid": pid} for pid in pids],
             "responseTimeout": 20,
         }
@@ -117,6 +132,19 @@ def test_it_waits_for_the_queue_and_until_nothing_comes() -> None:
     told: list[int | None] = [None] * 9
     assert _drain(_Queue([3, 1, 0, 0], told, os.getpid()), [7]) > 2 * QUIET_SECONDS
     assert _drain(_Queue([0], told, os.getpid()), [7, 8, 8, 9, 9, 9]) > 2 * QUIET_SECONDS
+
+
+class _ScaledToNone(_Queue):
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "minWorkers": 0, "workers": []}
+
+
+def test_requests_of_a_version_scaled_to_none_are_not_waited_for() -> None:
+    time, idle = _Time(), _Queue([0], [os.getpid()], os.getpid())
+    with pytest.raises(ServerError, match="^not drained: 3 requests wait for m 1.0, which was sc"):
+        drain([_ScaledToNone([3], []), idle], lambda: 0.0, 60, clock=time.clock, sleep=time.sleep)
+    assert time.now < 5
+    drain([_ScaledToNone([0], [])], lambda: 0.0, 60, clock=time.clock, sleep=time.sleep)
 
 
 def test_it_is_bounded() -> None:

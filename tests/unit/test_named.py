@@ -113,6 +113,7 @@ def test_a_detector_answers_with_as_many_boxes_as_torchvisions_own() -> None:
         ("qqqq", r"known are cifar_net_shapes, .*\./build_mar\.sh --list"),
         ("raft_large", "torchvision has it, but it is for none of the tasks image-class"),
         ("no/m.yaml", r"there is no no/m\.yaml"),
+        ("lenet5_digits.yaml", r"there is no lenet5_digits\.yaml; did you mean lenet5_digits\?"),
         ("../etc", "no model ../etc"),
     ],
 )
@@ -123,6 +124,12 @@ def test_a_name_that_is_none_gets_the_nearest(command: str, name: str, words: st
     assert "\n" not in str(result.exception)
     with pytest.raises(SpecError, match=words):
         raise result.exception
+
+
+@pytest.mark.parametrize("command", ["build", "formats"])
+def test_an_archive_is_told_from_a_model(command: str) -> None:
+    with pytest.raises(SpecError, match=r"^store/m-1\.0\.mar is an archive, .* `marsmith verify`"):
+        raise run(command, "store/m-1.0.mar").exception or AssertionError
 
 
 def test_all_names_are_listed_beside_the_files() -> None:

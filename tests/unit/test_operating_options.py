@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from handlers import cores
 from marsmith import autoscale, cli, operate
 from marsmith.autoscale import Policy
 from marsmith.client import Client
@@ -88,11 +89,43 @@ def test_a_share_of_no_pictures_is_refused(taken: list[Any]) -> None:
     assert taken == []
 
 
+def test_fewer_workers_at_most_than_at_least_are_refused_before_one_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scale, "require_running", lambda _: pytest.fail("it went to the server"))
+    assert "--most 1 is less than WORKERS, 2" in _run("scale", "m", "2", "--most", "1", status=2)
+
+
 def test_no_workers_over_grpc_are_refused_before_one_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scale, "require_running", lambda _: pytest.fail("it went to the server"))
     assert "no workers: leave --grpc out" in _run("scale", "m", "0", "--grpc", status=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [
+        (("2",), ""),
+        (("0",), "warning: m 1.0 has no workers now: its requests wait without an answer"),
+        (("3",), "warning: m 1.0 has up to 3 workers for 2 cores, for which their threads fight"),
+        (("1", "--most", "3"), "up to 3 workers for 2 cores"),
+    ],
+)
+def test_numbers_of_workers_that_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], warning: str
+) -> None:
+    monkeypatch.setattr(scale, "leave_in_order", lambda: None)
+    monkeypatch.setattr(scale, "require_running", lambda _: SimpleNamespace(home=tmp_path))
+    monkeypatch.setattr(scale, "scale_down", lambda *_: None)
+    monkeypatch.setattr(cores, "usable", lambda: 2)
+    monkeypatch.setattr(Client, "of", lambda _: Client.__new__(Client))
+    monkeypatch.setattr(Client, "close", lambda _: None)
+    monkeypatch.setattr(Client, "describe", lambda *_: [{"modelVersion": "1.0"}])
+    monkeypatch.setattr(Client, "scale", lambda *_, **__: "scaled")
+    said = _run("scale", "m", *words)
+    assert said.startswith("scaled\n")
+    assert warning in said if warning else "warning" not in said
 
 
 @pytest.fixture

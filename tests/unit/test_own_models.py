@@ -512,9 +512,9 @@ def test_an_artifact_for_one_picture_works_and_says_so(user: Path) -> None:
     traced(OnePicture(), user / "m.pt", 1)
     result = run(*EXPORTED)
     assert result.exit_code == 0, repr(result.exception)
-    assert "within 0.0e+00 of itself, alone (there is no eager model)" in " ".join(
-        result.output.split()
-    )
+    said = " ".join(result.output.split())
+    assert "answers 8 pictures alone and in batches of [1] alike: outputs within 0.0e+00" in said
+    assert "no PyTorch model says whether they are right: --evaluate measures that" in said
     assert "note: the artifact takes one picture per call" in result.output
     path = user / "store/own-1.0.mar"
     report = archive.read_json(path, "parity.json")
@@ -569,6 +569,50 @@ def test_an_artifact_that_is_not_as_the_options_say_is_refused(
     traced(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), user / "m.pt", 2)
     with pytest.raises(ExportError, match=words):
         raise run(*EXPORTED, *arguments).exception or AssertionError
+
+
+def onnx_file(path: Path, *shape: int) -> None:
+    """An ONNX file of means for pictures of a shape; N varies, or whatever axis is 0."""
+    from onnx import TensorProto, helper, save
+
+    axes = [length or "n" for length in shape]
+    given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, axes)
+    made = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])
+    channels = 1 if shape[1] == 3 else 3
+    rest = [axis for axis in (1, 2, 3) if axis != channels]
+    axis = helper.make_tensor("axes", TensorProto.INT64, [2], rest)
+    both = helper.make_tensor("both", TensorProto.INT64, [2], [0, 1])
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        helper.make_node("Gather", ["means", "both"], ["logits"], axis=1),
+    ]
+    graph = helper.make_graph(nodes, "means", [given], [made], [axis, both])
+    opset = [helper.make_opsetid("", 18)]
+    save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments", "words"),
+    [
+        (
+            (0, 3, 32, 32),
+            ("--layout", "nhwc"),
+            r"\(n, 3, 32, 32\) and was given \(1, 32, 32, 3\): give --layout nchw",
+        ),
+        ((0, 32, 32, 3), (), r"takes \(n, 32, 32, 3\) and was given .*: give --layout nhwc"),
+        ((0, 3, 32, 32), ("--dtype", "float16"), "takes float32 and was given float16: .*--dtype"),
+        ((0, 3, 24, 24), (), "give --resize 24,24"),
+        ((0, 32, 32, 1), (), "give --layout nhwc --color gray"),
+    ],
+)
+def test_an_onnx_file_that_takes_another_input_says_which_option_it_is(
+    user: Path, shape: tuple[int, ...], arguments: tuple[str, ...], words: str
+) -> None:
+    onnx_file(user / "m.onnx", *shape)
+    given = ("--artifact", "m.onnx", "--outputs", "logits", *OWN, *SQUARE)
+    with pytest.raises(ExportError, match=words) as raised:
+        raise run(*given, *arguments).exception or AssertionError
+    assert "ONNXRuntimeError" not in str(raised.value)
 
 
 ARTIFACT: dict[str, Any] = {

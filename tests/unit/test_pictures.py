@@ -416,6 +416,17 @@ def test_run_lengths_of_bmp_are_read_up_to_a_limit() -> None:
     assert decode(saved(colourful(900, 800), "BMP"), LIMIT).size == (900, 800)
 
 
+def test_a_bad_picture_among_several_is_named_by_its_index() -> None:
+    file = BytesIO()
+    Image.new("RGB", (9, 7)).save(file, "PNG")
+    with pytest.raises(UnsupportedPicture, match=r"^instances\[1\]: the body is text") as raised:
+        read_all([file.getvalue(), b"hello"], 999, lambda size: size)
+    assert raised.value.details["instance"] == 1
+    assert "accepted" in raised.value.details
+    with pytest.raises(UnsupportedPicture, match="^the body is text"):
+        read_all([b"hello"], 999, lambda size: size)
+
+
 def test_pictures_of_one_request_share_its_pixels() -> None:
     png, photo = saved(colourful(), "PNG"), saved(colourful(1250, 800), "JPEG")
     assert len(read_all([png] * 3, 3 * 63, lambda size: size)) == 3

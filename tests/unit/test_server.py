@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,8 @@ from marsmith.locks import alone
 from marsmith.processes import PID_FILE, START_LOCK, Running
 from marsmith.server import TorchServe
 from marsmith.status import VersionStatus
+
+M = VersionStatus("m", "1.0", "m-1.0.mar", True, 1, 1, 0, 100, None)
 
 
 @pytest.fixture
@@ -63,7 +67,25 @@ def test_the_sample_of_a_model_file_that_says_little(home: Path, tmp_path: Path)
         ("- 1", "PICTURE"),
     ):
         (home / "models/m.yaml").write_text(text)
-        assert _sample(home, "m") == sample
+        assert _sample(home, M) == sample
+
+
+def test_the_sample_of_a_model_without_a_file_is_its_archives_own(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other picture of the project is not of its kind."""
+    (home / "samples/digits").mkdir(parents=True)
+    (home / "samples/digits/0.png").touch()
+    loaded = tmp_path.parent / f"{tmp_path.name}-loaded"
+    (loaded / "golden").mkdir(parents=True)
+    # This process stands for its worker, which runs where the archive is unpacked
+    monkeypatch.chdir(loaded)
+    status = replace(M, pids=(os.getpid(),))
+    assert _sample(home, status) == "samples/digits/0.png"
+    case = {"picture": "golden/0.png", "answer": [], "tolerance": 0.001}
+    (loaded / "golden/requests.json").write_text(json.dumps([case]))
+    (loaded / "golden/0.png").touch()
+    assert _sample(home, status) == str(loaded / "golden/0.png")
 
 
 def test_the_last_lines_are_those_that_tell_of_trouble(home: Path) -> None:
@@ -90,6 +112,8 @@ def test_a_server_that_was_stopped_is_told_from_one_that_ended(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = TorchServe(home)
+    # Nothing was started yet
+    assert not server.was_stopped
     server._pid = 7
     # Whoever stops it removes the pid file, and nobody else does
     assert server.was_stopped
@@ -117,20 +141,20 @@ def test_stop_waits_for_a_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_sample_is_of_the_models_own_folder(home: Path) -> None:
-    assert _sample(home, "m") == "PICTURE"
+    assert _sample(home, M) == "PICTURE"
     for name in ("a/1.png", "b/2.jpg"):
         (home / "samples" / name).parent.mkdir(parents=True)
         (home / "samples" / name).touch()
-    assert _sample(home, "m") == "samples/a/1.png"
+    assert _sample(home, M) == "samples/a/1.png"
     (home / "models").mkdir()
     (home / "models" / "m.yaml").write_text("samples: samples/b\n")
-    assert _sample(home, "m") == "samples/b/2.jpg"
+    assert _sample(home, M) == "samples/b/2.jpg"
     (home / "models" / "m.yaml").write_text("name: m\n")
     (home / "samples/shapes").mkdir()
     (home / "samples/shapes/star.jpg").touch()
-    assert _sample(home, "m") == "samples/shapes/star.jpg"
+    assert _sample(home, M) == "samples/shapes/star.jpg"
     (home / "samples/shapes/star.jpg").rename(home / "samples/shapes/star.WEBP")
-    assert _sample(home, "m") == "samples/shapes/star.WEBP"
+    assert _sample(home, M) == "samples/shapes/star.WEBP"
 
 
 def test_a_demo_asks_and_draws_pictures_of_every_kind(home: Path) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from handlers.bundle import Bundle
-from handlers.errors import ArchiveError
+from handlers.errors import ArchiveError, ServerError
 from handlers.inputs import ImageInput
-from marsmith.client import Client, Reply
+from marsmith.client import Client, Refused, Reply
+from marsmith.commands.status import _row
 from marsmith.probe import GoldenCheck, Goldens
 from marsmith.processes import Running
-from marsmith.status import VersionStatus, check_golden, read_status
+from marsmith.status import VersionStatus, check_golden, describe, read_status
 
 _NEVER = 2**22 + 1  # above Linux' largest pid
 
@@ -74,6 +75,42 @@ def test_only_live_and_loaded_workers_count(running: Running) -> None:
     assert (third.ready_workers, third.ready, third.default) == (2, True, True)
     assert (third.pending, third.capacity) == (3, 97)
     assert not first.default
+
+
+def test_the_state_of_a_version_in_words() -> None:
+    def state(asked: int, ready: int, refusal: str | None = None) -> str:
+        one = VersionStatus("m", "1.0", "m-1.0.mar", True, asked, ready, 0, 100, refusal)
+        return _row(one, None)[-1]
+
+    assert [state(2, 2), state(2, 1), state(0, 0)] == ["ready", "loading", "no workers"]
+    assert state(1, 0, "a reason") == "refused: a reason"
+
+
+class _Registered(_Client):
+    """TorchServe with m 1.0 and m 2.0."""
+
+    def describe(self, model: str, version: str | None = None, **_: Any) -> list[dict[str, Any]]:
+        found = [_described("1.0"), _described("2.0")]
+        wanted = [one for one in found if version in (None, "all", one["modelVersion"])]
+        if model != "m" or not wanted:
+            raise Refused("TorchServe refuses it: 404: not found", 404)
+        return wanted
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (("M", None), r"^no model M is registered: did you mean m\?$"),
+        (("x", "1.0"), "^no model x is registered: known are m$"),
+        (("m", "3"), r"^m 3 is not registered: there are 1\.0, 2\.0$"),
+    ],
+)
+def test_a_model_that_is_not_registered_gets_the_nearest(
+    named: tuple[str, str | None], words: str
+) -> None:
+    assert describe(_Registered(), "m", "2.0")["modelVersion"] == "2.0"
+    with pytest.raises(ServerError, match=words):
+        describe(_Registered(), *named)
 
 
 @pytest.fixture

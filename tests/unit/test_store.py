@@ -16,6 +16,7 @@ from marsmith import keys
 from marsmith.archive import Header
 from marsmith.store import (
     admit,
+    locate,
     name_in,
     newest_first,
     readable,
@@ -66,8 +67,22 @@ def test_what_is_no_archive_is_named_and_the_others_are_read(tmp_path: Path) -> 
         assert reason.startswith(f"{file} is not a readable model archive: ")
         assert reason.endswith(": build it again, or remove it")
     assert readable(tmp_path, ["text.mar"])[0] == {}
-    with pytest.raises(ArchiveError, match=r"no none\.mar in .*: name archives that are there"):
+    with pytest.raises(ArchiveError, match=r"no none\.mar in .*: did you mean "):
         readable(tmp_path, ["m-1.0.mar", "none.mar"])
+
+
+def test_an_archive_is_a_path_or_a_file_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    here, there = tmp_path / "m-1.0.mar", tmp_path / "store" / "m-1.0.mar"
+    named = Path("m-1.0.mar")
+    there.touch()
+    assert locate(named, tmp_path, tmp_path / "store") == there
+    here.touch()
+    assert locate(named, tmp_path, tmp_path / "store") == here
+    assert locate(there, tmp_path, tmp_path / "none") == there
+    words = r"no archive at .*/m\.mar, nor in .*/store: did you mean m-1\.0\.mar\?"
+    with pytest.raises(ArchiveError, match=words):
+        locate(Path("m.mar"), tmp_path, tmp_path / "store")
 
 
 def test_a_chosen_version_comes_before_the_newest(tmp_path: Path) -> None:

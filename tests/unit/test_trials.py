@@ -94,6 +94,9 @@ def test_the_table_shows_ratios_and_reasons(project: Path) -> None:
     assert "ok on" not in rows[-2]
     assert "failed (1)" in rows[-1]
     assert file.getvalue().splitlines()[-1] == "(1) it needs the Python package nothing"
+    quick = replace(EAGER, alone_s=1.234e-5, import_s=0.01, load_s=0.0034, throughput=0.1234)
+    trial_tables.print_table(console, lenet5(project), [quick])
+    assert {"0.0134", "0.0123", "0.123"} <= set(file.getvalue().splitlines()[-2].split())
     theirs = replace(EAGER, metric_name="top-1", metric=0.85)
     trial_tables.print_table(console, lenet5(project), [theirs])
     assert "0.8500" in file.getvalue().splitlines()[-2]
@@ -130,6 +133,10 @@ def test_formats_builds_measures_and_plots(
     words = ["lenet5_digits", *pairs, "--json", "--plot", str(picture)]
     done = CliRunner().invoke(formats.command, words)
     assert done.exit_code == 0, done.output
+    # There is no terminal, whose status line would tell what it is at.
+    steps = [f"{name} fp32: {step}" for name in ("eager", "openvino") for step in ("build", "meas")]
+    lines = done.stderr.splitlines()
+    assert [line.partition("ure")[0] for line in lines[:4]] == steps
     found = json.loads(done.stdout)["trials"]
     assert [(trial["runtime"], trial["problem"]) for trial in found] == [
         ("eager", None),
