@@ -46,8 +46,9 @@ def test_refusals_are_compared_too(handler: TaskHandler) -> None:
 
 
 def test_an_answer_of_another_shape_is_a_difference(handler: TaskHandler) -> None:
-    found = difference(handler, _reply(0.9), _reply(body={"boxes": []}))
-    assert str(found).startswith("answers cannot be compared: ")
+    for body in ({"boxes": []}, [], None, [{"label": "cat"}]):
+        found = difference(handler, _reply(0.9), _reply(body=body))
+        assert str(found).startswith("answers cannot be compared: "), body
 
 
 def test_what_is_told() -> None:

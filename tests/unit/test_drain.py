@@ -117,6 +117,8 @@ def test_it_waits_for_the_queue_and_until_nothing_comes() -> None:
     told: list[int | None] = [None] * 9
     assert _drain(_Queue([3, 1, 0, 0], told, os.getpid()), [7]) > 2 * QUIET_SECONDS
     assert _drain(_Queue([0], told, os.getpid()), [7, 8, 8, 9, 9, 9]) > 2 * QUIET_SECONDS
+    # Queued while the worker was asked
+    assert _drain(_Queue([0, 1, 0], told, os.getpid()), [7]) > 2 * QUIET_SECONDS
 
 
 def test_it_is_bounded() -> None:

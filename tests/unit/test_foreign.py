@@ -229,6 +229,8 @@ def test_logits_and_probabilities_give_the_same_scores() -> None:
         (made,) = foreign("image-classification", Fake(out=value), {name: "out"})(PIXELS)
         np.testing.assert_allclose(made, scores, atol=1e-6)
         assert made.dtype == np.float32
+    halves = foreign("image-classification", Fake(out=np.float16(logits)), {"logits": "out"})
+    assert halves.outputs(PIXELS)["logits"].dtype == np.float32
 
 
 def test_a_segmenter_gives_logits_or_ids() -> None:

@@ -106,6 +106,8 @@ def test_what_a_batch_publishes(caplog: pytest.LogCaptureFixture) -> None:
         f"MarsmithBatchRequests.Count:3{labels}{level}HISTOGRAM",
         f"MarsmithBatchPictures.Count:1{labels}{level}HISTOGRAM",
     ]
+    publisher.add(published.STAGE_SECONDS, 0.0000123, Stage="encode")
+    assert "Seconds:1.2e-05|" in _lines(caplog)[0], "to the microsecond"
     # A describe call is no request
     clock.publish(publisher, requests=0, pictures=0)
     assert _lines(caplog) == []

@@ -16,7 +16,7 @@ from torch import nn
 
 from handlers.bundle import Bundle, Limits
 from handlers.closeness import DEFAULTS, Closeness
-from handlers.errors import ParityError, PluginError
+from handlers.errors import LimitError, ParityError, PluginError
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, as_arrays
 from handlers.servable import Network, Servable
@@ -230,6 +230,22 @@ def test_a_model_that_is_unsure_of_its_answers_passes_in_few_bits(
     artifact.model = lambda pixels: (np.repeat(fixed, len(pixels), axis=0),)
     with pytest.raises(ParityError, match="one answer to all of them could be as near"):
         compare(reference, artifact, images)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda s: s + np.float32(2e-4), LimitError),
+        (lambda s: np.full_like(s, 0.1), ParityError),
+    ],
+    ids=["moved scores", "one answer"],
+)
+def test_what_is_past_its_limits_alone_is_told_from_another_model(
+    images: list[Image.Image], change: Callable[[Array], Array], kind: type[ParityError]
+) -> None:
+    with pytest.raises(ParityError, match="differs from eager") as refused:
+        compare(handler(EAGER), handler(changed(change)), images)
+    assert refused.type is kind
 
 
 def test_one_sample_proves_nothing(images: list[Image.Image]) -> None:

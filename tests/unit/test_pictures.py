@@ -370,6 +370,7 @@ def test_scans_are_counted_by_the_pixels_that_each_goes_over() -> None:
     for ask in (decode, partial(read, wanted=lambda size: (9, 7))):
         with pytest.raises(BrokenPicture, match="of 90x70 has 50 scans, at most 20 are read"):
             ask(more, 90 * 70)
+        assert ask(data[:-2] + scan * 10 + data[-2:], 90 * 70).size == (90, 70)
 
 
 def test_what_follows_a_jpeg_counts_for_nothing() -> None:
@@ -406,6 +407,8 @@ def test_a_picture_of_too_long_a_side(size: tuple[int, int]) -> None:
     data = saved(Image.new("L", size), "PNG")
     with pytest.raises(TooLarge, match=f"{size[0]}x{size[1]}; the limit of a side is 65535"):
         decode(data, LIMIT)
+    longest = min(size[0], 65_535), min(size[1], 65_535)
+    assert decode(saved(Image.new("L", longest), "PNG"), LIMIT).size == longest
 
 
 def test_run_lengths_of_bmp_are_read_up_to_a_limit() -> None:

@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 
+from handlers.bundle import Bundle
 from handlers.errors import ServerError, SignatureError
 from handlers.integrity import RECORD
 from marsmith import journal, keys, operate
 from marsmith.archive import Header
 from marsmith.client import Client, Refused, Reply
+from marsmith.disagreement import Compared
 from marsmith.grpc_client import GrpcClient
+from marsmith.probe import Goldens
 from marsmith.processes import Running
 from marsmith.rollout import Change, Options
 from marsmith.status import VersionStatus
@@ -182,6 +185,23 @@ def test_a_version_that_hangs_is_taken_back(tmp_path: Path) -> None:
         change = _change(tmp_path, server, drain=drain)
         assert re.match(told, change.unregister())
         assert list(server.workers) == ["1.0"]
+    server = _Server({"2.0": 1})
+    server.hangs, server.default = True, "2.0"
+    change = _change(tmp_path, server, drain=0.1)
+    change.old = None
+    assert change.unregister() == "unregistered", "nobody else answers what comes meanwhile"
+
+
+def test_as_many_pictures_may_be_answered_otherwise_as_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marsmith.rollout.compare", lambda *_: Compared(4, ["a.png: a dog"]))
+    change = _change(tmp_path, _Server({"1.0": 1, "2.0": 1}), disagreement=0.25)
+    change.__dict__["_goldens"] = Goldens(Bundle.__new__(Bundle), ())
+    assert change.compare() == "1 of 4 pictures answered otherwise: a.png: a dog"
+    change._options = replace(change._options, disagreement=0.24)
+    with pytest.raises(ServerError, match=r"otherwise: a\.png: a dog \(allowed 24\.000%\)"):
+        change.compare()
 
 
 def test_a_version_that_is_registered_late_is_taken_back(

@@ -91,6 +91,14 @@ def test_no_mask_is_sent_where_none_is_asked_for(task: SemanticSegmentation) -> 
     assert answer(task, "none").keys() == {"size", "classes"}
 
 
+def test_what_is_drawn_has_a_mask_whatever_was_asked_for(task: SemanticSegmentation) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (5, 3)).save(file, "PNG")
+    headers = {"x-marsmith-mask": "none", "accept": "image/png"}
+    [item] = task._read({"body": file.getvalue()}, headers).items
+    assert item.options == {"mask": "png"}
+
+
 @pytest.mark.parametrize(
     ("first", "clear"),
     [("background", True), ("__background__", True), ("Void", True), ("road", False)],
