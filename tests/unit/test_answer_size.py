@@ -67,4 +67,5 @@ def test_a_larger_answer_fails_alone(
     assert good.status == 200
     for bad in (many, drawn):
         assert (bad.status, bad.json()["max_response_size"]) == (413, 200)
+        assert bad.media_type == "application/json"
         assert "bytes, the server's max_response_size is 200" in bad.json()["message"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ def test_down_after_calm_rounds_and_no_further_than_least() -> None:
     assert _walk(Decider(POLICY), 2, [0.0, 0.0, 0.05, 0.0, 0.0, 0.0]) == [2, 2, 2, 2, 2, 1]
 
 
+def test_with_no_wait_to_go_below_no_worker_goes() -> None:
+    assert _walk(Decider(replace(POLICY, down=0.0)), 3, [0.0] * 9) == [3] * 9
+
+
 def test_bounds_are_kept_from_outside_too() -> None:
     assert _walk(Decider(POLICY), 5, [0.05]) == [3]
     assert _walk(Decider(POLICY), 0, [0.0]) == [1]
@@ -42,6 +47,10 @@ def test_a_worker_that_is_missed_at_once_goes_later_the_next_time() -> None:
     decider = Decider(POLICY)
     assert _walk(decider, 2, [0.0, 0.0, 0.0, 0.5]) == [2, 2, 1, 2]
     assert _walk(decider, 2, [0.0] * 6) == [2, 2, 2, 2, 2, 1]
+    for rounds, after in ((3, [2] * 5 + [1]), (4, [2, 2, 1, 1, 1, 1])):
+        decider = Decider(POLICY)
+        assert _walk(decider, 2, [0.0] * 3 + [0.05] * (rounds - 1) + [0.5])[-1] == 2
+        assert _walk(decider, 2, [0.0] * 6) == after, rounds
 
 
 def test_waiting_by_littles_law() -> None:

@@ -83,6 +83,29 @@ def test_an_idle_version_is_drained_when_its_worker_has_answered() -> None:
 def test_a_dead_worker_holds_nothing() -> None:
     assert _drain(_Queue([0], [], _NEVER), [7]) == QUIET_SECONDS
 
+    class _Dying(_Queue):
+        def ask_worker(self, seconds: float | None = None) -> int | None:
+            object.__setattr__(self, "_pids", (os.getpid(), _NEVER))
+            return super().ask_worker(seconds)
+
+    dying = _Dying([0], [os.getpid()], os.getpid(), os.getppid())
+    assert _drain(dying, [7]) == QUIET_SECONDS
+
+
+def test_the_last_answer_counts_however_late_it_comes() -> None:
+    time = _Time()
+
+    class _Slow(_Queue):
+        def ask_worker(self, seconds: float | None = None) -> int | None:
+            time.sleep(0.6)
+            return super().ask_worker(seconds)
+
+    pids = [os.getpid(), os.getppid()]
+    for told, all_answered in (([*pids], True), ([pids[0]] * 2, False)):
+        deadline = time.now + 1.0
+        queue = _Slow([0], told, *pids)
+        assert passed(queue, deadline, time.clock, time.sleep) is all_answered
+
 
 def test_every_worker_must_answer() -> None:
     told: list[int | None] = [os.getpid(), os.getpid(), os.getppid()]

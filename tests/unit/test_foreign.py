@@ -284,6 +284,12 @@ def test_outputs_that_are_not_what_the_spec_says_are_named(
         model(PIXELS)
 
 
+def test_one_class_alone_says_nothing() -> None:
+    model = foreign("image-classification", Fake(_0=np.float32([[3.0]])), {"logits": None}, 1)
+    with pytest.raises(ValueError, match="1 classes and there are 1 labels: .* at least two"):
+        model(PIXELS)
+
+
 def test_outputs_of_torch_modules_get_names() -> None:
     one, two = torch.ones(2, 3), torch.zeros(2)
     assert list(flatten(one)) == ["0"]

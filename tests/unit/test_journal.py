@@ -92,6 +92,18 @@ def test_a_first_version_that_failed_leaves_no_default(tmp_path: Path, result: s
     assert journal.defaults(tmp_path) == {}
 
 
+def test_what_somebody_else_made_the_default_is_not_proven(tmp_path: Path) -> None:
+    _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE), (ROLLOUT, "9.0", "3.0", ROLLED_BACK))
+    assert journal.defaults(tmp_path) == {"m": "2.0"}
+
+
+def test_a_version_that_was_kept_serves_though_it_did_not_become_the_default_again(
+    tmp_path: Path,
+) -> None:
+    _write(tmp_path, (ROLLOUT, "1.0", "2.0", KEPT), (ROLLOUT, "2.0", "1.0", ROLLED_BACK))
+    assert journal.serving(tmp_path) == {("m", "1.0"): True, ("m", "2.0"): True}
+
+
 def test_each_rollback_leads_further_back(tmp_path: Path) -> None:
     _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE), (ROLLOUT, "2.0", "3.0", DONE))
     back = journal.before(tmp_path, "m", "3.0")

@@ -137,3 +137,5 @@ def test_lost_workers_are_those_that_nobody_scaled_away() -> None:
     assert losses.lost == {("m", "1.0"): 2, ("m", "2.0"): 0}, "a removed version loses nothing"
     losses.see(2, [_status((20,), 1, "2.0")])
     assert losses.lost["m", "2.0"] == 0, "another server's workers"
+    losses.see(2, [_status((21, 22, 23), 3, "2.0")])
+    assert losses.lost["m", "2.0"] == 1, "died while more were asked for"

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from handlers import pictures
 from handlers.errors import BrokenPicture, TooLarge, UnsupportedPicture
 from handlers.formats import MAX_BLOCKS
 from handlers.pictures import MAX_RLE_BYTES, MAX_SCANS, decode, describe_accepted, read, read_all
@@ -417,6 +418,16 @@ def test_run_lengths_of_bmp_are_read_up_to_a_limit() -> None:
         decode(head + zeros + SAMPLES["bmp-rle"][1078:], LIMIT)
     # Without run lengths the same number of bytes costs nothing
     assert decode(saved(colourful(900, 800), "BMP"), LIMIT).size == (900, 800)
+
+
+def test_warnings_are_dropped_until_the_last_thread_has_read() -> None:
+    before = list(warnings.filters)
+    with pictures._quiet:
+        inside = list(warnings.filters)
+        with pictures._quiet:
+            pass
+        assert warnings.filters == inside != before
+    assert warnings.filters == before
 
 
 def test_pictures_of_one_request_share_its_pixels() -> None:

@@ -27,6 +27,7 @@ from marsmith.processes import Running
 from marsmith.rollout import Change, Options
 from marsmith.status import VersionStatus
 from marsmith.steps import Step
+from marsmith.watch import ACCESS_LOG
 
 
 class _Server(Client):
@@ -128,6 +129,25 @@ def test_an_old_version_that_cannot_be_measured_is_no_reason_to_keep_it(tmp_path
     assert server.done == ["default 2.0"]
 
 
+def test_failures_of_the_old_version_before_the_switch_are_not_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(code: int) -> str:
+        line = f'- /127.0.0.1:1 "POST /predictions/m HTTP/1.1" {code} 0\n'
+        with (tmp_path / ACCESS_LOG).open("a") as log:
+            log.write(f"2026-01-02T03:04:05,678 {line}")
+        return "switched"
+
+    server = _Server({"1.0": 1, "2.0": 1})
+    monkeypatch.setattr(server, "set_default", lambda *_: failed(500))
+    change = _change(tmp_path, server)
+    change.switch()
+    failed(200)
+    assert change._failures.read() == 0
+    failed(503)
+    assert change._failures.read() == 1
+
+
 def test_who_answers_what_is_no_picture_is_not_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +184,18 @@ def test_a_worker_that_still_loads_is_no_dead_one(
     server.workers["2.0"] = 2
     assert change._trouble() is None
     server.pids.pop()
+    assert change._trouble() == "a worker died"
+
+
+def test_a_worker_that_dies_between_load_and_watch_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _proven(monkeypatch)
+    server = _Server({"1.0": 1, "2.0": 1})
+    server.default = "2.0"
+    change = _change(tmp_path, server)
+    change.load()
+    server.pids = [os.getppid()]
     assert change._trouble() == "a worker died"
 
 

@@ -217,6 +217,9 @@ def test_a_segmenter_that_tells_all_pictures_the_same_proves_nothing() -> None:
     with pytest.raises(ParityError, match="agreement would prove nothing"):
         parity.Expected.of(_Any(background), _pictures())
     assert parity.Expected.of(_Any(_planes), _pictures()).spread > 0.1
+    # As many pixels of each class, at other places.
+    mirrored = [_pictures()[0], _pictures()[0].transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
+    assert parity.Expected.of(_Any(_planes), mirrored).spread == 1.0
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0.001), ("bf16", 0.02), ("int8", 0.1)])

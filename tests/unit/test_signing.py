@@ -145,6 +145,16 @@ def test_a_bomb_is_refused_before_it_is_unpacked(signed: Path, pair: tuple[Path,
         signing.check(signed, [pair[1]])
 
 
+def test_entries_that_share_their_bytes_are_no_way_around_that(
+    signed: Path, pair: tuple[Path, Path]
+) -> None:
+    with zipfile.ZipFile(signed, "a") as content:
+        content.writestr("large", bytes(10_000))
+        content.filelist.extend(content.filelist[-1:] * 9)
+    with pytest.raises(SignatureError, match="it was not zipped by marsmith"):
+        signing.check(signed, [pair[1]])
+
+
 def test_one_of_several_keys_is_enough_and_a_strange_one_is_not(
     signed: Path, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -254,6 +264,17 @@ def test_the_server_leaves_out_what_is_not_signed(home: Path, between: str) -> N
     assert list(found.archives) == ["m-1.0.mar"]
     assert found.refused.keys() == {"m-2.0.mar"}
     assert "m-2.0.mar is not signed" in found.refused["m-2.0.mar"]
+
+
+def test_the_server_leaves_out_what_was_changed_since(home: Path, pair: tuple[Path, Path]) -> None:
+    (home / "config.properties").write_text("require_signature=release.pub\n")
+    changed = home / "model-store/m-2.0.mar"
+    signing.sign(changed, pair[0])
+    assert len(chosen(home).archives) == 2
+    changed.write_bytes(changed.read_bytes().replace(b"weights", b"weighty"))
+    found = chosen(home)
+    assert list(found.archives) == ["m-1.0.mar"]
+    assert found.refused.keys() == {"m-2.0.mar"}
 
 
 def test_the_server_does_not_start_with_nothing_signed(home: Path) -> None:
