@@ -53,6 +53,17 @@ def test_a_worker_that_is_missed_at_once_goes_later_the_next_time() -> None:
         assert _walk(decider, 2, [0.0] * 6) == after, rounds
 
 
+def test_patience_has_an_end() -> None:
+    decider = Decider(POLICY)
+    rounds = []
+    for _ in range(7):
+        rounds.append(1)
+        while decider.decide(2, 0.0) == 2:
+            rounds[-1] += 1
+        assert decider.decide(1, 0.5) == 2
+    assert rounds == [3, 6, 12, 24, 48, 48, 48]
+
+
 def test_waiting_by_littles_law() -> None:
     assert Seen(queue=4, rate=20).waited == 0.2
     assert Seen(queue=0, rate=0).waited == 0

@@ -117,6 +117,14 @@ def test_each_rollback_leads_further_back(tmp_path: Path) -> None:
             journal.before(tmp_path, "m", version)
 
 
+def test_the_way_back_leads_to_the_bytes_that_served_last(tmp_path: Path) -> None:
+    for after, digest in (("2.0", "first"), ("3.0", ""), ("2.0", "second"), ("4.0", "")):
+        before = journal.defaults(tmp_path).get("m", "1.0")
+        journal.append(tmp_path, Entry(ROLLOUT, "m", before, after, DONE, sha256=digest))
+    assert journal.before(tmp_path, "m", "4.0").sha256 == "second"
+    assert journal.before(tmp_path, "m", "3.0").sha256 == "first"
+
+
 def test_one_operation_at_a_time(tmp_path: Path) -> None:
     with (
         journal.exclusive(tmp_path),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from handlers import pictures
+from handlers import jpeg, pictures
 from handlers.errors import BrokenPicture, TooLarge, UnsupportedPicture
 from handlers.formats import MAX_BLOCKS
 from handlers.pictures import MAX_RLE_BYTES, MAX_SCANS, decode, describe_accepted, read, read_all
@@ -363,7 +363,9 @@ def test_a_jpeg_of_too_many_scans() -> None:
         decode(data[:-2] + scan * MAX_SCANS + data[-2:], LIMIT)
 
 
-def test_scans_are_counted_by_the_pixels_that_each_goes_over() -> None:
+def test_scans_are_counted_by_the_pixels_that_each_goes_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = saved(colourful(90, 70), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
     more = data[:-2] + scan * 40 + data[-2:]
@@ -372,6 +374,10 @@ def test_scans_are_counted_by_the_pixels_that_each_goes_over() -> None:
         with pytest.raises(BrokenPicture, match="of 90x70 has 50 scans, at most 20 are read"):
             ask(more, 90 * 70)
         assert ask(data[:-2] + scan * 10 + data[-2:], 90 * 70).size == (90, 70)
+    # Before the time is taken that so many would cost.
+    monkeypatch.setattr(jpeg, "decode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(BrokenPicture, match="has 50 scans"):
+        read(more, 90 * 70, lambda size: (9, 7))
 
 
 def test_what_follows_a_jpeg_counts_for_nothing() -> None:

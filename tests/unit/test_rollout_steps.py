@@ -187,6 +187,17 @@ def test_a_worker_that_still_loads_is_no_dead_one(
     assert change._trouble() == "a worker died"
 
 
+def test_who_names_no_version_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _proven(monkeypatch)
+    server, named = _Server({"1.0": 1, "2.0": 1}), []
+    monkeypatch.setattr(server, "predict", lambda *_, version: named.append(version))
+    monkeypatch.setattr("marsmith.rollout.ask", lambda _, predict: predict(b""))
+    change = _change(tmp_path, server)
+    change._probe()
+    change._new(b"")
+    assert named == [None, "2.0"]
+
+
 def test_a_worker_that_dies_between_load_and_watch_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
