@@ -14,6 +14,7 @@ from marsmith.drain import (
     arrivals,
     drain,
     passed,
+    remove_version,
     silent_workers,
 )
 
@@ -161,6 +162,21 @@ def test_a_busy_worker_is_not_waited_for_longer_than_told() -> None:
     with pytest.raises(ServerError, match=r"not drained within 5 s: 0 requests wait.*under way"):
         drain([_Busy([0], [], os.getpid())], lambda: 7, 5, clock=time.clock, sleep=time.sleep)
     assert time.now == 5
+
+
+def test_with_no_time_to_drain_a_version_goes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class _Removing(Client):
+        def __init__(self) -> None:
+            pass
+
+        def unregister(self, model: str, version: str, timeout: float | None = None) -> str:
+            return f"{model} {version} unregistered"
+
+    drained: list[float] = []
+    monkeypatch.setattr("marsmith.drain.drain_version", lambda *given: drained.append(given[-1]))
+    for seconds in (0.0, 2.0):
+        assert remove_version(_Removing(), "m", "1.0", seconds) == "m 1.0 unregistered"
+    assert drained == [2.0]
 
 
 class _Refusing(Client):

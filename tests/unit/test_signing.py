@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization as pem
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from handlers import integrity
 from handlers.bundle import Bundle
@@ -304,6 +306,17 @@ def test_a_rollout_does_not_register_what_is_not_signed(home: Path) -> None:
     change = Change(running, (None, None), "m-2.0.mar", header, None, Options())  # type: ignore[arg-type]
     with pytest.raises(MarsmithError, match=r"m-2\.0\.mar is not signed"):
         change.register()
+
+
+def test_keys_of_another_kind_are_refused(tmp_path: Path) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    secret = pem.PrivateFormat.PKCS8, pem.NoEncryption()
+    (tmp_path / "ec.key").write_bytes(other.private_bytes(pem.Encoding.PEM, *secret))
+    shown = pem.PublicFormat.SubjectPublicKeyInfo
+    (tmp_path / "ec.pub").write_bytes(other.public_key().public_bytes(pem.Encoding.PEM, shown))
+    for read, name in ((keys.private, "ec.key"), (keys.public, "ec.pub")):
+        with pytest.raises(SignatureError, match=f"{name} is not an Ed25519 key: make a pair"):
+            read(tmp_path / name)
 
 
 def test_half_a_pair_is_not_left_behind(tmp_path: Path) -> None:

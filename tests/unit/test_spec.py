@@ -248,6 +248,11 @@ def test_any_other_version_is_refused(version: object) -> None:
     assert "version: " in mistake(version=version)
 
 
+def test_a_queue_may_be_as_long_as_a_batch() -> None:
+    serving = with_changes(serving={"queue_size": 8, "batch_size": 8}).serving
+    assert (serving.queue_size, serving.batch_size) == (8, 8)
+
+
 def test_more_threads_than_cores_are_refused() -> None:
     message = mistake(serving={"workers": 3, "threads": 2, "cores": 5})
     assert "3 workers x 2 threads fight for 5 cores" in message

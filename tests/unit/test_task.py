@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from handlers import device, hold, pictures
@@ -370,6 +371,20 @@ def test_a_worker_whose_gpu_is_lost_ends_so_that_another_one_starts(
     # A build or a verification goes on, and says what failed.
     handler.initialized = False
     assert [reply.status for reply in worker.ask(body(digits["3"]), body(digits["4"]))] == [500] * 2
+
+
+def test_torch_computes_in_as_many_threads_as_the_archive_says(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(device, "threads", lambda _: before + 1)
+    try:
+        ImageClassification().bind(
+            worker.handler.bundle, Path(worker.context.system_properties["model_dir"])
+        )
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_request_that_cannot_even_be_read_fails_alone(
