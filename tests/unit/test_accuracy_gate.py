@@ -257,6 +257,14 @@ def test_a_metric_that_is_not_from_0_to_1_is_refused(
         (accuracy.alone if artifact_alone else measure)(artifact=artifact, evaluation=measured)
 
 
+def test_what_rounding_adds_to_a_metric_is_taken_off(tmp_path: Path) -> None:
+    folder, task = grey(tmp_path, [10, 200]), classifier(120)
+    (folder / "labels.csv").write_text("file,label\n00.png,dark\n01.png,light")
+    for found, kept in ((1 + 1e-7, 1.0), (-1e-7, 0.0)):
+        task.metric = lambda evidence, found=found: found  # type: ignore[method-assign]
+        assert accuracy.alone(task, evaluation(folder, task)).artifact == kept
+
+
 def test_an_artifacts_metric_that_is_no_number_is_refused(tmp_path: Path) -> None:
     folder, task = grey(tmp_path, [10, 200]), classifier(120)
     measured, given = evaluation(folder, task), iter([1.0, math.nan])

@@ -248,6 +248,12 @@ def test_any_other_version_is_refused(version: object) -> None:
     assert "version: " in mistake(version=version)
 
 
+def test_what_is_said_of_fp32_goes_before_what_is_said_of_all() -> None:
+    parity = with_changes(parity={"tolerance": 0.02, "fp32": {"tolerance": 0.003}}).parity
+    assert parity.closeness("fp32").outputs == parity.exact().outputs == 0.003
+    assert parity.closeness("bf16").outputs == 0.02
+
+
 def test_a_queue_may_be_as_long_as_a_batch() -> None:
     serving = with_changes(serving={"queue_size": 8, "batch_size": 8}).serving
     assert (serving.queue_size, serving.batch_size) == (8, 8)

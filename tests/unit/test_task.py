@@ -373,6 +373,13 @@ def test_a_worker_whose_gpu_is_lost_ends_so_that_another_one_starts(
     assert [reply.status for reply in worker.ask(body(digits["3"]), body(digits["4"]))] == [500] * 2
 
 
+def test_pixels_that_torch_resizes_need_torch_whatever_the_runtime(worker: Any) -> None:
+    bundle = replace(worker.handler.bundle, runtime="onnx")
+    for backend, needs in (("pil", False), ("tensor", True)):
+        given = ImageInput(resize=32, backend=backend)
+        assert ImageClassification.needs_torch(replace(bundle, input=given)) is needs
+
+
 def test_torch_computes_in_as_many_threads_as_the_archive_says(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,6 +504,19 @@ def test_outputs_that_are_no_numbers_are_500_for_their_request(
     replies = worker.ask(*(body(digits[name]) for name in "345"))
     assert [reply.status for reply in replies] == [200, 500, 200]
     assert "not finite" in replies[1].json()["message"]
+
+
+def test_an_answer_that_is_no_json_is_500_for_its_request(
+    handler: ImageClassification,
+    worker: Any,
+    digits: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([[], [{"score": float("nan")}], []])
+    monkeypatch.setattr(handler, "postprocess", lambda *_: next(answers))
+    replies = worker.ask(*(body(digits[name]) for name in "345"))
+    assert [reply.status for reply in replies] == [200, 500, 200]
+    assert replies[1].json()["message"] == "this model could not answer: ValueError"
 
 
 @pytest.mark.parametrize("step", ["preprocess", "postprocess", "draw"])
