@@ -115,6 +115,28 @@ def test_a_round_that_fails_is_told_and_is_not_the_end() -> None:
     assert said[1].startswith("m 1.0: ")
 
 
+def test_a_new_default_version_is_decided_of_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[Decider] = []
+
+    class _Told(Decider):
+        def decide(self, workers: int, waited: float) -> int:
+            used.append(self)
+            return super().decide(workers, waited)
+
+    class _Switched(_Client):
+        def describe(self, model: str, version: str | None = None) -> list[dict[str, Any]]:
+            [found] = super().describe(model, version)
+            return [found | {"modelVersion": version or ("1.0" if len(used) < 2 else "2.0")}]
+
+    monkeypatch.setattr(autoscale, "Decider", _Told)
+    client = _Switched()
+    client.asked = 2
+    said = _run(client, os.getpid(), ["m"], 3)
+    assert [line[:5] for line in said] == ["m 1.0"] * 2 + ["m 2.0"] * 2
+    assert used[0] is used[1] is not used[2]
+    assert used[2] is used[3]
+
+
 def test_no_worker_comes_while_versions_change(tmp_path: Path) -> None:
     client: Any = _Client()
     queue, running = Queue(client, "m", "1.0"), Running(os.getpid(), tmp_path, tmp_path, 0.0)

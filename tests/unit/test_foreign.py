@@ -318,6 +318,7 @@ ARTIFACT: dict[str, Any] = {
         ({"architecture": "torchvision:resnet18"}, "architecture: not for an artifact of others"),
         ({"decode": {}}, "decode: not for an artifact"),
         ({"input": {"resize": 3}}, "say mean and std of the artifact"),
+        ({"input": {"resize": 3, "mean": [0, 0, 0]}}, "say mean and std of the artifact"),
         ({"input": {"dtype": "uint8", "mean": [0, 0, 0]}}, "not applied to dtype uint8"),
         ({"input": {"scale": 0.00392156862745098}}, "input.scale: .* 1"),
         ({"input": {"layout": "cnhw"}}, "input.layout"),
