@@ -51,6 +51,12 @@ def test_an_answer_of_another_shape_is_a_difference(handler: TaskHandler) -> Non
         assert str(found).startswith("answers cannot be compared: "), body
 
 
+def test_a_task_that_cannot_compare_what_came_is_a_difference(handler: TaskHandler) -> None:
+    handler.compare = lambda *_: [][0]  # type: ignore[method-assign]
+    found = difference(handler, _reply(0.9), _reply(0.9))
+    assert str(found).startswith("answers cannot be compared: IndexError")
+
+
 def test_what_is_told() -> None:
     some = Compared(200, ["a.png: top-1 is dog", "b.png: x", "c.png: y", "d.png: z"])
     assert some.share == 0.02

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -337,6 +338,30 @@ def test_the_profile_of_an_int8_archive_leaves_the_pictures_to_the_model_file(
     )
     keys = writing.changes(session.spec, point(runtime="openvino", precision="int8"), 2)
     assert keys.keys() == {"runtime", "precision", "serving"}
+
+
+def test_no_batch_is_tried_that_an_artifact_does_not_take(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = SimpleNamespace(resident_bytes=10**6, device="cpu")
+    monkeypatch.setattr("marsmith.tuning.given.artifacts.describe", lambda *_, **__: loaded)
+    found = of_archive(tmp_path / "m.mar", unpacked)
+    session = ArchiveSession(
+        spec=found.spec,
+        root=tmp_path,
+        load=Load([], 1.0),
+        objective=Objective(),
+        budget=1.0,
+        tell=lambda words: None,
+        advance=lambda done, most: None,
+        of=found,
+    )
+    tried: list[tuple[int, ...]] = []
+    monkeypatch.setattr(session, "_serve", lambda _, __, sizes: tried.append(sizes))
+    for most, sizes in ((4, (4, 1)), (8, (8, 1, 4)), (32, (32, *BATCHES))):
+        session._most = most
+        session.search()
+        assert tried.pop() == sizes
 
 
 def test_who_may_read_a_model_file_stays_as_it_was(tmp_path: Path) -> None:
