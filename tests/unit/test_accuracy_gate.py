@@ -23,7 +23,7 @@ from handlers.tasks.image_classification import ImageClassification, softmax
 from handlers.tasks.object_detection import ObjectDetection
 from handlers.tasks.semantic_segmentation import SemanticSegmentation
 from marsmith import accuracy, preparing, quantise
-from marsmith.accuracy import Evaluation
+from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.spec_parts import AccuracySpec, CalibrationSpec
 
 LABELS = ["dark", "light"]
@@ -207,6 +207,17 @@ def test_masks_that_mean_a_class_by_255_are_refused(tmp_path: Path) -> None:
     assert len(truths.masks(tmp_path, LABELS)) == 2
 
 
+def test_a_wrong_mask_is_told_before_anything_is_exported(tmp_path: Path) -> None:
+    grey(tmp_path, [5, 6])
+    (tmp_path / "masks").mkdir()
+    for name, value in (("00", 1), ("01", 7)):
+        Image.new("L", (16, 16), value).save(tmp_path / f"masks/{name}.png")
+    task = SemanticSegmentation()
+    task.bundle = Bundle("m", "1", "t", "r", "a", LABELS, ImageInput())
+    with pytest.raises(SpecError, match=r"masks/01\.png: class ids 7 are none of the model's 2"):
+        evaluation(tmp_path, task)
+
+
 def test_a_mask_of_another_size_than_its_upright_picture_is_named(tmp_path: Path) -> None:
     picture = Image.new("RGB", (4, 3))
     exif = picture.getexif()
@@ -236,6 +247,14 @@ def test_the_drop_is_that_of_the_metric_and_lies_in_its_interval(tmp_path: Path)
     assert found.interval[0] <= wrong <= found.interval[1]
     assert found.interval[0] < found.interval[1]
     assert not found.passed
+
+
+def test_a_drop_of_as_much_as_is_allowed_passes() -> None:
+    drop = 0.95 - 0.94
+    assert drop > 0.01, "as floats have it"
+    for allowed, passes in ((0.01, True), (0.009999, False)):
+        found = Accuracy("top-1", "labels", 100, 0.95, 0.94, drop, (0.0, 0.02), allowed, "")
+        assert found.passed is passes
 
 
 @pytest.mark.parametrize("value", [1.5488, -0.1, math.inf])

@@ -107,7 +107,7 @@ def test_json_and_multipart(client: Client, asked: list[Any]) -> None:
     assert headers["content-type"].startswith("multipart/form-data")
     assert headers["x-a"] == "b"
     assert b'name="image"; filename="image"\r\n' in body
-    assert b'name="top_k"\r\n' in body
+    assert b'; name="top_k"\r\n' in body
 
 
 def test_models_reads_every_page(client: Client, asked: list[Any]) -> None:

@@ -255,6 +255,10 @@ def test_a_detector_gives_named_boxes_in_pixels_or_parts_of_the_input(batch_axis
     boxes, scores, labels = foreign("object-detection", runtime, outputs | settings)(PIXELS)
     np.testing.assert_allclose(boxes, [[[6, 10, 30, 40]]], rtol=1e-6)
     assert (scores.shape, labels.tolist()) == ((1, 1), [[1]])
+    # What has no score is no detection, and may have any label.
+    padded = {"boxes": BOXES["boxes"] * 2, "scores": [0.9, 0.0], "labels": [2, -1]}
+    found = foreign("object-detection", Fake(**{k: [v] for k, v in padded.items()}), {})(PIXELS)
+    assert found[1].tolist() == [[pytest.approx(0.9), 0.0]]
     plain = foreign("object-detection", runtime, {})(PIXELS)
     np.testing.assert_allclose(plain[0], [BOXES["boxes"]])
     assert plain[2].tolist() == [[2]]

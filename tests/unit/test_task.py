@@ -25,7 +25,7 @@ from PIL import Image
 from handlers import device, hold, pictures
 from handlers.errors import BadRequest, TooLarge
 from handlers.inputs import ImageInput
-from handlers.metrics import ERRORS
+from handlers.metrics import BATCH_REQUESTS, ERRORS
 from handlers.pictures import Picture
 from handlers.runtimes import Array, Arrays
 from handlers.tasks.image_classification import ImageClassification
@@ -548,23 +548,27 @@ def test_outputs_that_are_no_numbers_are_500_for_their_request(
     assert "not finite" in replies[1].json()["message"]
 
 
-def test_failures_are_counted_by_their_status(
+def test_requests_are_counted_and_failures_by_their_status(
     handler: ImageClassification,
     worker: Any,
     digits: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[tuple[str, float]] = []
+    requests: list[float] = []
 
     class Told:
         def add(self, metric: Any, value: float, **labels: str) -> None:
             if metric is ERRORS:
                 told.append((labels["Status"], value))
+            if metric is BATCH_REQUESTS:
+                requests.append(value)
 
     monkeypatch.setattr(handler, "_publisher", lambda _: Told())
     webp = body(digits["3"], accept="image/webp")
-    worker.ask(body(b"?"), body(digits["3"]), webp, body(b"?"))
+    worker.ask(body(b"?"), body(digits["3"]), webp, body(b"?"), body(b"", describe="True"))
     assert sorted(told) == [("406", 1), ("415", 2)]
+    assert requests == [4], "a describe call is none"
 
 
 def test_an_answer_that_is_no_json_is_500_for_its_request(
