@@ -409,6 +409,7 @@ def test_attention_is_ranked_as_one_layer_and_left_in_float_with_its_projections
     torch.manual_seed(0)
     module = Servable(Network(_Attends(), [0.5] * 3, [0.2] * 3), softmax(), {}).eval()
     pixels = np.random.default_rng(0).integers(0, 255, (2, 8, 6, 3)).astype(np.uint8)
+    assert len(quantise.layers(module)) == 2
     ranked = dict(quantise.rank(module, [pixels]))
     assert sorted(ranked) == ["network.network.attention", "network.network.conv"]
     assert 0 < ranked["network.network.attention"] < 1

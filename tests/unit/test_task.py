@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from handlers import device, hold, pictures
+from handlers import device, hold, pictures, plugins
 from handlers.errors import BadRequest, TooLarge
 from handlers.inputs import ImageInput
 from handlers.metrics import BATCH_REQUESTS, ERRORS
@@ -425,7 +425,14 @@ def test_pixels_that_torch_resizes_need_torch_whatever_the_runtime(worker: Any) 
 def test_torch_computes_in_as_many_threads_as_the_archive_says(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Idle(plugins.load_runtime("eager")):  # type: ignore[misc]
+        """Sets no threads by itself, as those do not that compute without torch."""
+
+        def __init__(self, *_: Any) -> None:
+            pass
+
     before = torch.get_num_threads()
+    monkeypatch.setattr("handlers.task.load_runtime", lambda _: Idle)
     monkeypatch.setattr(device, "threads", lambda _: before + 1)
     try:
         ImageClassification().bind(
