@@ -274,9 +274,9 @@ def detections(arrays: Arrays, given: Given) -> Arrays:
         height, width = given.size
         boxes = boxes * _float32((width, height, width, height))
     found = classes.astype(np.int32) + given.settings["label_offset"]
-    _check_ids(found[scores > 0], given.labels)
     # What is not a detection may have any label.
-    return boxes, scores.astype(np.float32), np.where(scores > 0, found, 0).astype(np.int32)
+    _check_ids(found[scores > 0], given.labels)
+    return boxes, scores.astype(np.float32), found
 
 
 def _check_ids(found: NDArray[np.int32], labels: int) -> None:

@@ -37,6 +37,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
         ("application/json;q=0, */*", "image/png"),
         ("text/html, image/png;level=1;q=0.3", "image/png"),
         ("image/png;q=7", "image/png"),
+        ("image/png;q=7, application/json", JSON),
     ],
 )
 def test_the_best_offered_type_is_chosen(accept: str | None, chosen: str) -> None:

@@ -23,7 +23,7 @@ from handlers.tasks.image_classification import ImageClassification, softmax
 from handlers.tasks.object_detection import ObjectDetection
 from handlers.tasks.semantic_segmentation import SemanticSegmentation
 from marsmith import accuracy, preparing, quantise
-from marsmith.accuracy import Evaluation
+from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.spec_parts import AccuracySpec, CalibrationSpec
 
 LABELS = ["dark", "light"]
@@ -220,6 +220,17 @@ def test_masks_that_mean_a_class_by_255_are_refused(tmp_path: Path) -> None:
     assert len(truths.masks(tmp_path, LABELS)) == 2
 
 
+def test_a_wrong_mask_is_told_before_anything_is_exported(tmp_path: Path) -> None:
+    grey(tmp_path, [5, 6])
+    (tmp_path / "masks").mkdir()
+    for name, value in (("00", 1), ("01", 7)):
+        Image.new("L", (16, 16), value).save(tmp_path / f"masks/{name}.png")
+    task = SemanticSegmentation()
+    task.bundle = Bundle("m", "1", "t", "r", "a", LABELS, ImageInput())
+    with pytest.raises(SpecError, match=r"masks/01\.png: class ids 7 are none of the model's 2"):
+        evaluation(tmp_path, task)
+
+
 def test_a_mask_of_another_size_than_its_upright_picture_is_named(tmp_path: Path) -> None:
     picture = Image.new("RGB", (4, 3))
     exif = picture.getexif()
@@ -251,6 +262,14 @@ def test_the_drop_is_that_of_the_metric_and_lies_in_its_interval(tmp_path: Path)
     assert not found.passed
 
 
+def test_a_drop_of_as_much_as_is_allowed_passes() -> None:
+    drop = 0.95 - 0.94
+    assert drop > 0.01, "as floats have it"
+    for allowed, passes in ((0.01, True), (0.009999, False)):
+        found = Accuracy("top-1", "labels", 100, 0.95, 0.94, drop, (0.0, 0.02), allowed, "")
+        assert found.passed is passes
+
+
 @pytest.mark.parametrize("value", [1.5488, -0.1, math.inf])
 @pytest.mark.parametrize("artifact_alone", [False, True])
 def test_a_metric_that_is_not_from_0_to_1_is_refused(
@@ -270,6 +289,14 @@ def test_a_metric_that_is_not_from_0_to_1_is_refused(
     measure = partial(accuracy.compare, reference, expected, allowed=0.01)
     with pytest.raises(PluginError, match=words):
         (accuracy.alone if artifact_alone else measure)(artifact=artifact, evaluation=measured)
+
+
+def test_what_rounding_adds_to_a_metric_is_taken_off(tmp_path: Path) -> None:
+    folder, task = grey(tmp_path, [10, 200]), classifier(120)
+    (folder / "labels.csv").write_text("file,label\n00.png,dark\n01.png,light")
+    for found, kept in ((1 + 1e-7, 1.0), (-1e-7, 0.0)):
+        task.metric = lambda evidence, found=found: found  # type: ignore[method-assign]
+        assert accuracy.alone(task, evaluation(folder, task)).artifact == kept
 
 
 def test_an_artifacts_metric_that_is_no_number_is_refused(tmp_path: Path) -> None:
@@ -397,6 +424,7 @@ def test_attention_is_ranked_as_one_layer_and_left_in_float_with_its_projections
     torch.manual_seed(0)
     module = Servable(Network(_Attends(), [0.5] * 3, [0.2] * 3), softmax(), {}).eval()
     pixels = np.random.default_rng(0).integers(0, 255, (2, 8, 6, 3)).astype(np.uint8)
+    assert len(quantise.layers(module)) == 2
     ranked = dict(quantise.rank(module, [pixels]))
     assert sorted(ranked) == ["network.network.attention", "network.network.conv"]
     assert 0 < ranked["network.network.attention"] < 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from handlers import answer_size
-from handlers.errors import LoadError
+from handlers.errors import LoadError, TooLarge
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,12 @@ def test_without_a_configuration_it_is_torchserves_own(
     assert answer_size.limit() == answer_size.DEFAULT
 
 
+def test_an_answer_may_have_all_that_is_taken() -> None:
+    assert answer_size.check(b"12345", 5) == b"12345"
+    with pytest.raises(TooLarge, match="the answer has 6 bytes"):
+        answer_size.check(b"123456", 5)
+
+
 def test_a_larger_answer_fails_alone(
     worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,4 +67,5 @@ def test_a_larger_answer_fails_alone(
     assert good.status == 200
     for bad in (many, drawn):
         assert (bad.status, bad.json()["max_response_size"]) == (413, 200)
+        assert bad.media_type == "application/json"
         assert "bytes, the server's max_response_size is 200" in bad.json()["message"]

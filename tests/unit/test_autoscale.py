@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ def test_down_after_calm_rounds_and_no_further_than_least() -> None:
     assert _walk(Decider(POLICY), 2, [0.0, 0.0, 0.05, 0.0, 0.0, 0.0]) == [2, 2, 2, 2, 2, 1]
 
 
+def test_with_no_wait_to_go_below_no_worker_goes() -> None:
+    assert _walk(Decider(replace(POLICY, down=0.0)), 3, [0.0] * 9) == [3] * 9
+
+
 def test_bounds_are_kept_from_outside_too() -> None:
     assert _walk(Decider(POLICY), 5, [0.05]) == [3]
     assert _walk(Decider(POLICY), 0, [0.0]) == [1]
@@ -42,6 +47,21 @@ def test_a_worker_that_is_missed_at_once_goes_later_the_next_time() -> None:
     decider = Decider(POLICY)
     assert _walk(decider, 2, [0.0, 0.0, 0.0, 0.5]) == [2, 2, 1, 2]
     assert _walk(decider, 2, [0.0] * 6) == [2, 2, 2, 2, 2, 1]
+    for rounds, after in ((3, [2] * 5 + [1]), (4, [2, 2, 1, 1, 1, 1])):
+        decider = Decider(POLICY)
+        assert _walk(decider, 2, [0.0] * 3 + [0.05] * (rounds - 1) + [0.5])[-1] == 2
+        assert _walk(decider, 2, [0.0] * 6) == after, rounds
+
+
+def test_patience_has_an_end() -> None:
+    decider = Decider(POLICY)
+    rounds = []
+    for _ in range(7):
+        rounds.append(1)
+        while decider.decide(2, 0.0) == 2:
+            rounds[-1] += 1
+        assert decider.decide(1, 0.5) == 2
+    assert rounds == [3, 6, 12, 24, 48, 48, 48]
 
 
 def test_waiting_by_littles_law() -> None:
@@ -93,6 +113,28 @@ def test_a_round_that_fails_is_told_and_is_not_the_end() -> None:
     said = _run(_Client(), os.getpid(), ["m"], 1)
     assert said[0] == "this round failed: 404: no such version"
     assert said[1].startswith("m 1.0: ")
+
+
+def test_a_new_default_version_is_decided_of_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[Decider] = []
+
+    class _Told(Decider):
+        def decide(self, workers: int, waited: float) -> int:
+            used.append(self)
+            return super().decide(workers, waited)
+
+    class _Switched(_Client):
+        def describe(self, model: str, version: str | None = None) -> list[dict[str, Any]]:
+            [found] = super().describe(model, version)
+            return [found | {"modelVersion": version or ("1.0" if len(used) < 2 else "2.0")}]
+
+    monkeypatch.setattr(autoscale, "Decider", _Told)
+    client = _Switched()
+    client.asked = 2
+    said = _run(client, os.getpid(), ["m"], 3)
+    assert [line[:5] for line in said] == ["m 1.0"] * 2 + ["m 2.0"] * 2
+    assert used[0] is used[1] is not used[2]
+    assert used[2] is used[3]
 
 
 def test_no_worker_comes_while_versions_change(tmp_path: Path) -> None:

@@ -99,13 +99,15 @@ def test_a_picture_is_not_sent_as_a_form(client: Client, asked: list[Any]) -> No
 def test_json_and_multipart(client: Client, asked: list[Any]) -> None:
     client.predict("m", {"top_k": 3})
     client.predict("m", Multipart({"image": b"\x89PNG", "top_k": "3"}), headers={"x-a": "b"})
+    client.predict("m", b"\xff\xd8", headers={"content-type": "image/jpeg"})
+    assert asked.pop()[2]["content-type"] == "image/jpeg"
     _, _, headers, body = asked[0]
     assert (headers["content-type"], json.loads(body)) == ("application/json", {"top_k": 3})
     _, _, headers, body = asked[1]
     assert headers["content-type"].startswith("multipart/form-data")
     assert headers["x-a"] == "b"
     assert b'name="image"; filename="image"\r\n' in body
-    assert b'name="top_k"\r\n' in body
+    assert b'; name="top_k"\r\n' in body
 
 
 def test_models_reads_every_page(client: Client, asked: list[Any]) -> None:
@@ -154,6 +156,18 @@ def test_every_call_has_a_timeout(client: Client) -> None:
         client.predict("slow", b"", timeout=0.1)
     with pytest.raises(ServerError, match=r"no answer within 0.2 s .*url=slow"):
         client.register("slow.mar", timeout=0.2)
+
+
+def test_no_proxy_and_no_netrc_of_the_user_is_taken(
+    client: Client, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert client.ping()
+    assert asked[0][2]["authorization"] == "Bearer in"
 
 
 def test_nobody_there_says_how_to_start() -> None:

@@ -46,8 +46,15 @@ def test_refusals_are_compared_too(handler: TaskHandler) -> None:
 
 
 def test_an_answer_of_another_shape_is_a_difference(handler: TaskHandler) -> None:
-    found = difference(handler, _reply(0.9), _reply(body={"boxes": []}))
-    assert str(found).startswith("answers cannot be compared: ")
+    for body in ({"boxes": []}, [], None, [{"label": "cat"}]):
+        found = difference(handler, _reply(0.9), _reply(body=body))
+        assert str(found).startswith("answers cannot be compared: "), body
+
+
+def test_a_task_that_cannot_compare_what_came_is_a_difference(handler: TaskHandler) -> None:
+    handler.compare = lambda *_: [][0]  # type: ignore[method-assign]
+    found = difference(handler, _reply(0.9), _reply(0.9))
+    assert str(found).startswith("answers cannot be compared: IndexError")
 
 
 def test_what_is_told() -> None:

@@ -17,6 +17,7 @@ from marsmith.drain import (
     drain,
     drain_before_stop,
     passed,
+    remove_version,
     silent_workers,
 )
 from marsmith.processes import Running
@@ -98,6 +99,29 @@ def test_an_idle_version_is_drained_when_its_worker_has_answered() -> None:
 def test_a_dead_worker_holds_nothing() -> None:
     assert _drain(_Queue([0], [], _NEVER), [7]) == QUIET_SECONDS
 
+    class _Dying(_Queue):
+        def ask_worker(self, seconds: float | None = None) -> int | None:
+            object.__setattr__(self, "_pids", (os.getpid(), _NEVER))
+            return super().ask_worker(seconds)
+
+    dying = _Dying([0], [os.getpid()], os.getpid(), os.getppid())
+    assert _drain(dying, [7]) == QUIET_SECONDS
+
+
+def test_the_last_answer_counts_however_late_it_comes() -> None:
+    time = _Time()
+
+    class _Slow(_Queue):
+        def ask_worker(self, seconds: float | None = None) -> int | None:
+            time.sleep(0.6)
+            return super().ask_worker(seconds)
+
+    pids = [os.getpid(), os.getppid()]
+    for told, all_answered in (([*pids], True), ([pids[0]] * 2, False)):
+        deadline = time.now + 1.0
+        queue = _Slow([0], told, *pids)
+        assert passed(queue, deadline, time.clock, time.sleep) is all_answered
+
 
 def test_every_worker_must_answer() -> None:
     told: list[int | None] = [os.getpid(), os.getpid(), os.getppid()]
@@ -132,6 +156,8 @@ def test_it_waits_for_the_queue_and_until_nothing_comes() -> None:
     told: list[int | None] = [None] * 9
     assert _drain(_Queue([3, 1, 0, 0], told, os.getpid()), [7]) > 2 * QUIET_SECONDS
     assert _drain(_Queue([0], told, os.getpid()), [7, 8, 8, 9, 9, 9]) > 2 * QUIET_SECONDS
+    # Queued while the worker was asked
+    assert _drain(_Queue([0, 1, 0], told, os.getpid()), [7]) > 2 * QUIET_SECONDS
 
 
 class _ScaledToNone(_Queue):
@@ -164,6 +190,21 @@ def test_a_busy_worker_is_not_waited_for_longer_than_told() -> None:
     with pytest.raises(ServerError, match=r"not drained within 5 s: 0 requests wait.*under way"):
         drain([_Busy([0], [], os.getpid())], lambda: 7, 5, clock=time.clock, sleep=time.sleep)
     assert time.now == 5
+
+
+def test_with_no_time_to_drain_a_version_goes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class _Removing(Client):
+        def __init__(self) -> None:
+            pass
+
+        def unregister(self, model: str, version: str, timeout: float | None = None) -> str:
+            return f"{model} {version} unregistered"
+
+    drained: list[float] = []
+    monkeypatch.setattr("marsmith.drain.drain_version", lambda *given: drained.append(given[-1]))
+    for seconds in (0.0, 2.0):
+        assert remove_version(_Removing(), "m", "1.0", seconds) == "m 1.0 unregistered"
+    assert drained == [2.0]
 
 
 class _Refusing(Client):

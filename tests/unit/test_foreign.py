@@ -229,6 +229,8 @@ def test_logits_and_probabilities_give_the_same_scores() -> None:
         (made,) = foreign("image-classification", Fake(out=value), {name: "out"})(PIXELS)
         np.testing.assert_allclose(made, scores, atol=1e-6)
         assert made.dtype == np.float32
+    halves = foreign("image-classification", Fake(out=np.float16(logits)), {"logits": "out"})
+    assert halves.outputs(PIXELS)["logits"].dtype == np.float32
 
 
 def test_a_segmenter_gives_logits_or_ids() -> None:
@@ -253,6 +255,10 @@ def test_a_detector_gives_named_boxes_in_pixels_or_parts_of_the_input(batch_axis
     boxes, scores, labels = foreign("object-detection", runtime, outputs | settings)(PIXELS)
     np.testing.assert_allclose(boxes, [[[6, 10, 30, 40]]], rtol=1e-6)
     assert (scores.shape, labels.tolist()) == ((1, 1), [[1]])
+    # What has no score is no detection, and may have any label.
+    padded = {"boxes": BOXES["boxes"] * 2, "scores": [0.9, 0.0], "labels": [2, -1]}
+    found = foreign("object-detection", Fake(**{k: [v] for k, v in padded.items()}), {})(PIXELS)
+    assert found[1].tolist() == [[pytest.approx(0.9), 0.0]]
     plain = foreign("object-detection", runtime, {})(PIXELS)
     np.testing.assert_allclose(plain[0], [BOXES["boxes"]])
     assert plain[2].tolist() == [[2]]
@@ -279,6 +285,12 @@ def test_outputs_that_are_not_what_the_spec_says_are_named(
 ) -> None:
     model = foreign(task, Fake(**{k: np.asarray(v, np.float32) for k, v in given.items()}), outputs)
     with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        model(PIXELS)
+
+
+def test_one_class_alone_says_nothing() -> None:
+    model = foreign("image-classification", Fake(_0=np.float32([[3.0]])), {"logits": None}, 1)
+    with pytest.raises(ValueError, match="1 classes and there are 1 labels: .* at least two"):
         model(PIXELS)
 
 
@@ -326,6 +338,7 @@ ARTIFACT: dict[str, Any] = {
         ({"architecture": "torchvision:resnet18"}, "architecture: not for an artifact of others"),
         ({"decode": {}}, "decode: not for an artifact"),
         ({"input": {"resize": 3}}, "say mean and std of the artifact"),
+        ({"input": {"resize": 3, "mean": [0, 0, 0]}}, "say mean and std of the artifact"),
         ({"input": {"dtype": "uint8", "mean": [0, 0, 0]}}, "not applied to dtype uint8"),
         ({"input": {"scale": 0.00392156862745098}}, "input.scale: .* 1"),
         ({"input": {"layout": "cnhw"}}, "input.layout"),

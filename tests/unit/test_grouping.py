@@ -27,7 +27,7 @@ def test_every_stream_gets_pictures() -> None:
 def test_photographs_do_not_go_together() -> None:
     assert grouping.groups(_arrays(*[(3000, 4000)] * 2), 8) == [[0], [1]]
     assert grouping.groups(_arrays(*[(2000, 2000)] * 4), 8) == [[0, 1, 2, 3]]
-    assert grouping.groups(_arrays(*[(2000, 2000)] * 4), 8, streams=2) == [[0, 1], [2, 3]]
+    assert grouping.groups(_arrays(*[(2000, 2000)] * 6), 8, streams=2) == [[0, 1], [2, 3], [4, 5]]
 
 
 @given(

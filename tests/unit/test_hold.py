@@ -3,7 +3,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,3 +103,50 @@ def test_what_an_earlier_try_left_is_no_worker_that_waits(
     with retire._held(running, queue, 7, 1.0):
         assert hold.asked(folder, 7).exists()
     assert waits == [False]
+    assert list(folder.iterdir()) == []
+
+    def silent(*_: Any) -> None:
+        raise ServerError("its queue is too long")
+
+    monkeypatch.setattr(retire, "_ask_until", silent)
+    with pytest.raises(ServerError, match="too long"), retire._held(running, queue, 7, 1.0):
+        pytest.fail("nobody waits")
+    assert list(folder.iterdir()) == [], "a later worker of that number would wait"
+
+
+def test_only_a_living_worker_is_made_to_wait_and_it_has_ended_on_return(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine, dead = os.getpid(), 2**22 + 1
+    done: list[str] = []
+
+    class _Server(Client):
+        def __init__(self) -> None:
+            self.pids = [mine, os.getppid(), dead]
+
+        @classmethod
+        def of(cls, running: Running, *, timeout: float = 30.0) -> Client:
+            return cls()
+
+        def close(self) -> None:
+            pass
+
+        def describe(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
+            return [{"workers": [{"status": "READY", "pid": pid} for pid in self.pids]}]
+
+        def scale(self, model: str, min_worker: int, *_: Any, **__: Any) -> str:
+            done.append(f"end {self.pids.pop()}")
+            alive.extend([True, True])
+            return ""
+
+    @contextmanager
+    def held(running: Running, queue: Queue, pid: int, seconds: float) -> Iterator[None]:
+        done.append(f"hold {pid}")
+        yield
+
+    alive: list[bool] = []
+    monkeypatch.setattr(retire, "_held", held)
+    monkeypatch.setattr(retire, "is_alive", lambda _: alive.pop() if alive else False)
+    retire.scale_down(Running(1, Path(), Path(), 0.0), "m", "1.0", 1, 5.0, _Server)
+    assert done == [f"end {dead}", f"hold {os.getppid()}", f"end {os.getppid()}"]
+    assert alive == [], "the processes had not ended"

@@ -65,7 +65,8 @@ def test_an_added_file_is_named(folder: Path, name: str) -> None:
 
 def test_what_python_caches_before_it_is_told_not_to_is_no_addition(folder: Path) -> None:
     (folder / "handlers/__pycache__").mkdir(parents=True)
-    for name in ("__init__.cpython-311.pyc", "entry.cpython-311.pyc"):
+    names = ("__init__.cpython-311.pyc", "entry.cpython-311.pyc", "entry.cpython-311.opt-1.pyc")
+    for name in names:
         (folder / "handlers/__pycache__" / name).write_bytes(b"")
     verify(folder)
 

@@ -92,6 +92,18 @@ def test_a_first_version_that_failed_leaves_no_default(tmp_path: Path, result: s
     assert journal.defaults(tmp_path) == {}
 
 
+def test_what_somebody_else_made_the_default_is_not_proven(tmp_path: Path) -> None:
+    _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE), (ROLLOUT, "9.0", "3.0", ROLLED_BACK))
+    assert journal.defaults(tmp_path) == {"m": "2.0"}
+
+
+def test_a_version_that_was_kept_serves_though_it_did_not_become_the_default_again(
+    tmp_path: Path,
+) -> None:
+    _write(tmp_path, (ROLLOUT, "1.0", "2.0", KEPT), (ROLLOUT, "2.0", "1.0", ROLLED_BACK))
+    assert journal.serving(tmp_path) == {("m", "1.0"): True, ("m", "2.0"): True}
+
+
 def test_each_rollback_leads_further_back(tmp_path: Path) -> None:
     _write(tmp_path, (ROLLOUT, "1.0", "2.0", DONE), (ROLLOUT, "2.0", "3.0", DONE))
     back = journal.before(tmp_path, "m", "3.0")
@@ -103,6 +115,14 @@ def test_each_rollback_leads_further_back(tmp_path: Path) -> None:
     for version in ("1.0", "9.0"):
         with pytest.raises(ServerError, match=f"no version of m before {version}"):
             journal.before(tmp_path, "m", version)
+
+
+def test_the_way_back_leads_to_the_bytes_that_served_last(tmp_path: Path) -> None:
+    for after, digest in (("2.0", "first"), ("3.0", ""), ("2.0", "second"), ("4.0", "")):
+        before = journal.defaults(tmp_path).get("m", "1.0")
+        journal.append(tmp_path, Entry(ROLLOUT, "m", before, after, DONE, sha256=digest))
+    assert journal.before(tmp_path, "m", "4.0").sha256 == "second"
+    assert journal.before(tmp_path, "m", "3.0").sha256 == "first"
 
 
 def test_one_operation_at_a_time(tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_a_large_photograph_is_decoded_smaller_and_prepared_alike(orientation: i
     assert read.image.size == picture.size
 
 
+def test_a_photograph_has_enough_pixels_on_both_sides() -> None:
+    wide = encoded(photograph(4000, 3000))
+    for wanted in ((100, 200), (240, 100)):
+        pixels = jpeg.decode(wide, wanted)
+        assert pixels is not None
+        assert pixels.shape == (750, 1000, 3)
+    turned = with_orientation(photograph(4000, 3000), 6)
+    read = pictures.read(turned, LIMIT, lambda size: (200, 100))
+    assert (read.size, read.pixels.shape) == ((3000, 4000), (1000, 750, 3))
+
+
 @pytest.mark.parametrize(
     "model",
     [

@@ -106,6 +106,8 @@ def test_what_a_batch_publishes(caplog: pytest.LogCaptureFixture) -> None:
         f"MarsmithBatchRequests.Count:3{labels}{level}HISTOGRAM",
         f"MarsmithBatchPictures.Count:1{labels}{level}HISTOGRAM",
     ]
+    publisher.add(published.STAGE_SECONDS, 0.0000123, Stage="encode")
+    assert "Seconds:1.2e-05|" in _lines(caplog)[0], "to the microsecond"
     # A describe call is no request
     clock.publish(publisher, requests=0, pictures=0)
     assert _lines(caplog) == []
@@ -135,3 +137,5 @@ def test_lost_workers_are_those_that_nobody_scaled_away() -> None:
     assert losses.lost == {("m", "1.0"): 2, ("m", "2.0"): 0}, "a removed version loses nothing"
     losses.see(2, [_status((20,), 1, "2.0")])
     assert losses.lost["m", "2.0"] == 0, "another server's workers"
+    losses.see(2, [_status((21, 22, 23), 3, "2.0")])
+    assert losses.lost["m", "2.0"] == 1, "died while more were asked for"

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from handlers.bundle import Bundle
+from handlers.closeness import DEFAULTS
 from handlers.errors import BadRequest, InferenceError, PluginError
 from handlers.foreign import Contract
 from handlers.inputs import ImageInput
@@ -42,6 +43,38 @@ def test_what_is_found_in_the_bars_of_a_letterbox_is_no_box() -> None:
         {"xmin": 20.0, "ymin": 0.0, "xmax": 60.0, "ymax": 20.0},
         {"xmin": 0.0, "ymin": 0.0, "xmax": 160.0, "ymax": 80.0},
     ]
+
+
+def test_a_box_whose_score_is_the_least_asked_for_is_answered() -> None:
+    boxes, classes = np.array([[0, 0, 9, 9]] * 3, np.float32), np.array([1, 1, 1])
+    scores = np.array([0.5, 0.25, 0.0], np.float32)
+    task, picture = _task(ImageInput()), Picture.of(Image.new("RGB", (20, 20)))
+    for least, count in ((0.5, 1), (0.25, 2), (0.0, 2)):
+        answer = task.postprocess((boxes, scores, classes), picture, {"min_score": least})
+        assert len(answer) == count, least
+
+
+def test_a_least_score_below_what_the_artifact_gives_is_raised_to_it() -> None:
+    task = _task(ImageInput())
+    task.bundle.decode["score_floor"] = 0.6
+    [option] = task.options()
+    assert (option.default, option.minimum) == (0.6, 0.6)
+
+
+def test_a_lone_box_may_be_as_far_above_the_threshold_as_scores_may_move() -> None:
+    task = _task(ImageInput())
+    box = {"xmin": 0.0, "ymin": 0.0, "xmax": 9.0, "ymax": 9.0}
+    for precision, score, same in (
+        ("fp32", 0.54, True),
+        ("fp32", 0.56, False),
+        ("int8", 0.79, True),
+        ("int8", 0.81, False),
+    ):
+        task.bundle = replace(task.bundle, closeness=DEFAULTS[precision])
+        lone = [{"label": "car", "score": score, "box": box}]
+        for expected, answer in ((lone, []), ([], lone)):
+            found = task.compare(expected, answer)
+            assert (found.same, found.score) == (same, pytest.approx(score - 0.5)), precision
 
 
 def test_an_answer_is_like_itself() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from handlers.bundle import Bundle, Limits
 from handlers.closeness import DEFAULTS, Closeness
-from handlers.errors import ParityError, PluginError
+from handlers.errors import LimitError, ParityError, PluginError
 from handlers.inputs import ImageInput
 from handlers.runtimes import Array, Arrays, as_arrays
 from handlers.servable import Network, Servable
@@ -238,6 +238,34 @@ def test_a_model_that_is_unsure_of_its_answers_passes_in_few_bits(
         compare(reference, artifact, images)
 
 
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda s: s + np.float32(2e-4), LimitError),
+        (lambda s: np.full_like(s, 0.1), ParityError),
+    ],
+    ids=["moved scores", "one answer"],
+)
+def test_what_is_past_its_limits_alone_is_told_from_another_model(
+    images: list[Image.Image], change: Callable[[Array], Array], kind: type[ParityError]
+) -> None:
+    with pytest.raises(ParityError, match="differs from eager") as refused:
+        compare(handler(EAGER), handler(changed(change)), images)
+    assert refused.type is kind
+
+
+def test_a_score_that_is_no_number_is_another_model_s(images: list[Image.Image]) -> None:
+    class Endless(ImageClassification):
+        def compare(self, expected: Any, answer: Any, **given: Any) -> Any:
+            return replace(super().compare(expected, answer, **given), score=np.inf)
+
+    task = Endless()
+    task.bundle, task.model = handler(EAGER).bundle, EAGER
+    with pytest.raises(ParityError, match=r"scores differ by inf") as refused:
+        compare(task, handler(EAGER), images)
+    assert refused.type is ParityError
+
+
 def test_one_sample_proves_nothing(images: list[Image.Image]) -> None:
     with pytest.raises(ParityError, match="agreement would prove nothing"):
         compare(handler(EAGER), handler(EAGER), images[:1])
@@ -286,6 +314,12 @@ def test_answers_are_compared_beside_outputs(images: list[Image.Image]) -> None:
         compare(handler(EAGER), relabelled, images)
 
 
+def test_the_best_two_may_change_places_where_both_may_move_as_far_as_they_lie_apart() -> None:
+    for second, decided in ((0.41, False), (0.39, True)):
+        answer = [{"label": "a", "score": 0.6}, {"label": "b", "score": second}]
+        assert parity.is_decided(handler(EAGER), answer, 0.1, {}) is decided
+
+
 def test_the_report_holds_what_repeats() -> None:
     report = parity.Report(8, [1, 2], 1e-4, 1.23456e-9, 0.0, 0.98765)
     assert report.to_json() == {
@@ -312,6 +346,8 @@ def test_a_detector_that_lost_its_nms_threshold_is_caught(project: Path, tmp_pat
     assert (report.pictures, report.largest_difference) == (2, None)
     assert report.figures == {"boxes": report.figures["boxes"], "least_overlap": 1.0}
     assert report.figures["boxes"] >= 2
+    boxes = sum(map(len, right.answer(scenes, **right.widest())))
+    assert report.figures["boxes"] == boxes, "once a picture, whatever the batch sizes"
     assert report.limits == {"overlap": 0.99}
     # What an exporter does that keeps the boxes and drops the suppression of overlapping ones.
     lost = copy.deepcopy(module)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from handlers import jpeg, pictures
 from handlers.errors import BrokenPicture, TooLarge, UnsupportedPicture
 from handlers.formats import MAX_BLOCKS
 from handlers.pictures import MAX_RLE_BYTES, MAX_SCANS, decode, describe_accepted, read, read_all
@@ -362,7 +363,9 @@ def test_a_jpeg_of_too_many_scans() -> None:
         decode(data[:-2] + scan * MAX_SCANS + data[-2:], LIMIT)
 
 
-def test_scans_are_counted_by_the_pixels_that_each_goes_over() -> None:
+def test_scans_are_counted_by_the_pixels_that_each_goes_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = saved(colourful(90, 70), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
     more = data[:-2] + scan * 40 + data[-2:]
@@ -370,6 +373,11 @@ def test_scans_are_counted_by_the_pixels_that_each_goes_over() -> None:
     for ask in (decode, partial(read, wanted=lambda size: (9, 7))):
         with pytest.raises(BrokenPicture, match="of 90x70 has 50 scans, at most 20 are read"):
             ask(more, 90 * 70)
+        assert ask(data[:-2] + scan * 10 + data[-2:], 90 * 70).size == (90, 70)
+    # Before the time is taken that so many would cost.
+    monkeypatch.setattr(jpeg, "decode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(BrokenPicture, match="has 50 scans"):
+        read(more, 90 * 70, lambda size: (9, 7))
 
 
 def test_what_follows_a_jpeg_counts_for_nothing() -> None:
@@ -406,6 +414,8 @@ def test_a_picture_of_too_long_a_side(size: tuple[int, int]) -> None:
     data = saved(Image.new("L", size), "PNG")
     with pytest.raises(TooLarge, match=f"{size[0]}x{size[1]}; the limit of a side is 65535"):
         decode(data, LIMIT)
+    longest = min(size[0], 65_535), min(size[1], 65_535)
+    assert decode(saved(Image.new("L", longest), "PNG"), LIMIT).size == longest
 
 
 def test_run_lengths_of_bmp_are_read_up_to_a_limit() -> None:
@@ -425,6 +435,16 @@ def test_a_bad_picture_among_several_is_named_by_its_index() -> None:
     assert "accepted" in raised.value.details
     with pytest.raises(UnsupportedPicture, match="^the body is text"):
         read_all([b"hello"], 999, lambda size: size)
+
+
+def test_warnings_are_dropped_until_the_last_thread_has_read() -> None:
+    before = list(warnings.filters)
+    with pictures._quiet:
+        inside = list(warnings.filters)
+        with pictures._quiet:
+            pass
+        assert warnings.filters == inside != before
+    assert warnings.filters == before
 
 
 def test_pictures_of_one_request_share_its_pixels() -> None:

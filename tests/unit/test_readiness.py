@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from handlers.inputs import ImageInput
 from marsmith.addresses import bind_problem
 from marsmith.client import Client, Reply
 from marsmith.exporter import Exporter
-from marsmith.readiness import Readiness, _version
+from marsmith.readiness import Readiness, _version, read_readiness
 from marsmith.status import VersionStatus
 
 
@@ -101,6 +102,25 @@ def test_no_answer_is_not_a_wrong_one(
 
     monkeypatch.setattr(_Client, "predict", predict)
     assert _read(1, 1) == Readiness(False, words)
+
+
+def test_a_version_that_nobody_gets_by_default_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = (os.getpid(),)
+    good = VersionStatus("m", "1.0", "m.mar", True, 1, 1, 0, 100, None, pids)
+    beside = VersionStatus("m", "2.0", "m.mar", False, 1, 0, 0, 100, "not today")
+    other = VersionStatus("n", "1.0", "n.mar", True, 1, 0, 0, 100, None)
+    statuses = [good, beside]
+    monkeypatch.setattr("marsmith.readiness.require_running", lambda _: None)
+    monkeypatch.setattr("marsmith.readiness.read_status", lambda *_: statuses)
+    monkeypatch.setattr(Client, "of", lambda *_, **__: nullcontext(_Client(0.9)))
+    answers = Readiness(True, "m 1.0 answers")
+    assert read_readiness(tmp_path, None, 1.0) == answers
+    statuses.append(other)
+    assert read_readiness(tmp_path, "m", 1.0) == answers
+    assert read_readiness(tmp_path, None, 1.0) == Readiness(False, "n 1.0 has 0 of 1 workers")
+    assert read_readiness(tmp_path, "x", 1.0) == Readiness(False, "no model x is loaded")
 
 
 def test_who_drains_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,12 @@ def test_multipart_with_the_picture_in_data_and_options_beside_it() -> None:
 
 def test_multipart_with_the_picture_in_a_field_of_any_name() -> None:
     assert ask({"holiday.png": PICTURE, "top_k": b"3"}).pictures == [PICTURE]
+    # Text alone, or too long for an option's value, is meant for a picture as well.
+    assert ask({"holiday.svg": b"<svg/>"}).pictures == [b"<svg/>"]
+    long = b"<svg>" * 205
+    assert len(long) == 1025
+    assert ask({"holiday.svg": long, "top_k": b"3"}).pictures == [long]
+    assert "'holiday.svg'" in str(refusal({"data": PICTURE, "holiday.svg": long[:-1]}))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +150,7 @@ def test_two_picture_fields_are_refused_by_name() -> None:
         ({"data": 5}, "data is a int, not base64 text"),
         ({"data": "not base64!"}, "data is not valid base64"),
         ({"data": "abc"}, "data is not valid base64"),
+        ({"data": "QUJD!"}, "data is not valid base64"),
         ({"data": "é"}, "data is not valid base64"),
         ({"instances": {"b64": B64}}, "'instances' is not a list"),
         ({"instances": [{"b64": B64}, B64]}, "instances[1] is not"),

@@ -14,16 +14,20 @@ from typing import Any
 
 import pytest
 
+from handlers.bundle import Bundle
 from handlers.errors import ServerError, SignatureError
 from handlers.integrity import RECORD
 from marsmith import journal, keys, operate
 from marsmith.archive import Header
 from marsmith.client import Client, Refused, Reply
+from marsmith.disagreement import Compared
 from marsmith.grpc_client import GrpcClient
+from marsmith.probe import Goldens
 from marsmith.processes import Running
 from marsmith.rollout import Change, Options
 from marsmith.status import VersionStatus
 from marsmith.steps import Step
+from marsmith.watch import ACCESS_LOG
 
 
 class _Server(Client):
@@ -125,6 +129,25 @@ def test_an_old_version_that_cannot_be_measured_is_no_reason_to_keep_it(tmp_path
     assert server.done == ["default 2.0"]
 
 
+def test_failures_of_the_old_version_before_the_switch_are_not_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(code: int) -> str:
+        line = f'- /127.0.0.1:1 "POST /predictions/m HTTP/1.1" {code} 0\n'
+        with (tmp_path / ACCESS_LOG).open("a") as log:
+            log.write(f"2026-01-02T03:04:05,678 {line}")
+        return "switched"
+
+    server = _Server({"1.0": 1, "2.0": 1})
+    monkeypatch.setattr(server, "set_default", lambda *_: failed(500))
+    change = _change(tmp_path, server)
+    change.switch()
+    failed(200)
+    assert change._failures.read() == 0
+    failed(503)
+    assert change._failures.read() == 1
+
+
 def test_who_answers_what_is_no_picture_is_not_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +187,29 @@ def test_a_worker_that_still_loads_is_no_dead_one(
     assert change._trouble() == "a worker died"
 
 
+def test_who_names_no_version_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _proven(monkeypatch)
+    server, named = _Server({"1.0": 1, "2.0": 1}), []
+    monkeypatch.setattr(server, "predict", lambda *_, version: named.append(version))
+    monkeypatch.setattr("marsmith.rollout.ask", lambda _, predict: predict(b""))
+    change = _change(tmp_path, server)
+    change._probe()
+    change._new(b"")
+    assert named == [None, "2.0"]
+
+
+def test_a_worker_that_dies_between_load_and_watch_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _proven(monkeypatch)
+    server = _Server({"1.0": 1, "2.0": 1})
+    server.default = "2.0"
+    change = _change(tmp_path, server)
+    change.load()
+    server.pids = [os.getppid()]
+    assert change._trouble() == "a worker died"
+
+
 def test_steps(tmp_path: Path) -> None:
     change = _change(tmp_path, _Server({"1.0": 1}))
     names = [step.name for step in change.steps()]
@@ -182,6 +228,23 @@ def test_a_version_that_hangs_is_taken_back(tmp_path: Path) -> None:
         change = _change(tmp_path, server, drain=drain)
         assert re.match(told, change.unregister())
         assert list(server.workers) == ["1.0"]
+    server = _Server({"2.0": 1})
+    server.hangs, server.default = True, "2.0"
+    change = _change(tmp_path, server, drain=0.1)
+    change.old = None
+    assert change.unregister() == "unregistered", "nobody else answers what comes meanwhile"
+
+
+def test_as_many_pictures_may_be_answered_otherwise_as_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marsmith.rollout.compare", lambda *_: Compared(4, ["a.png: a dog"]))
+    change = _change(tmp_path, _Server({"1.0": 1, "2.0": 1}), disagreement=0.25)
+    change.__dict__["_goldens"] = Goldens(Bundle.__new__(Bundle), ())
+    assert change.compare() == "1 of 4 pictures answered otherwise: a.png: a dog"
+    change._options = replace(change._options, disagreement=0.24)
+    with pytest.raises(ServerError, match=r"otherwise: a\.png: a dog \(allowed 24\.000%\)"):
+        change.compare()
 
 
 def test_a_version_that_is_registered_late_is_taken_back(

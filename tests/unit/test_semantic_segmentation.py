@@ -92,6 +92,14 @@ def test_no_mask_is_sent_where_none_is_asked_for(task: SemanticSegmentation) -> 
     assert answer(task, "none").keys() == {"size", "classes"}
 
 
+def test_what_is_drawn_has_a_mask_whatever_was_asked_for(task: SemanticSegmentation) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (5, 3)).save(file, "PNG")
+    headers = {"x-marsmith-mask": "none", "accept": "image/png"}
+    [item] = task._read({"body": file.getvalue()}, headers).items
+    assert item.options == {"mask": "png"}
+
+
 @pytest.mark.parametrize(
     ("first", "clear"),
     [("background", True), ("__background__", True), ("Void", True), ("road", False)],
@@ -222,6 +230,9 @@ def test_a_segmenter_that_tells_all_pictures_the_same_proves_nothing() -> None:
     with pytest.raises(ParityError, match="agreement would prove nothing"):
         parity.Expected.of(_Any(background), _pictures())
     assert parity.Expected.of(_Any(_planes), _pictures()).spread > 0.1
+    # As many pixels of each class, at other places.
+    mirrored = [_pictures()[0], _pictures()[0].transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
+    assert parity.Expected.of(_Any(_planes), mirrored).spread == 1.0
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0.001), ("bf16", 0.02), ("int8", 0.1)])

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization as pem
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from handlers import integrity
 from handlers.bundle import Bundle
@@ -145,6 +147,16 @@ def test_a_bomb_is_refused_before_it_is_unpacked(signed: Path, pair: tuple[Path,
         signing.check(signed, [pair[1]])
 
 
+def test_entries_that_share_their_bytes_are_no_way_around_that(
+    signed: Path, pair: tuple[Path, Path]
+) -> None:
+    with zipfile.ZipFile(signed, "a") as content:
+        content.writestr("large", bytes(10_000))
+        content.filelist.extend(content.filelist[-1:] * 9)
+    with pytest.raises(SignatureError, match="it was not zipped by marsmith"):
+        signing.check(signed, [pair[1]])
+
+
 def test_one_of_several_keys_is_enough_and_a_strange_one_is_not(
     signed: Path, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -256,6 +268,17 @@ def test_the_server_leaves_out_what_is_not_signed(home: Path, between: str) -> N
     assert "m-2.0.mar is not signed" in found.refused["m-2.0.mar"]
 
 
+def test_the_server_leaves_out_what_was_changed_since(home: Path, pair: tuple[Path, Path]) -> None:
+    (home / "config.properties").write_text("require_signature=release.pub\n")
+    changed = home / "model-store/m-2.0.mar"
+    signing.sign(changed, pair[0])
+    assert len(chosen(home).archives) == 2
+    changed.write_bytes(changed.read_bytes().replace(b"weights", b"weighty"))
+    found = chosen(home)
+    assert list(found.archives) == ["m-1.0.mar"]
+    assert found.refused.keys() == {"m-2.0.mar"}
+
+
 def test_the_server_does_not_start_with_nothing_signed(home: Path) -> None:
     with pytest.raises(ServerError, match=r"no archive may be served: m-2\.0\.mar is not signed"):
         TorchServe(home, archives=["m-2.0.mar"]).start()
@@ -283,6 +306,17 @@ def test_a_rollout_does_not_register_what_is_not_signed(home: Path) -> None:
     change = Change(running, (None, None), "m-2.0.mar", header, None, Options())  # type: ignore[arg-type]
     with pytest.raises(MarsmithError, match=r"m-2\.0\.mar is not signed"):
         change.register()
+
+
+def test_keys_of_another_kind_are_refused(tmp_path: Path) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    secret = pem.PrivateFormat.PKCS8, pem.NoEncryption()
+    (tmp_path / "ec.key").write_bytes(other.private_bytes(pem.Encoding.PEM, *secret))
+    shown = pem.PublicFormat.SubjectPublicKeyInfo
+    (tmp_path / "ec.pub").write_bytes(other.public_key().public_bytes(pem.Encoding.PEM, shown))
+    for read, name in ((keys.private, "ec.key"), (keys.public, "ec.pub")):
+        with pytest.raises(SignatureError, match=f"{name} is not an Ed25519 key: make a pair"):
+            read(tmp_path / name)
 
 
 def test_half_a_pair_is_not_left_behind(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ DETECTOR = {"task": "object-detection"}
 
 
 class Normalised(ImageClassification):
-    decode_settings = {"normalise": True, "temperature": 1.0, "kind": "l2", "sizes": []}
+    decode_settings = {"normalise": True, "temperature": 1.0, "kind": "l2", "sizes": [], "most": 3}
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,11 @@ class Normalised(ImageClassification):
         ({"temperature": None}, "decode.temperature is None: write a number"),
         ({"kind": 2}, "decode.kind is 2: write text"),
         ({"sizes": 3}, "decode.sizes is 3: write a list"),
+        ({"most": True}, "decode.most is True: write a whole number"),
         (
             {"kind": 2, "sort": 1, "sizes": "all"},
-            "decode has the unknown key 'sort': accepted are kind, normalise, sizes, temperature; "
-            "decode.kind is 2: write text; decode.sizes is 'all': write a list",
+            "decode has the unknown key 'sort': accepted are kind, most, normalise, sizes, "
+            "temperature; decode.kind is 2: write text; decode.sizes is 'all': write a list",
         ),
     ],
 )
@@ -246,6 +247,26 @@ def test_a_version_is_digits_and_dots(version: str) -> None:
 )
 def test_any_other_version_is_refused(version: object) -> None:
     assert "version: " in mistake(version=version)
+
+
+def test_what_is_said_of_fp32_goes_before_what_is_said_of_all() -> None:
+    parity = with_changes(parity={"tolerance": 0.02, "fp32": {"tolerance": 0.003}}).parity
+    assert parity.closeness("fp32").outputs == parity.exact().outputs == 0.003
+    assert parity.closeness("bf16").outputs == 0.02
+
+
+def test_weights_of_torchvision_go_with_their_architecture() -> None:
+    fields = {**MODEL, "weights": {"torchvision": "DEFAULT"}}
+    file = {"weights": {"file": "mine.pth"}}
+    same = spec.merged(fields, file, "m").weights
+    assert (same.file, same.torchvision) == ("mine.pth", "DEFAULT")
+    other = spec.merged(fields, {"architecture": "mine.py:Net", **file}, "m").weights
+    assert (other.file, other.torchvision) == ("mine.pth", None)
+
+
+def test_a_queue_may_be_as_long_as_a_batch() -> None:
+    serving = with_changes(serving={"queue_size": 8, "batch_size": 8}).serving
+    assert (serving.queue_size, serving.batch_size) == (8, 8)
 
 
 def test_more_threads_than_cores_are_refused() -> None:

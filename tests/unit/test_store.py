@@ -137,6 +137,22 @@ def test_a_damaged_archive_is_not_admitted(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(IntegrityError, match=r"added\.py was added"):
         verify(whole)
     assert list(store.iterdir()) == []
+    shutil.copy(whole, store / "m-2.0.mar")
+    with pytest.raises(IntegrityError, match=r"added\.py was added"):
+        admit(store / "m-2.0.mar", store)
+
+
+def test_an_archive_whose_workers_cannot_start_here_is_not_admitted(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(path: Path) -> None:
+        raise ArchiveError(f"{path.name} needs another torch")
+
+    monkeypatch.setattr("marsmith.store.check_torch", check)
+    (tmp_path / "store").mkdir()
+    with pytest.raises(ArchiveError, match="built.mar needs another torch"):
+        admit(whole, tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 _KILLED = """

@@ -8,8 +8,10 @@ import gc
 import json
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from handlers import device, hold, pictures
+from handlers import device, hold, pictures, plugins
 from handlers.errors import BadRequest, TooLarge
 from handlers.inputs import ImageInput
+from handlers.metrics import BATCH_REQUESTS, ERRORS
 from handlers.pictures import Picture
 from handlers.runtimes import Array, Arrays
 from handlers.tasks.image_classification import ImageClassification
@@ -105,6 +109,23 @@ def test_mixed_sizes_are_grouped_and_their_order_restored(handler: ImageClassifi
     assert sorted(shapes) == [(1, 9, 9, 1), (2, 6, 5, 1), (3, 4, 5, 1)]
 
 
+def test_groups_run_side_by_side_where_the_runtime_has_streams(
+    handler: ImageClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def model(images: Array) -> Arrays:
+        both.wait()
+        return (images[:, 0, 0, :1],)
+
+    handler.model = model
+    monkeypatch.setattr(handler, "model_streams", 2)
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(handler, "pool", pool)
+        found = handler.inference([np.full((4, 4, 3), i, np.uint8) for i in range(2)])
+    assert found == [(0,), (1,)]
+
+
 def test_no_call_has_more_pictures_than_the_artifact_takes(handler: ImageClassification) -> None:
     lengths = []
 
@@ -154,6 +175,28 @@ def test_more_answers_than_classes_gives_all_classes(worker: Any, digits: dict[s
         (reply,) = worker.ask(body(digits["0"], X_Marsmith_Top_K=many))
         assert reply.status == 200
         assert {each["label"] for each in reply.json()} == set("0123456789")
+
+
+def test_no_more_answers_than_classes_are_the_default(worker: Any) -> None:
+    made = ImageClassification()
+    for labels, default in ((["a", "b"], 2), (list("abcdefg"), 5)):
+        made.bundle = replace(worker.handler.bundle, labels=labels, defaults={})
+        assert made.options()[0].default == default
+
+
+def test_a_label_that_only_one_answer_has_was_at_most_the_last_of_the_other() -> None:
+    first, second = (
+        [{"label": name, "score": score} for name, score in scores]
+        for scores in ((("a", 0.5), ("b", 0.2)), (("a", 0.45), ("c", 0.21)))
+    )
+    found = ImageClassification().compare(first, second)
+    assert (found.same, found.score) == (True, pytest.approx(0.05))
+    # As ImageNet's cranes.
+    first, second = (
+        [{"label": "crane", "score": score}, {"label": "crane", "score": 0.1}]
+        for score in (0.6, 0.4)
+    )
+    assert ImageClassification().compare(first, second).score == pytest.approx(0.2)
 
 
 def test_instances_are_answered_as_a_list(worker: Any, digits: dict[str, bytes]) -> None:
@@ -372,6 +415,34 @@ def test_a_worker_whose_gpu_is_lost_ends_so_that_another_one_starts(
     assert [reply.status for reply in worker.ask(body(digits["3"]), body(digits["4"]))] == [500] * 2
 
 
+def test_pixels_that_torch_resizes_need_torch_whatever_the_runtime(worker: Any) -> None:
+    bundle = replace(worker.handler.bundle, runtime="onnx")
+    for backend, needs in (("pil", False), ("tensor", True)):
+        given = ImageInput(resize=32, backend=backend)
+        assert ImageClassification.needs_torch(replace(bundle, input=given)) is needs
+
+
+def test_torch_computes_in_as_many_threads_as_the_archive_says(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Idle(plugins.load_runtime("eager")):  # type: ignore[misc]
+        """Sets no threads by itself, as those do not that compute without torch."""
+
+        def __init__(self, *_: Any) -> None:
+            pass
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("handlers.task.load_runtime", lambda _: Idle)
+    monkeypatch.setattr(device, "threads", lambda _: before + 1)
+    try:
+        ImageClassification().bind(
+            worker.handler.bundle, Path(worker.context.system_properties["model_dir"])
+        )
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_request_that_cannot_even_be_read_fails_alone(
     worker: Any, digits: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,6 +553,42 @@ def test_outputs_that_are_no_numbers_are_500_for_their_request(
     replies = worker.ask(*(body(digits[name]) for name in "345"))
     assert [reply.status for reply in replies] == [200, 500, 200]
     assert "not finite" in replies[1].json()["message"]
+
+
+def test_requests_are_counted_and_failures_by_their_status(
+    handler: ImageClassification,
+    worker: Any,
+    digits: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[str, float]] = []
+    requests: list[float] = []
+
+    class Told:
+        def add(self, metric: Any, value: float, **labels: str) -> None:
+            if metric is ERRORS:
+                told.append((labels["Status"], value))
+            if metric is BATCH_REQUESTS:
+                requests.append(value)
+
+    monkeypatch.setattr(handler, "_publisher", lambda _: Told())
+    webp = body(digits["3"], accept="image/webp")
+    worker.ask(body(b"?"), body(digits["3"]), webp, body(b"?"), body(b"", describe="True"))
+    assert sorted(told) == [("406", 1), ("415", 2)]
+    assert requests == [4], "a describe call is none"
+
+
+def test_an_answer_that_is_no_json_is_500_for_its_request(
+    handler: ImageClassification,
+    worker: Any,
+    digits: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([[], [{"score": float("nan")}], []])
+    monkeypatch.setattr(handler, "postprocess", lambda *_: next(answers))
+    replies = worker.ask(*(body(digits[name]) for name in "345"))
+    assert [reply.status for reply in replies] == [200, 500, 200]
+    assert replies[1].json()["message"] == "this model could not answer: ValueError"
 
 
 @pytest.mark.parametrize("step", ["preprocess", "postprocess", "draw"])

@@ -7,11 +7,13 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ from marsmith.archive import read_json
 from marsmith.commands import build, tune
 from marsmith.spec_parts import ServingSpec
 from marsmith.subject import of_archive
-from marsmith.tuning import client, fingerprint, search, staging, writing
+from marsmith.tuning import client, fingerprint, search, serving, staging, writing
 from marsmith.tuning.given import ArchiveSession
 from marsmith.tuning.points import BATCHES, DELAYS, Measured, Objective, Point, pareto
 from marsmith.tuning.record import Record
@@ -338,6 +340,54 @@ def test_the_profile_of_an_int8_archive_leaves_the_pictures_to_the_model_file(
     assert keys.keys() == {"runtime", "precision", "serving"}
 
 
+def test_no_batch_is_tried_that_an_artifact_does_not_take(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = SimpleNamespace(resident_bytes=10**6, device="cpu")
+    monkeypatch.setattr("marsmith.tuning.given.artifacts.describe", lambda *_, **__: loaded)
+    found = of_archive(tmp_path / "m.mar", unpacked)
+    session = ArchiveSession(
+        spec=found.spec,
+        root=tmp_path,
+        load=Load([], 1.0),
+        objective=Objective(),
+        budget=1.0,
+        tell=lambda words: None,
+        advance=lambda done, most: None,
+        of=found,
+    )
+    tried: list[tuple[int, ...]] = []
+    monkeypatch.setattr(session, "_serve", lambda _, __, sizes: tried.append(sizes))
+    for most, sizes in ((4, (4, 1)), (8, (8, 1, 4)), (32, (32, *BATCHES))):
+        session._most = most
+        session.search()
+        assert tried.pop() == sizes
+
+
+def test_who_may_read_a_model_file_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL)
+    path.chmod(0o640)
+    writing.to_model_file(path, writing.changes(spec.load(path), point(), 2))
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_could_not_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no room")
+
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL)
+    keys = writing.changes(spec.load(path), point(), 2)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no room"):
+        writing.to_model_file(path, keys)
+    assert path.read_text() == MODEL
+    assert os.listdir(tmp_path) == ["m.yaml"]
+
+
 def test_a_mistake_leaves_the_model_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(MODEL)
@@ -381,6 +431,22 @@ def test_what_is_no_profile_says_so(text: str, problem: str, tmp_path: Path) -> 
     path.write_text(text)
     with pytest.raises(SpecError, match=problem):
         host_profile.overrides(path, "m")
+
+
+def test_a_point_is_served_with_room_for_its_batch_on_the_cores_of_this_host(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL.replace("queue_size: 50", "queue_size: 4"))
+    model = spec.load(path, {"serving": {"cores": 999}})
+    assert staging.serving_of(model, point(workers=1, threads=1, batch_size=2)).queue_size == 4
+    found = staging.serving_of(model, point(workers=1, threads=1, batch_size=16))
+    assert (found.queue_size, found.cores) == (16, None)
+
+
+def test_every_worker_has_a_batch_and_another_one_waiting() -> None:
+    for workers, size, wanted in ((1, 1, 4), (2, 4, 16), (4, 8, 64), (8, 16, 64)):
+        assert serving.connections(point(workers=workers, batch_size=size)) == wanted
 
 
 def test_an_archive_with_other_settings_has_the_same_artifact(
@@ -452,6 +518,9 @@ def test_a_trial_is_made_of_labels_and_truths(project: Path, tmp_path: Path, nam
     model = spec.load(project / "models/lenet5_digits.yaml", changes)
     before = fingerprint.of_pair(model, tmp_path, "eager", "fp32")
     assert fingerprint.of_pair(model, tmp_path, "eager", "fp32") == before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fingerprint, "code_digest", lambda: b"other code")
+        assert fingerprint.of_pair(model, tmp_path, "eager", "fp32") != before
     (tmp_path / name).write_text("changed")
     assert fingerprint.of_pair(model, tmp_path, "eager", "fp32") != before
 
@@ -464,12 +533,13 @@ def test_a_host_with_other_gpus_is_another_kind(monkeypatch: pytest.MonkeyPatch)
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Answers what the body says: a status."""
+    """Answers what the body says: a status; late where the path says so."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(0.2 if "late" in self.path else 0)
         self.send_response(int(body))
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -521,6 +591,15 @@ def test_the_client_tells_of_failures(job: dict[str, Any]) -> None:
     assert found["failed"] > 0
     assert found["first_failure"].startswith("503: ")
     assert found["requests"] == 0
+    # Of two connections one fails: the rest would be no measure of the point.
+    some = client.measure({**job, "files": [*job["files"], bad], "warm": 0.0})
+    assert (some["failed"], some["requests"]) == (1, 0)
+    assert some["throughput"] > 0
+
+
+def test_answers_after_the_time_are_not_counted(job: dict[str, Any]) -> None:
+    target = client.Target({**job, "path": "/late"})
+    assert client.closed(target, 2, 0.05) == (0, [])
 
 
 def test_options_that_would_be_ignored_are_refused(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from handlers import plugins
 from handlers.errors import ExportError
 from marsmith import spec, trials
 from marsmith.archive import file_name
@@ -60,7 +61,7 @@ class Bench:
             yield Trial(*pair, problem="it took too long" if span > seconds else "it is broken")
             return
         archive = store / "-".join(pair) / file_name(model.name, model.version)
-        archive.parent.mkdir(parents=True)
+        archive.parent.mkdir(parents=True, exist_ok=True)
         archive.write_text(" ".join(pair))
         yield Trial(*pair, throughput=self.speeds[pair], resident_bytes=10**6)
 
@@ -161,6 +162,32 @@ def test_a_pair_that_was_left_out_has_its_turn_when_the_search_goes_on(bench: Be
     assert bench.given == {ONNX: 60}
     assert again.skipped == []
     assert bench.pairs_served() == {EAGER, ONNX}
+
+
+def test_an_archive_that_is_another_by_now_is_built_anew(bench: Bench) -> None:
+    bench.speeds = {EAGER: 10, ONNX: 40}
+    bench.search([EAGER, ONNX])
+    bench.given.clear()
+    [kept] = (bench.root / searching.FOLDER).rglob("onnx-fp32/*.mar")
+    kept.write_text("of another build")
+    bench.search([EAGER, ONNX])
+    assert list(bench.given) == [ONNX]
+
+
+def test_a_gpu_has_few_workers_and_its_options_are_others_than_those_that_are_there(
+    bench: Bench,
+) -> None:
+    bench.speeds = {EAGER: 10}
+    session = bench.search([EAGER])
+    assert session._room(EAGER, 1, "cuda").workers == 4
+    assert session._room(EAGER, 1, "cpu").workers > 4
+    runtime = plugins.load_runtime("openvino")
+    choices = [(key, one) for key, values in runtime.load_choices.items() for one in values]
+    assert choices
+    for options in session._options(OPENVINO):
+        assert set(options.items()) <= set(choices)
+        assert not options.items() & runtime.options.items()
+    assert len(session._options(OPENVINO)) < len(choices)
 
 
 @pytest.mark.parametrize(
