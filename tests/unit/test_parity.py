@@ -257,7 +257,8 @@ def test_what_is_past_its_limits_alone_is_told_from_another_model(
 def test_a_score_that_is_no_number_is_another_model_s(images: list[Image.Image]) -> None:
     class Endless(ImageClassification):
         def compare(self, expected: Any, answer: Any, **given: Any) -> Any:
-            return replace(super().compare(expected, answer, **given), score=np.inf)
+            found = super().compare(expected, answer, **given)
+            return found if answer is expected else replace(found, score=np.inf)
 
     task = Endless()
     task.bundle, task.model = handler(EAGER).bundle, EAGER
