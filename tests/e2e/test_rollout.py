@@ -233,6 +233,18 @@ def test_without_the_model_api_it_says_how_to_start(served: TorchServe, tmp_path
     # It bans no version from another start.
     assert journal.read(served.home)[-1].result == journal.REFUSED
     assert ("late", "1.0") not in journal.serving(served.home)
+    # It bans no version from another start.
+    assert journal.read(served.home)[-1].result == journal.REFUSED
+    assert ("late", "1.0") not in journal.serving(served.home)
+    # It bans no version from another start.
+    assert journal.read(served.home)[-1].result == journal.REFUSED
+    assert ("late", "1.0") not in journal.serving(served.home)
+    # It bans no version from another start.
+    assert journal.read(served.home)[-1].result == journal.REFUSED
+    assert ("late", "1.0") not in journal.serving(served.home)
+    # It bans no version from another start.
+    assert journal.read(served.home)[-1].result == journal.REFUSED
+    assert ("late", "1.0") not in journal.serving(served.home)
     with GrpcClient.of(served.running) as client:
         for call in (lambda: client.register("x.mar"), lambda: client.unregister("echo", "1.0")):
             with pytest.raises(ServerError, match="marsmith serve --model-api"):

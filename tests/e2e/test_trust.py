@@ -111,6 +111,10 @@ def test_a_rollout_of_what_is_not_as_signed_is_refused(
     assert journal.read(guarded.home)[-1].result == journal.REFUSED
     assert journal.read(guarded.home)[-1].result == journal.REFUSED
     assert journal.read(guarded.home)[-1].result == journal.REFUSED
+    assert journal.read(guarded.home)[-1].result == journal.REFUSED
+    assert journal.read(guarded.home)[-1].result == journal.REFUSED
+    assert journal.read(guarded.home)[-1].result == journal.REFUSED
+    assert journal.read(guarded.home)[-1].result == journal.REFUSED
     with guarded.client() as client:
         assert [found["modelVersion"] for found in client.describe("lenet5_digits", "all")] == [
             "1.0"
