@@ -3,7 +3,7 @@
 ``python -m benchmarks.matrix [NAME...] [--runtime R]...`` builds, proves and loads each pair with
 prepared weights, and after each writes what it found into the table of ``docs/matrix.md``, which it
 continues; ``--page`` only writes the page anew. Pairs that are known are not run again, unless
-``--again`` is said.
+``--again`` is said. TensorRT's, where it is not installed, are of its ONNX in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -12,13 +12,22 @@ import argparse
 import re
 import sys
 import tempfile
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.prepared import prepare
-from handlers import plugins
+from benchmarks.serving.machine import commit
+from handlers import plugins, split
+from handlers.bundle import DECODE_FILE
+from handlers.errors import MarsmithError
 from handlers.inputs import ImageInput
-from marsmith import trials
+from handlers.runtimes import Array, Arrays
+from handlers.runtimes.onnx import Onnx
+from marsmith import exporting, parity, preparing, samples, trials
 from marsmith.spec import ModelSpec, load, parse
 
 PROJECT = Path(__file__).parents[1]
@@ -35,8 +44,11 @@ process. A cell is the largest difference of a score from eager's on the sample 
 decisions (labels, boxes, masks) must agree as well; a number in brackets refers to the reason why a
 pair does not work. Where a * stands, the detector has a fixed input of 320x320 with letterboxing,
 to which its weights were prepared, and its second half runs in the handler. Models that are
-missing were not run. TensorRT was not run at all: it needs an NVIDIA GPU, which the machine of this
-table has not. Speed is for `marsmith formats` to say, on your machine.
+missing were not run. TensorRT needs an NVIDIA GPU, which the machine of this table has not: where a
+~ stands, ONNX Runtime ran the ONNX that it would be given, which shows that the model has such a
+form, and not that TensorRT takes it. *commit* is what a row was made with, several where it was
+made in parts; f25dce8 and those before it are what brought the figures here. Speed is for
+`marsmith formats` to say, on your machine.
 
 """
 
@@ -54,7 +66,7 @@ def main(words: list[str]) -> int:
     if unknown := sorted(set(given.names) - set(known)):
         parser.error(f"no model file of the catalogue: {', '.join(unknown)}")
     if given.page:
-        _write(_read(PAGE), known)
+        _write(*_read(PAGE), known)
         return 0
     for name in given.names or known:
         _run(known[name], given.runtime, known, again=given.again)
@@ -62,7 +74,7 @@ def main(words: list[str]) -> int:
 
 
 def _run(spec: ModelSpec, runtimes: list[str], known: dict[str, ModelSpec], again: bool) -> None:
-    done = _read(PAGE).get(spec.name, {})
+    done = _read(PAGE)[0].get(spec.name, {})
     pairs = [
         (runtime, precision)
         for runtime, precision in trials.pairs(spec, ["fp32"])
@@ -73,18 +85,58 @@ def _run(spec: ModelSpec, runtimes: list[str], known: dict[str, ModelSpec], agai
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         weights: dict[bool, Path] = {}
+        anew: set[str] = set()
         for runtime, precision in pairs:
             fixed = _needs_fixed(spec, runtime)
             if fixed not in weights:
                 (folder := home / f"weights-{fixed}").mkdir()
                 weights[fixed] = prepare(spec, folder, ImageInput(**_FIXED) if fixed else None)
             changed = _changed(spec, fixed, weights[fixed])
-            run = trials.run(changed, PROJECT, home / "store", [(runtime, precision)], print)
-            found = next(run).to_json()
+            if runtime == "tensorrt" and find_spec("tensorrt") is None:
+                found = _as_onnx(changed, home)
+            else:
+                run = trials.run(changed, PROJECT, home / "store", [(runtime, precision)], print)
+                found = next(run).to_json()
             # Others may have written to the page meanwhile.
-            results = _read(PAGE)
+            results, commits = _read(PAGE)
             results.setdefault(spec.name, {})[runtime] = found
-            _write(results, known)
+            anew.add(runtime)
+            before = commits.get(spec.name, []) if results[spec.name].keys() - anew else []
+            commits[spec.name] = list(dict.fromkeys([*before, commit()]))
+            _write(results, commits, known)
+
+
+def _as_onnx(spec: ModelSpec, home: Path) -> dict[str, Any]:
+    """What TensorRT would be given, run by ONNX Runtime against eager."""
+    print("tensorrt fp32: its ONNX")
+    folder = Path(tempfile.mkdtemp(dir=home))
+    try:
+        module, bundle = preparing.prepare(spec.on("onnx"), PROJECT, folder)
+        told = preparing.unrecorded(spec.on("tensorrt"), PROJECT)
+        bundle = replace(told, decode=bundle.decode)
+        eager = preparing.reference(bundle, module)
+        files = samples.found(PROJECT / spec.samples)
+        images = samples.compared(files, spec.serving.max_pixels, not bundle.input.fixed)
+        example = eager.preprocess(images[0])
+        made = exporting.artifact(bundle, module, example, folder)
+        made.make()
+        model: Any = Onnx(made.request.path, "cpu", {"threads": 2})
+        if (folder / DECODE_FILE).exists():
+            model = split.Halves(model, split.load(folder, bundle.input, "cpu"), "cpu")
+        kinds = [each.dtype for each in eager.model(np.stack([example]))]
+
+        def narrowed(*arrays: Array) -> Arrays:
+            # Bytes are int32 in it, which the runtime narrows behind the engine.
+            found = zip(model(*arrays), kinds, strict=True)
+            return tuple(each.astype(kind) for each, kind in found)
+
+        given = plugins.load_task(spec.task)()
+        given.bundle, given.model = bundle, narrowed
+        report = parity.check(parity.Expected.of(eager, images), given)
+    except MarsmithError as error:
+        return {"problem": str(error)}
+    difference = report.largest_score_difference
+    return {"problem": None, "largest_difference": difference, "as_onnx": True}
 
 
 def _changed(spec: ModelSpec, fixed: bool, weights: Path) -> ModelSpec:
@@ -100,8 +152,9 @@ def _needs_fixed(spec: ModelSpec, runtime: str) -> bool:
     return plugins.halved(spec.task, runtime, spec.precision)
 
 
-def _read(page: Path) -> dict[str, dict[str, Any]]:
-    """What ``_write`` wrote: by model and runtime the difference, or the problem."""
+def _read(page: Path) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """What ``_write`` wrote: by model and runtime the difference, or the problem; and by model the
+    commits."""
     lines = page.read_text("utf-8").splitlines() if page.is_file() else []
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -110,32 +163,39 @@ def _read(page: Path) -> dict[str, dict[str, Any]]:
     ]
     reasons = dict(re.findall(r"^(\d+)\. (.+)$", "\n".join(lines), re.MULTILINE))
     found: dict[str, dict[str, Any]] = {}
-    for name, *cells in rows[1:]:
+    commits: dict[str, list[str]] = {}
+    for name, *cells, made in rows[1:]:
         model = found.setdefault(name.strip("`"), {})
-        for runtime, cell in zip(rows[0][1:], cells, strict=True):
+        commits[name.strip("`")] = made.split(", ")
+        for runtime, cell in zip(rows[0][1:-1], cells, strict=True):
             if number := re.fullmatch(r"no \((\d+)\)", cell):
                 model[runtime] = {"problem": reasons[number[1]]}
             elif cell != "not run":
-                model[runtime] = {"problem": None, "largest_difference": float(cell.strip("*"))}
-    return found
+                model[runtime] = {"problem": None, "largest_difference": float(cell.strip("*~"))}
+                model[runtime]["as_onnx"] = "~" in cell
+    return found, commits
 
 
-def _write(results: dict[str, dict[str, Any]], known: dict[str, ModelSpec]) -> None:
-    PAGE.write_text(_HEAD + _table(results, known), encoding="utf-8")
+def _write(
+    results: dict[str, dict[str, Any]], commits: dict[str, list[str]], known: dict[str, ModelSpec]
+) -> None:
+    PAGE.write_text(_HEAD + _table(results, commits, known), encoding="utf-8")
 
 
-def _table(results: dict[str, Any], known: dict[str, ModelSpec]) -> str:
+def _table(
+    results: dict[str, Any], commits: dict[str, list[str]], known: dict[str, ModelSpec]
+) -> str:
     runtimes = sorted({runtime for found in results.values() for runtime in found})
     reasons: list[str] = []
     rows = [
-        f"| model | {' | '.join(runtimes)} |",
-        f"|---|{'---|' * len(runtimes)}",
+        f"| model | {' | '.join(runtimes)} | commit |",
+        f"|---|{'---|' * len(runtimes)}---|",
     ]
     for name in sorted(results):
         cells = [
             _cell(known[name], runtime, results[name].get(runtime), reasons) for runtime in runtimes
         ]
-        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+        rows.append(f"| `{name}` | {' | '.join([*cells, ', '.join(commits[name])])} |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*rows, "", *notes]).strip() + "\n"
 
@@ -148,8 +208,8 @@ def _cell(spec: ModelSpec, runtime: str, trial: Any, reasons: list[str]) -> str:
         if reason not in reasons:
             reasons.append(reason)
         return f"no ({reasons.index(reason) + 1})"
-    star = "*" if _needs_fixed(spec, runtime) else ""
-    return f"{trial['largest_difference']:.0e}{star}"
+    marks = "*" * _needs_fixed(spec, runtime) + "~" * trial.get("as_onnx", False)
+    return f"{trial['largest_difference']:.0e}{marks}"
 
 
 if __name__ == "__main__":

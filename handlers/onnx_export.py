@@ -117,6 +117,25 @@ def _without_empty_constants(graph: Any) -> None:
         graph.node.insert(index, made)
 
 
+def order(graph: Any) -> None:
+    """Put each node behind those that it reads, as ONNX asks for; others keep their places.
+
+    ONNX Runtime's converter to float16 leaves casts at the end.
+    """
+    nodes = list(graph.node)
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    waiting, begun, done = list(reversed(range(len(nodes)))), set[int](), dict[int, Any]()
+    while waiting:
+        index = waiting[-1]
+        if index in begun:
+            done.setdefault(waiting.pop(), nodes[index])
+        else:
+            begun.add(index)
+            waiting += [makers[name] for name in nodes[index].input if name in makers]
+    del graph.node[:]
+    graph.node.extend(done.values())
+
+
 def inner_nodes(model: Any, without: frozenset[str], loops: bool) -> list[str]:
     """Names of the nodes of an exported model that int8 may compute.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ _BLOCK, _FEW = 12, 15
 # Operators that move or measure data, which tell nothing of what a group computes.
 _PLUMBING = {"Cast", "Constant", "ConstantOfShape", "Equal", "Expand", "Gather", "Identity"}
 _PLUMBING |= {"Range", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze", "Where"}
+# Types of weights, as onnx.TensorProto calls them: other constants are sizes and indices.
+_WEIGHTS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8")
+_SCALING = ("QuantizeLinear", "DequantizeLinear")
+# What ends the names of nodes that converters to few bits put beside others.
+_CONVERTED = re.compile(r"(_(Quantize|Dequantize)Linear(_\d+)?|_cast_to_fp(16|32)_node)$")
 
 
 @dataclass
@@ -100,15 +106,20 @@ def groups(path: Path, boxes: int = BOXES) -> tuple[list[Group], dict[tuple[int,
     import onnx
 
     model = onnx.load(path, load_external_data=False)
+    onnx_export.order(model.graph)
+    # A converter to float16 leaves some that tell the type of before.
+    del model.graph.value_info[:]
     graph = onnx.shape_inference.infer_shapes(model).graph
     nodes = _computing(graph)
     keys = _parts(_keys(_modules(nodes), boxes))
     found: list[Group] = []
     places: dict[str, int] = {}
+    stored = _stored(graph)
+    kinds = {onnx.TensorProto.DataType.Value(kind) for kind in _WEIGHTS}
     sizes = {
         each.name: math.prod(each.dims)
         for each in graph.initializer
-        if each.data_type == onnx.TensorProto.FLOAT
+        if each.data_type in kinds or each.name in stored.values()
     }
     shapes = {each.name: _shape(each) for each in (*graph.value_info, *graph.input)}
     makers = {each.name: -1 for each in graph.input}
@@ -119,12 +130,21 @@ def groups(path: Path, boxes: int = BOXES) -> tuple[list[Group], dict[tuple[int,
             found.append(Group(key.partition("#")[0]))
         place = places[key]
         found[place].kinds[node.op_type] += 1
-        for name in node.input:
-            found[place].parameters += sizes.pop(name, 0)
+        for name in node.input[: 1 if node.op_type in _SCALING else None]:
+            found[place].parameters += sizes.pop(stored.get(name, name), 0)
             if makers.get(name, place) != place:
                 edges.setdefault((makers[name], place), shapes.get(name, ""))
         makers |= dict.fromkeys(node.output, place)
     return found, edges
+
+
+def _stored(graph: Any) -> dict[str, str]:
+    """Weights that are converted before they are read: the value that is read -> its initializer"""
+    found = {each.name: each.name for each in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return {name: initializer for name, initializer in found.items() if name != initializer}
 
 
 def _computing(graph: Any) -> list[Any]:
@@ -144,14 +164,15 @@ def _modules(nodes: list[Any]) -> list[str]:
     modules: list[str] = []
     makers: dict[str, str] = {}
     for node in nodes:
+        name = _CONVERTED.sub("", node.name)
         scopes = [each.value for each in node.metadata_props if each.key == onnx_names.SCOPES]
         if scopes:
             module = ast.literal_eval(scopes[0])[-2:][0]
-        elif node.name.startswith("/"):
-            module = ".".join(node.name.strip("/").split("/")[:-1])
+        elif name.startswith("/"):
+            module = ".".join(name.strip("/").split("/")[:-1])
         else:
-            module = layer_names.module_of(node.name)
-            if "." not in node.name and "/" not in node.name:
+            module = layer_names.module_of(name)
+            if "." not in name and "/" not in name:
                 module = "" if node.op_type not in onnx_names.WEIGHTED else module
         before = next((makers[name] for name in node.input if name in makers), "")
         modules.append(module or before or node.name or node.op_type)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from handlers.runtimes import ExportRequest
@@ -24,3 +25,17 @@ def finished(runtime: Any, request: ExportRequest) -> None:
     runtime.export(request)
     if hasattr(runtime, "finish"):
         runtime.finish(request)
+
+
+def int8_readers(path: Path) -> dict[str, str]:
+    """The operations of OpenVINO's IR that read 8-bit values, with their kinds."""
+    # Here, for its runtime says first what it may send home.
+    import openvino
+
+    operations = openvino.Core().read_model(path).get_ordered_ops()
+    return {
+        target.get_node().get_friendly_name(): target.get_node().get_type_name()
+        for each in operations
+        if each.get_type_name() == "FakeQuantize"
+        for target in each.output(0).get_target_inputs()
+    }

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,12 @@ def describe() -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str:
-    """The commit that is measured, with ``-dirty`` behind it where files differ from it."""
+    """The commit that is measured, with ``-dirty`` behind it where files differ from it.
+
+    It is that of the first call, for who writes a page meanwhile changes a file.
+    """
     return _words("git", "-C", str(PROJECT), "describe", "--always", "--dirty").strip()
 
 

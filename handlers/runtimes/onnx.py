@@ -175,6 +175,9 @@ def _to_float16(request: ExportRequest) -> None:
             # It casts a value anew, under the same name, for each node that reads it.
             made.graph.node.remove(node)
         known.add(node.output[0])
+    onnx_export.order(made.graph)
+    # Those of casts tell the other type; nobody needs them.
+    del made.graph.value_info[:]
     onnx.save(made, request.path)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import matrix
+from marsmith.spec import load
 
 
 @pytest.fixture
@@ -25,32 +26,65 @@ def test_the_page_is_what_is_written_of_it(page: Path) -> None:
     before = page.read_text("utf-8")
     assert matrix.main(["--page"]) == 0
     assert page.read_text("utf-8") == before
-    assert len(matrix._read(page)) > 10
+    results, commits = matrix._read(page)
+    assert len(results) > 10
+    assert results.keys() == commits.keys()
+    assert all(all(each) for each in commits.values())
 
 
-def test_what_is_missing_is_run_and_the_rest_stays(
-    page: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runtimes that are asked for; none has room."""
+    names: list[str] = []
+    none = {"problem": "no | room\nleft"}
+
+    def run(spec: Any, root: Path, store: Path, pairs: Any, tell: Any) -> Iterator[Any]:
+        names.extend(runtime for runtime, _ in pairs)
+        yield SimpleNamespace(to_json=lambda: none)
+
+    def as_onnx(spec: Any, home: Path) -> Any:
+        names.append("tensorrt")
+        return none
+
+    monkeypatch.setattr(matrix, "prepare", lambda spec, home, fixed: home / "weights.pth")
+    monkeypatch.setattr(matrix.trials, "run", run)
+    monkeypatch.setattr(matrix, "_as_onnx", as_onnx)
+    monkeypatch.setattr(matrix, "commit", lambda: "abc1234")
+    return names
+
+
+def test_what_is_missing_is_run_and_the_rest_stays(page: Path, asked: list[str]) -> None:
     rows = page.read_text("utf-8").splitlines()
     [row] = [line for line in rows if line.startswith("| `resnet18`")]
     cells = row.split(" | ")
     known = [*cells[:2], "not run", *cells[3:]]
     page.write_text("\n".join(rows).replace(row, " | ".join(known)) + "\n")
-    asked: list[Any] = []
-
-    def run(spec: Any, root: Path, store: Path, pairs: Any, tell: Any) -> Iterator[Any]:
-        asked.extend(pairs)
-        yield SimpleNamespace(to_json=lambda: {"problem": "no | room\nleft"})
-
-    monkeypatch.setattr(matrix, "prepare", lambda spec, home, fixed: home / "weights.pth")
-    monkeypatch.setattr(matrix.trials, "run", run)
     matrix.main(["resnet18"])
-    assert asked == [("eager", "fp32")]
-    found = matrix._read(page)
+    assert asked == ["eager"]
+    found, commits = matrix._read(page)
     assert found["resnet18"].pop("eager") == {"problem": "no room left"}
-    before = matrix._read(Path(matrix.PROJECT / "docs/matrix.md"))
+    before, earlier = matrix._read(Path(matrix.PROJECT / "docs/matrix.md"))
     assert before["resnet18"].pop("eager")
     assert found == before
+    assert commits.pop("resnet18") == [*earlier.pop("resnet18"), "abc1234"]
+    assert commits == earlier
+
+
+def test_a_row_that_is_run_anew_tells_its_commit_alone(page: Path, asked: list[str]) -> None:
+    matrix.main(["resnet18", "--again", "--runtime", "onnx"])
+    before = matrix._read(Path(matrix.PROJECT / "docs/matrix.md"))[1]["resnet18"]
+    assert matrix._read(page)[1]["resnet18"] == [*before, "abc1234"]
+    matrix.main(["resnet18", "--again"])
+    assert asked == ["onnx", *matrix._read(page)[0]["resnet18"]]
+    assert matrix._read(page)[1]["resnet18"] == ["abc1234"]
+
+
+def test_what_tensorrt_would_be_given_is_run_without_it(page: Path, project: Path) -> None:
+    spec = load(project / "models/lenet5_digits.yaml")
+    found = matrix._as_onnx(spec, page.parent)
+    assert found.pop("largest_difference") < 1e-5
+    assert found == {"problem": None, "as_onnx": True}
+    assert matrix._cell(spec, "tensorrt", found | {"largest_difference": 2e-6}, []) == "2e-06~"
 
 
 @pytest.mark.parametrize("words", [["--agian"], ["mobilenet_v9"], ["--runtime", "onx"]])

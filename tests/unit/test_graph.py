@@ -7,17 +7,22 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import requests
+import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 from PIL import Image
 
 from handlers.errors import ExportError, RuntimeUnavailable
+from handlers.plugins import load_runtime
+from handlers.runtimes import ExportRequest
 from marsmith import cli, graph_picture, graphs
 
 
@@ -90,6 +95,42 @@ def test_a_module_that_computes_before_and_after_its_own_is_two_boxes(tmp_path: 
 def test_files_of_others(names: list[str], modules: set[str], tmp_path: Path) -> None:
     groups, _ = graphs.groups(_chain(names, tmp_path / "model.onnx"), 3)
     assert {group.module for group in groups} == modules
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_few_bits_have_the_boxes_and_weights_of_fp32(
+    precision: str, lenet5_onnx: Path, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 32, 32, 1), dtype=np.uint8)
+    path = tmp_path / "model.onnx"
+    given: Any = {"precision": precision, "calibration": [pixels], "exact": lenet5_onnx}
+    request = ExportRequest(torch.nn.Identity(), pixels, {}, path, **given)
+    load_runtime("onnx").export(request)  # type: ignore[attr-defined]
+    onnx.checker.check_model(str(path), full_check=True)
+    expected, found = Counter[str](), Counter[str]()
+    for file, parameters in ((lenet5_onnx, expected), (path, found)):
+        for group in graphs.groups(file)[0]:
+            parameters[group.module] += group.parameters
+    assert found == expected
+    assert expected["network.network.fc1"] == 400 * 120 + 120
+
+
+def test_nodes_that_a_converter_left_at_the_end_are_in_their_boxes(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["cast"], ["out"], name="b/Relu"),
+        helper.make_node("Cast", ["in"], ["cast"], name="a.in_cast_to_fp16_node", to=10),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, kind, ["n", 3])
+        for name, kind in (("in", TensorProto.FLOAT), ("out", TensorProto.FLOAT16))
+    ]
+    # Of before, as the converter leaves it.
+    stale = [helper.make_tensor_value_info("cast", TensorProto.FLOAT, ["n", 3])]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], value_info=stale)
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    groups, edges = graphs.groups(tmp_path / "model.onnx")
+    assert [group.module for group in groups] == ["a.in", "b"]
+    assert edges == {(-1, 0): "3", (0, 1): "3"}
 
 
 def test_pictures_are_saved(lenet5_onnx: Path, tmp_path: Path) -> None:

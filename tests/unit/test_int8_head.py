@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 import torch
-from exports import export
+from exports import export, int8_readers
 from torch import Tensor, fx, nn
 
 from handlers import torch_int8
@@ -79,7 +78,7 @@ def test_openvino_quantises_nothing_behind_or_before_the_layers(name: str, tmp_p
     path = tmp_path / "model.xml"
     runtime: Any = load_runtime("openvino")
     export(runtime, _request(name, path))
-    readers = _readers(path)
+    readers = int8_readers(path)
     assert "Convolution" in readers.values()
     assert ("ConvolutionBackpropData" in readers.values()) == (name == SEGMENTATION)
     assert not any(reader.startswith(("network/", "decode")) for reader in readers), readers
@@ -95,18 +94,7 @@ def test_openvino_quantises_nothing_behind_or_before_the_layers(name: str, tmp_p
 def test_openvino_leaves_a_transposed_layer_in_float_where_it_is_asked_to(tmp_path: Path) -> None:
     path, kept = tmp_path / "model.xml", frozenset({"network.network.2"})
     export(load_runtime("openvino"), replace(_request(SEGMENTATION, path), float_layers=kept))
-    assert set(_readers(path).values()) == {"Convolution"}
-
-
-def _readers(path: Path) -> dict[str, str]:
-    """The operations of an IR that read 8-bit values, with their kinds."""
-    operations = openvino.Core().read_model(path).get_ordered_ops()
-    return {
-        target.get_node().get_friendly_name(): target.get_node().get_type_name()
-        for each in operations
-        if each.get_type_name() == "FakeQuantize"
-        for target in each.output(0).get_target_inputs()
-    }
+    assert set(int8_readers(path).values()) == {"Convolution"}
 
 
 @each_head
