@@ -52,7 +52,8 @@ def save(
         frame.graph_attr.update(style="rounded", color="#d1d5db", fontcolor="#4b5563")
     for (start, end), shape in edges.items():
         graph.add_edge(start, end, label=f" {shape}" if shape else "")
-    graph.draw(str(path), prog="dot")
+    # Given a path, pygraphviz opens it in a way that fails on Python 3.11.2, which Debian 12 has.
+    path.write_bytes(graph.draw(format=path.suffix[1:], prog="dot"))
 
 
 def _frames(groups: list[Group], edges: Iterable[tuple[int, int]]) -> dict[int, str]:
