@@ -23,7 +23,8 @@ from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
 # Where a package keeps its one model, and what is kept of that beside the library.
 _MODEL = f"{inductor.PACKAGE}model/"
-_METADATA = "wrapper_metadata.json"
+_TOLD = "_metadata.json"
+_METADATA = f"wrapper{_TOLD}"
 # Keys of a package's metadata: torch's own, and the one of ours.
 _VECTORS, _MACHINE, _DEVICE = "AOTI_CPU_ISA", "AOTI_MACHINE", "AOTI_DEVICE_KEY"
 _NEEDS = "MARSMITH_CPU_FLAGS"
@@ -56,16 +57,18 @@ class AotInductor(Runtime):
             raise IntegrityError(f"{path.name} is no package of AOTInductor: {line}") from error
         _check_host(records, path.name)
         self._pairs = False
-        # torch would unpack it into a folder that stays behind when the worker is killed.
+        # torch would unpack it into a folder that stays behind when the worker is killed; 2.11 can
+        # do nothing else, and every version before 2.15 is taken to be like it.
+        unpacked = torch.__version__ >= "2.15"
         with tempfile.TemporaryDirectory(prefix="marsmith-aotinductor-") as folder:
-            for name, content in records.items():
+            for name, content in records.items() if unpacked else ():
                 place = Path(folder, name)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
             try:
                 # What torch._inductor.aoti_load_package calls, after importing the whole compiler.
                 self._model = torch._C._aoti.AOTIModelPackageLoader(
-                    folder, "model", False, 1, -1, False
+                    folder if unpacked else str(path), "model", False, 1, -1
                 )
             except (RuntimeError, ValueError) as error:
                 line = one_line(error)
@@ -123,7 +126,7 @@ class AotInductor(Runtime):
 
         def package(file: io.BytesIO) -> None:
             try:
-                with quiet(), torch.no_grad(), _vectors(level):
+                with quiet(), torch.no_grad(), _architecture(level), _vectors(level):
                     torch._inductor.aoti_compile_and_package(
                         program, package_path=file, inductor_configs=_settings(level)
                     )
@@ -152,16 +155,44 @@ def _level(wanted: str) -> str:
 
 
 def _settings(level: str) -> dict[str, Any]:
-    vectors = {"cpp.march": level, "cpp.simdlen": isa.WIDTHS[level]} if level else {}
+    from torch._inductor import config
+
+    vectors = {"cpp.simdlen": isa.WIDTHS[level]} if level else {}
+    # Both tell of the machine that built it. torch 2.11 writes neither and has no such setting.
+    telling = ("enable_line_tables", "enable_frame_pointer")
     return {
         **vectors,
         "freezing": True,
         # Otherwise the number of threads of the building process is in the code.
         "cpp.dynamic_threads": True,
-        # Both tell of the machine that built it.
-        "aot_inductor.enable_line_tables": False,
-        "aot_inductor.enable_frame_pointer": False,
+        **{f"aot_inductor.{name}": False for name in telling if hasattr(config.aot_inductor, name)},
     }
+
+
+@contextmanager
+def _architecture(level: str) -> Iterator[None]:
+    """Let torch compile for ``level`` and not for this very processor."""
+    from torch._inductor import config, cpp_builder
+
+    if not level:
+        yield
+    elif hasattr(config.cpp, "march"):
+        with config.patch({"cpp.march": level}):
+            yield
+    else:
+        # torch 2.11 always says -march=native, and has no setting for it.
+        native = cpp_builder._get_optimization_cflags
+
+        def flags(*given: Any, **named: Any) -> tuple[list[str], list[str]]:
+            compiler, linker = native(*given, **named)
+            compiler[compiler.index("march=native")] = f"march={level}"
+            return compiler, linker
+
+        cpp_builder._get_optimization_cflags = flags
+        try:
+            yield
+        finally:
+            cpp_builder._get_optimization_cflags = native
 
 
 @contextmanager
@@ -231,6 +262,8 @@ def _rewrite(path: Path, needed: frozenset[str]) -> None:
         elif name.endswith(_METADATA):
             told = {**json.loads(content), _NEEDS: " ".join(sorted(needed))}
             records[name] = json.dumps(told, sort_keys=True).encode()
+            # torch 2.11 finds the metadata by the name of the source beside it.
+            records[f"{name.removesuffix(_TOLD)}.cpp"] = b""
     saving.records({**records, "archive_format": b"pt2", "archive_version": b"0"}, path)
 
 
