@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from numbers import Integral, Real
-from types import FunctionType, UnionType
+from types import BuiltinFunctionType, FunctionType, UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -79,6 +79,11 @@ def _hints(base: Any) -> dict[str, Any]:
     return {n: get_args(h)[0] if get_origin(h) is ClassVar else h for n, h in found.items()}
 
 
+def _of_class(base: Any) -> set[str]:
+    """Names of the values that are read on the class."""
+    return {n for n, hint in get_type_hints(base).items() if get_origin(hint) is ClassVar}
+
+
 def _lacking(kind: type, base: Any) -> Iterator[str]:
     missing = sorted(getattr(kind, "__abstractmethods__", ()))
     missing += [name for name in base.required if not hasattr(kind, name)]
@@ -96,8 +101,10 @@ def _misspelt(kind: type, known: set[str]) -> Iterator[str]:
 
 def _misdeclared(own: Mapping[str, Any], kind: type, base: Any) -> Iterator[str]:
     """Values of another type than the base's annotation says, or else those that mean nothing."""
-    hints = _hints(base)
-    given = {n: own[n] for n in hints.keys() & own.keys() if not isinstance(own[n], property)}
+    hints, of_class = _hints(base), _of_class(base)
+    # A property has a value on an instance alone.
+    excused = {n for n, part in own.items() if isinstance(part, property)} - of_class
+    given = {n: own[n] for n in (hints.keys() & own.keys()) - excused}
     wrong = {n: _words(hints[n], value) for n, value in given.items() if not _fits(value, hints[n])}
     if not wrong:
         rules = {name: _VALUES[name] for name in given.keys() & _VALUES.keys()}
@@ -198,6 +205,9 @@ def _misfits(own: Mapping[str, Any], parts: Mapping[str, Any]) -> Iterator[str]:
             continue
         called = _arguments(theirs, theirs)
         form = _form(name, called)
+        if isinstance(getattr(ours, "__func__", ours), type | BuiltinFunctionType):
+            # Such as ``staticmethod(str)``, of which Python does not tell what it takes.
+            continue
         if not callable(getattr(ours, "__func__", ours)):
             yield f"has {name} = {shown(ours)}: it takes a method, {form}"
         elif not isinstance(theirs, FunctionType) and isinstance(ours, FunctionType):
@@ -208,7 +218,7 @@ def _misfits(own: Mapping[str, Any], parts: Mapping[str, Any]) -> Iterator[str]:
 
 def _form(name: str, taken: list[inspect.Parameter]) -> str:
     """The first line of such a method, without types."""
-    return f"{name}({', '.join(str(each.replace(annotation=each.empty)) for each in taken)})"
+    return name + str(inspect.Signature([each.replace(annotation=each.empty) for each in taken]))
 
 
 def _arguments(part: Any, theirs: Any) -> list[inspect.Parameter]:
@@ -220,7 +230,8 @@ def _arguments(part: Any, theirs: Any) -> list[inspect.Parameter]:
 
 def _bind(taken: list[inspect.Parameter], called: list[inspect.Parameter]) -> bool:
     kinds = [each.kind for each in called]
-    named = {"given": None} if inspect.Parameter.VAR_KEYWORD in kinds else {}
+    # A name that nobody has for an argument of his own.
+    named = {"any option": None} if inspect.Parameter.VAR_KEYWORD in kinds else {}
     try:
         inspect.Signature(taken).bind(*[None] * (len(kinds) - len(named)), **named)
     except TypeError:

@@ -152,6 +152,12 @@ def _tensors(outputs: Any, path: _Path) -> Iterator[tuple[_Path, Tensor]]:
     if isinstance(outputs, Tensor):
         yield path, outputs
         return
+    # What is given in training alone, as the auxiliary logits of torchvision's Inception.
+    if outputs is None:
+        return
+    if not isinstance(outputs, (dict, list, tuple)):
+        kind, place = type(outputs).__name__, _joined(path) if path else "its own"
+        raise ValueError(f"output {place} is a {kind}: export it with tensors alone")
     if _are_pictures(outputs):
         pad = nn.utils.rnn.pad_sequence
         outputs = {key: pad([each[key] for each in outputs], True) for key in outputs[0]}

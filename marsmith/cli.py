@@ -43,7 +43,10 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but with the nearest names for a command that there is not."""
-        if args[0] not in (known := self.list_commands(ctx)) and not args[0].startswith("-"):
+        known = self.list_commands(ctx)
+        # A shell that completes a line asks for no command to run.
+        wanted = not (ctx.resilient_parsing or args[0].startswith("-"))
+        if wanted and args[0] not in known:
             ctx.fail(f"no command {args[0]}: {hint(args[0], known)}")
         return super().resolve_command(ctx, args)
 

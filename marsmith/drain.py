@@ -43,6 +43,10 @@ def arrivals(metrics: str, model: str | None = None, version: str | None = None)
     return total
 
 
+class InVain(ServerError):
+    """Requests wait for a version that has no workers, and gets none by itself."""
+
+
 class QueueFull(ServerError):
     """No worker has got a describe call, for it found no room in the version's queue."""
 
@@ -193,9 +197,9 @@ def drain(
         sleep(_PAUSE_SECONDS)
     if lost:
         names = ", ".join(f"{queue.model} {queue.version}" for queue in lost)
-        raise ServerError(
+        raise InVain(
             f"not drained: {sum(lost.values())} requests wait for {names}, which was scaled to no "
-            "workers: `marsmith scale` it, or give them up with --drain-timeout 0"
+            "workers"
         )
 
 
@@ -211,6 +215,9 @@ def drain_version(client: Client, model: str, version: str, seconds: float) -> N
     queue = Queue(client, model, version)
     try:
         drain([queue], queue.arrivals, seconds)
+    except InVain as error:
+        advice = "`marsmith scale` it, or give them up with --drain-timeout 0"
+        raise ServerError(f"{model} {version} is {error}: {advice}") from error
     except ServerError as error:
         raise ServerError(f"{model} {version} is {error}") from error
 

@@ -39,8 +39,7 @@ class Report(parity.Report):
         return (
             f"answers {self.pictures} pictures alone and in batches of {self.batch_sizes} alike: "
             f"{outputs}scores within {self.largest_score_difference:.1e} (allowed "
-            f"{self.tolerance:.0e}); no PyTorch model says whether they are right: --evaluate "
-            "measures that"
+            f"{self.tolerance:.0e})"
         )
 
 

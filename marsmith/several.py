@@ -45,14 +45,18 @@ def build_each(command: Sequence[str], specs: Mapping[str, ModelSpec]) -> Iterat
 
 
 @contextmanager
-def reporting(report: Path | None) -> Iterator[None]:
-    """Write why the build within fails to where ``build_each`` reads it."""
+def reporting(report: Path | None, spec: ModelSpec, as_json: bool) -> Iterator[None]:
+    """Write why the build within fails to where ``build_each`` reads it; without such a place it is
+    printed where JSON is wanted."""
     try:
         with plugins.blamed():
             yield
     except MarsmithError as error:
+        told = {"model": spec.name, "version": spec.version, "problem": str(error)}
         if report:
-            report.write_text(json.dumps({"problem": str(error)}), "utf-8")
+            report.write_text(json.dumps(told), "utf-8")
+        elif as_json:
+            print(json.dumps(told))
         raise
 
 

@@ -21,7 +21,7 @@ from handlers.integrity import sha256
 from handlers.resampling import Pixels
 from handlers.servable import SOURCE, Servable
 from marsmith import archive, named, preparing, resolve, samples, store, weights
-from marsmith.model_options import MODELS, caller
+from marsmith.model_options import MODELS, STORE, caller
 from marsmith.spec import ModelSpec, parse, weights_files
 from marsmith.spec_parts import WeightsSpec
 
@@ -88,19 +88,19 @@ def of_archive(path: Path, folder: Path) -> Subject:
 
 
 @contextmanager
-def find(name: str) -> Iterator[Subject]:
+def find(name: str, folder: Path = STORE) -> Iterator[Subject]:
     """The model NAME of models/ or torchvision, of a YAML file, or of an archive, unpacked for the
-    while."""
+    while; one without a path may lie in the store ``folder``."""
     if not name.endswith(ARCHIVE):
         spec = named.load(name, caller())
         picture = samples.files(Path(spec.samples), "samples")[0]
         yield Subject(spec, resolve.image_input(spec), picture)
         return
-    path = store.locate(Path(name), caller())
+    path = store.locate(Path(name), caller(), folder)
     with tempfile.TemporaryDirectory(prefix="marsmith-look-") as temporary:
-        folder = Path(temporary)
-        archive.unpack(path, folder)
-        yield of_archive(path, folder)
+        unpacked = Path(temporary)
+        archive.unpack(path, unpacked)
+        yield of_archive(path, unpacked)
 
 
 def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
@@ -113,8 +113,11 @@ def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
         told = {"mean": list(bundle.input.mean), "std": list(bundle.input.std)}
         fields["input"] = {**fields["input"], **told}
     # It may be for a host of more cores than this one has.
-    cores = bundle.limits.workers * max(1, bundle.limits.threads)
-    fields["serving"] = {"cores": cores, **fields.get("serving", {})}
+    cores, serving = (
+        bundle.limits.workers * max(1, bundle.limits.threads),
+        fields.get("serving", {}),
+    )
+    fields["serving"] = {**serving, "cores": max(cores, serving.get("cores", 0))}
     # An archive tells the name of the folder of samples alone, and carries two of them.
     fields["samples"] = str(folder / "golden")
     origin, _, name = str(fields.get("architecture", "")).rpartition(":")

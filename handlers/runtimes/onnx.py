@@ -66,7 +66,8 @@ class Onnx(Runtime):
         (images,) = arrays
         if images.dtype != self._dtype:
             raise wrong_dtype(self._dtype, images.dtype)
-        if not fits(self._shape, images.shape):
+        # Of an input without a declared shape it tells the shape of a scalar.
+        if self._shape and not fits(self._shape, images.shape):
             raise wrong_shape(self._shape, images.shape)
         return tuple(self._session.run(None, {self._input: images}))
 

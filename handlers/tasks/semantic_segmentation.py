@@ -152,7 +152,8 @@ class SemanticSegmentation(TaskHandler):
         """Masks pixel by pixel, and by the IoU of each class that is more than a patch in one of
         them; shares of the classes, and scores of those that are no specks.
 
-        Answers without masks, or whose ids have other labels, are told apart by the shares alone.
+        Answers without masks are told apart by the shares alone, and so are those whose ids have
+        other labels where these tell more of them apart than the ids.
         """
         if expected["size"] != answer["size"]:
             return Difference(False, 1.0, f"size {answer['size']}, expected {expected['size']}")

@@ -142,11 +142,13 @@ def command(
     if not specs:
         return
     if len(specs) > 1:
-        # A process each, for runtimes that are reproducible "by-process".
-        _several([sys.executable, "-m", "marsmith", "build", *_options_given()], specs, as_json)
+        # A process each, for runtimes that are reproducible "by-process". They ask no more what is
+        # missing: another build may have made it meanwhile.
+        options = [word for word in _options_given() if word != "--missing"]
+        _several([sys.executable, "-m", "marsmith", "build", *options], specs, as_json)
         return
     (spec,) = specs.values()
-    with several.reporting(given["report"]):
+    with several.reporting(given["report"], spec, as_json):
         told = _build(_chosen(checked(spec, given), given), _store(given, here), force, as_json)
         if given["report"]:
             given["report"].write_text(json.dumps(told), "utf-8")
@@ -276,6 +278,9 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> dict[str
         console.print(f"  in fp32, before: {proof.exact.words('eager')}", soft_wrap=True)
     if proof.accuracy is not None:
         console.print(f"  {proof.accuracy}", soft_wrap=True)
+    elif spec.artifact:
+        unknown = "no PyTorch model says whether its answers are right: --evaluate measures that"
+        console.print(f"  {unknown}", soft_wrap=True)
     for note in built.notes:
         console.print(f"  note: {note}", markup=False, soft_wrap=True)
     return told

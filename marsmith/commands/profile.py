@@ -56,7 +56,7 @@ def command(
     from marsmith.profile_tables import show
 
     console = terminal.console()
-    with console.status(model) as status, subject.find(model) as found:
+    with console.status(model) as status, subject.find(model, store) as found:
         paths, unreadable = (
             ([found.path], []) if found.path else artifacts.of_model(found.spec.name, store)
         )

@@ -53,19 +53,19 @@ def command(
         if not now:
             scale_down(running, model, chosen, max(workers, most or 0), timeout, kind)
         click.echo(client.scale(model, workers, most, version=chosen, timeout=timeout))
-    if warning := _warning(f"{model} {chosen}", workers, max(workers, most or 0), cores.usable()):
+    if warning := _warning(f"{model} {chosen}", workers, cores.usable()):
         click.echo(f"warning: {warning}", err=True)
 
 
-def _warning(name: str, workers: int, most: int, here: int) -> str | None:
+def _warning(name: str, workers: int, here: int) -> str | None:
     if not workers:
         return (
             f"{name} has no workers now: its requests wait without an answer, until "
             "`marsmith scale` gives it one"
         )
-    if most > here:
+    if workers > here:
         return (
-            f"{name} has up to {most} workers for {here} cores, for which their threads fight: as "
-            "a rule no more requests are answered, and each later"
+            f"{name} has {workers} workers for {here} cores, for which their threads fight: as a "
+            "rule no more requests are answered, and each later"
         )
     return None

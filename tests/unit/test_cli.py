@@ -98,3 +98,9 @@ def test_what_the_host_refuses_is_one_line(
         cli.main()
     assert end.value.code == 1
     assert capsys.readouterr().err == "error: /srv/logs: Permission denied\n"
+
+
+def test_a_shell_that_completes_an_unknown_command_gets_nothing() -> None:
+    words = {"_MARSMITH_COMPLETE": "bash_complete", "COMP_WORDS": "marsmith stat x"}
+    done = CliRunner().invoke(cli.group, [], prog_name="marsmith", env={**words, "COMP_CWORD": "2"})
+    assert (done.exit_code, done.output.strip(), done.exception) == (0, "", None)

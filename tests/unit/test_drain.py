@@ -11,11 +11,13 @@ from marsmith.addresses import free_ports
 from marsmith.client import Client, Refused
 from marsmith.drain import (
     QUIET_SECONDS,
+    InVain,
     Queue,
     QueueFull,
     arrivals,
     drain,
     drain_before_stop,
+    drain_version,
     passed,
     remove_version,
     silent_workers,
@@ -171,6 +173,17 @@ def test_requests_of_a_version_scaled_to_none_are_not_waited_for() -> None:
         drain([_ScaledToNone([3], []), idle], lambda: 0.0, 60, clock=time.clock, sleep=time.sleep)
     assert time.now < 5
     drain([_ScaledToNone([0], [])], lambda: 0.0, 60, clock=time.clock, sleep=time.sleep)
+
+
+def test_who_removes_a_version_without_workers_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marsmith.drain.Queue", lambda *given: _ScaledToNone([2], []))
+    monkeypatch.setattr(Queue, "arrivals", lambda self: 7.0)
+    with pytest.raises(ServerError, match="to no workers: .* give them up with --drain-timeout 0"):
+        drain_version(Client.__new__(Client), "m", "1.0", 30.0)
+    # Whoever stops the server gives them up already.
+    with pytest.raises(InVain) as told:
+        drain([_ScaledToNone([2], [])], lambda: 7.0, 30.0)
+    assert str(told.value).endswith("to no workers")
 
 
 def test_it_is_bounded() -> None:

@@ -299,6 +299,10 @@ def test_outputs_of_torch_modules_get_names() -> None:
     assert list(flatten(one)) == ["0"]
     assert list(flatten((one, two))) == ["0", "1"]
     assert list(flatten({"out": one, "aux": one})) == ["out", "aux"]
+    # Auxiliary outputs that there are in training alone.
+    assert list(flatten((one, None, None))) == ["0"]
+    with pytest.raises(ValueError, match=r"^output 1\.note is a str: export it with tensors alone"):
+        flatten((one, {"note": "a"}))
     each = [{"boxes": torch.ones(3, 4)}, {"boxes": torch.ones(0, 4)}]
     for outputs in (each, ({}, each)):
         boxes = flatten(outputs)["boxes"]

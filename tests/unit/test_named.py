@@ -177,6 +177,10 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
 
 def test_each_of_several_models_is_built_with_all_options(builds: Builds) -> None:
     names = ["lenet5_digits", "mobilenet_v2_shapes"]
+    # What is missing is not asked again: another build may have made it meanwhile.
+    assert run("build", "--missing", *names, "--store", "nowhere").exit_code == 0
+    assert not any("--missing" in command for command in builds)
+    builds.clear()
     options = ["--store", names[0], "--runtime", "eager", "--max-drop", "0.5", "--force"]
     result = run("build", names[0], *options, names[1], "--evaluate", names[1])
     assert result.exit_code == 0, repr(result.exception)
@@ -251,7 +255,10 @@ def test_a_build_reports_what_its_json_says_and_why_it_fails(
     result = run("build", "lenet5_digits", "--json", "--samples", "models", *words)
     assert result.stdout == ""
     told = json.loads((tmp_path / "report").read_text())
-    assert told == {"problem": str(result.exception)}
+    wanted = {"model": "lenet5_digits", "version": "1.0", "problem": str(result.exception)}
+    assert told == wanted
+    result = run("build", "lenet5_digits", "--json", "--samples", "models", *words[:-2])
+    assert json.loads(result.stdout) == wanted
 
 
 @pytest.fixture

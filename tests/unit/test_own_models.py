@@ -514,7 +514,7 @@ def test_an_artifact_for_one_picture_works_and_says_so(user: Path) -> None:
     assert result.exit_code == 0, repr(result.exception)
     said = " ".join(result.output.split())
     assert "answers 8 pictures alone and in batches of [1] alike: outputs within 0.0e+00" in said
-    assert "no PyTorch model says whether they are right: --evaluate measures that" in said
+    assert "no PyTorch model says whether its answers are right: --evaluate measures that" in said
     assert "note: the artifact takes one picture per call" in result.output
     path = user / "store/own-1.0.mar"
     report = archive.read_json(path, "parity.json")

@@ -214,6 +214,14 @@ def test_a_file_that_breaks_the_contract_says_how(folder: Path, source: str, wor
             "    def __init__(self, path): pass",
             r"has __init__\(path\): it is called as __init__\(pat",
         ),
+        (
+            "    precisions = property(lambda self: ('fp32',))",
+            r"has precisions = <property .*: it takes tuple\[str, \.\.\.\]",
+        ),
+        (
+            "    def layers(self, *, images): pass",
+            r"has layers\(\*, images\): it is called as layers\(images\)",
+        ),
     ],
 )
 def test_a_runtime_that_is_declared_wrong_says_how(folder: Path, lines: str, words: str) -> None:
@@ -251,6 +259,10 @@ def test_a_runtime_that_is_declared_wrong_says_how(folder: Path, lines: str, wor
             r"has margin\(answer\): .* margin\(answer, \*\*given\)",
         ),
         (
+            "    def margin(self, answer, given): return 0.5",
+            r"has margin\(answer, given\): .* margin\(answer, \*\*given\)",
+        ),
+        (
             "    def __init__(self, name): pass",
             r"has __init__\(name\): it is called as __init__\(\)",
         ),
@@ -259,6 +271,10 @@ def test_a_runtime_that_is_declared_wrong_says_how(folder: Path, lines: str, wor
 def test_a_task_that_is_declared_wrong_says_how(folder: Path, lines: str, words: str) -> None:
     with pytest.raises(PluginError, match=rf"^handlers/tasks/my_own\.py: Mine {words}"):
         task(folder, lines)
+
+
+def test_a_method_may_be_of_python_itself(folder: Path) -> None:
+    assert task(folder, "    summary = staticmethod(str)").summary(0.5) == "0.5"
 
 
 def test_all_mistakes_are_told_at_once(folder: Path) -> None:

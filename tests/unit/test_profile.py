@@ -175,10 +175,22 @@ def test_an_archive_for_a_larger_host_can_be_looked_at(unpacked: Path) -> None:
     path = unpacked / "marsmith.json"
     bundle = json.loads(path.read_text())
     bundle["limits"] |= {"workers": 64, "threads": 64}
-    bundle["provenance"]["spec"]["serving"] = {"workers": 64, "threads": 64}
-    path.write_text(json.dumps(bundle))
-    serving = subject.of_archive(Path("m.mar"), unpacked).spec.serving
-    assert (serving.workers, serving.threads) == (64, 64)
+    # Earlier ones may say fewer cores than workers.
+    for cores in ({}, {"cores": 2}):
+        bundle["provenance"]["spec"]["serving"] = {"workers": 64, "threads": 64, **cores}
+        path.write_text(json.dumps(bundle))
+        serving = subject.of_archive(Path("m.mar"), unpacked).spec.serving
+        assert (serving.workers, serving.threads) == (64, 64)
+
+
+def test_an_archive_is_found_in_the_store_that_is_named(unpacked: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "elsewhere-1.0.mar", "w") as archive:
+        for file in unpacked.rglob("*"):
+            archive.write(file, file.relative_to(unpacked))
+    words = ["profile", "elsewhere-1.0.mar", "--no-load"]
+    assert CliRunner().invoke(cli.group, words).exit_code == 1
+    found = CliRunner().invoke(cli.group, [*words, "--store", str(tmp_path)])
+    assert found.exit_code == 0, found.output
 
 
 def test_weights_are_used_where_they_are_given() -> None:
