@@ -28,7 +28,9 @@ def changes(spec: ModelSpec, point: Point, cores: int) -> dict[str, Any]:
     serving = {**point.serving(), "cores": cores}
     if spec.serving.queue_size < point.batch_size:
         serving["queue_size"] = point.batch_size
-    keys: dict[str, Any] = {"runtime": point.runtime, "precision": point.precision}
+    keys: dict[str, Any] = {"runtime": point.runtime}
+    if spec.artifact is None:
+        keys["precision"] = point.precision
     if point.options:
         keys["runtime_options"] = dict(point.options)
     if point.precision == "int8" and spec.calibration is not None and spec.accuracy is not None:

@@ -181,9 +181,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
 
 
 @each_runtime
-def test_a_runtime_says_what_it_needs(name: str) -> None:
+def test_a_runtime_says_whether_it_traces(name: str) -> None:
     runtime = plugins.load_runtime(name)
-    assert issubclass(runtime, Runtime)
     assert isinstance(runtime.traces(dict(runtime.options)), bool)
 
 

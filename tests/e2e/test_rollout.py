@@ -154,9 +154,10 @@ def test_workers_are_ended_between_requests(server: TorchServe, client: Client) 
     scale_down(server.running, "other", version, 0, 20)
     client.scale("other", 1, version=version, timeout=60)
     # What TorchServe makes of a worker's end is no trouble
-    said = marsmith(server.home, "logs", "--errors", "-n", "0").stdout
-    assert "sendError" not in said
-    assert "worker pid" not in said
+    told = marsmith(server.home, "logs", "--errors", "-n", "0")
+    assert told.returncode == 0, told.stderr
+    assert "sendError" not in told.stdout
+    assert "worker pid" not in told.stdout
     done = marsmith(server.home, "scale", "before", "0")
     assert done.returncode == 1
     assert "build it again" in done.stderr

@@ -185,7 +185,9 @@ def test_no_server_says_where_to_put_the_file(path: Path) -> None:
     assert f"put it at {path}" in str(refused.value)
 
 
-def test_without_a_server_a_wrong_file_in_its_place_is_told(server: Server, path: Path) -> None:
+def test_a_wrong_file_in_its_place_is_told_where_the_server_has_none(
+    server: Server, path: Path
+) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[:1000])
     with pytest.raises(WeightsError) as refused:

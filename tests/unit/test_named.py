@@ -179,6 +179,7 @@ def test_each_of_several_models_is_built_with_all_options(builds: Builds) -> Non
     names = ["lenet5_digits", "mobilenet_v2_shapes"]
     # What is missing is not asked again: another build may have made it meanwhile.
     assert run("build", "--missing", *names, "--store", "nowhere").exit_code == 0
+    assert [command[-1] for command in builds] == names
     assert not any("--missing" in command for command in builds)
     builds.clear()
     options = ["--store", names[0], "--runtime", "eager", "--max-drop", "0.5", "--force"]

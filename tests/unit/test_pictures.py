@@ -427,10 +427,9 @@ def test_run_lengths_of_bmp_are_read_up_to_a_limit() -> None:
 
 
 def test_a_bad_picture_among_several_is_named_by_its_index() -> None:
-    file = BytesIO()
-    Image.new("RGB", (9, 7)).save(file, "PNG")
+    good = saved(Image.new("RGB", (9, 7)), "PNG")
     with pytest.raises(UnsupportedPicture, match=r"^instances\[1\]: the body is text") as raised:
-        read_all([file.getvalue(), b"hello"], 999, lambda size: size)
+        read_all([good, b"hello"], 999, lambda size: size)
     assert raised.value.details["instance"] == 1
     assert "accepted" in raised.value.details
     with pytest.raises(UnsupportedPicture, match="^the body is text"):

@@ -29,6 +29,9 @@ class _Client(Client):
         self._score = score
         self.asked = 0
 
+    def models(self) -> list[str]:
+        return ["m", "n"]
+
     def predict(self, model: str, body: Any, **_: Any) -> Reply:
         self.asked += 1
         return Reply(200, "", json.dumps([{"label": "cat", "score": self._score}]).encode())
@@ -120,7 +123,8 @@ def test_a_version_that_nobody_gets_by_default_is_not_asked(
     statuses.append(other)
     assert read_readiness(tmp_path, "m", 1.0) == answers
     assert read_readiness(tmp_path, None, 1.0) == Readiness(False, "n 1.0 has 0 of 1 workers")
-    assert read_readiness(tmp_path, "x", 1.0) == Readiness(False, "no model x is loaded")
+    unknown = Readiness(False, "no model x is registered: known are m, n")
+    assert read_readiness(tmp_path, "x", 1.0) == unknown
 
 
 def test_who_drains_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

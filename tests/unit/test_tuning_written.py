@@ -225,3 +225,17 @@ def test_what_is_no_profile_says_so(text: str, problem: str, tmp_path: Path) -> 
     path.write_text(text)
     with pytest.raises(SpecError, match=problem):
         host_profile.overrides(path, "m")
+
+
+def test_what_is_written_of_an_artifact_of_others_can_be_built(tmp_path: Path) -> None:
+    model = MODEL.replace("architecture: torchvision:resnet18", "artifact: {file: m.pt}")
+    model = model.replace(
+        "weights: {torchvision: IMAGENET1K_V1}", "labels: [cat, dog]\noutputs: logits"
+    )
+    model = model.replace("runtime_options:\n  method: trace  # scripts are slower\n", "")
+    path, profile = tmp_path / "m.yaml", tmp_path / "p.yaml"
+    path.write_text(model + "input: {resize: 8, crop: 8, mean: [0, 0, 0], std: [1, 1, 1]}\n")
+    keys = writing.changes(spec.load(path), point(runtime="torchscript", batch_size=2), 2)
+    writing.to_profile(profile, "m", keys, HOST)
+    found = spec.load(path, host_profile.overrides(profile, "m"))
+    assert (found.runtime, found.serving.batch_size) == ("torchscript", 2)
