@@ -22,6 +22,7 @@ FILES = (
     "models/shapes_tags.yaml",
 )
 COPIED = (
+    "benchmarks",
     "pyproject.toml",
     "handlers",
     "marsmith",

@@ -70,7 +70,7 @@ def test_a_taken_port_is_named(served: TorchServe, home: Path) -> None:
 def test_an_empty_store_says_what_to_do(home: Path) -> None:
     with pytest.raises(ServerError, match=r"no archives in .*: build a model first"):
         TorchServe(home).start()
-    with pytest.raises(ArchiveError, match=r"no none\.mar in .*: name archives"):
+    with pytest.raises(ArchiveError, match=r"no none\.mar in .*: none are known"):
         TorchServe(home, archives=["none.mar"]).start()
 
 

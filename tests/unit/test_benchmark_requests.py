@@ -71,7 +71,7 @@ def _loaded(
 
     monkeypatch.setattr(loads, "has_wrk", lambda: True)
     monkeypatch.setattr(loads, "closed", closed)
-    monkeypatch.setattr(made, "ask", lambda picture: b"")
+    monkeypatch.setattr(made, "wait_ready", lambda picture: None)
     monkeypatch.setattr(made, "timers", lambda: None)
     sizes = {size: resized(subject.pictures, size) for size in ("real", *names) if size != "eight"}
 

@@ -236,7 +236,7 @@ def test_a_model_is_built_from_a_download(
     assert len(mirror.asked) == 2
     assert weights.locate(spec, root) == cached
     assert len(mirror.asked) == 2, "a file that is there is not asked for again"
-    assert cached.stem in capsys.readouterr().out, "no progress was shown"
+    assert cached.stem in capsys.readouterr().err, "no progress was shown"
 
 
 def test_a_file_with_another_digest_is_not_taken(mirror: Mirror, root: Path) -> None:
