@@ -92,8 +92,8 @@ def _run(spec: ModelSpec, runtimes: list[str], known: dict[str, ModelSpec], agai
                 (folder := home / f"weights-{fixed}").mkdir()
                 weights[fixed] = prepare(spec, folder, ImageInput(**_FIXED) if fixed else None)
             changed = _changed(spec, fixed, weights[fixed])
-            if runtime == "tensorrt" and find_spec("tensorrt") is None:
-                found = _as_onnx(changed, home)
+            if _is_shown_by_onnx(runtime):
+                found = _as_onnx(changed, runtime, home)
             else:
                 run = trials.run(changed, PROJECT, home / "store", [(runtime, precision)], print)
                 found = next(run).to_json()
@@ -106,13 +106,20 @@ def _run(spec: ModelSpec, runtimes: list[str], known: dict[str, ModelSpec], agai
             _write(results, commits, known)
 
 
-def _as_onnx(spec: ModelSpec, home: Path) -> dict[str, Any]:
-    """What TensorRT would be given, run by ONNX Runtime against eager."""
-    print("tensorrt fp32: its ONNX")
+def _is_shown_by_onnx(name: str) -> bool:
+    """Whether a runtime is not installed, and has artifacts that ONNX Runtime can run."""
+    runtime = plugins.load_runtime(name)
+    missing = any(find_spec(package) is None for package in runtime.requires)
+    return missing and runtime.suffix == Onnx.suffix
+
+
+def _as_onnx(spec: ModelSpec, runtime: str, home: Path) -> dict[str, Any]:
+    """What a runtime would be given, run by ONNX Runtime against eager."""
+    print(f"{runtime} fp32: its ONNX")
     folder = Path(tempfile.mkdtemp(dir=home))
     try:
         module, bundle = preparing.prepare(spec.on("onnx"), PROJECT, folder)
-        told = preparing.unrecorded(spec.on("tensorrt"), PROJECT)
+        told = preparing.unrecorded(spec.on(runtime), PROJECT)
         bundle = replace(told, decode=bundle.decode)
         eager = preparing.reference(bundle, module)
         files = samples.found(PROJECT / spec.samples)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from handlers import contract
 from handlers.errors import MarsmithError, PluginError, one_line
 
 if TYPE_CHECKING:
@@ -85,6 +84,9 @@ def _place(error: BaseException) -> str:
 
 
 def _load(kind: str, name: str, base: type[T]) -> type[T]:
+    # Here, for whoever asks for names alone needs neither numpy nor Pillow.
+    from handlers import contract
+
     known = names(kind)
     if name not in known:
         raise PluginError(f"no {kind[:-1]} {name!r}: accepted are {', '.join(known)}")

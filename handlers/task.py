@@ -277,6 +277,8 @@ class TaskHandler(BaseHandler):
             meaning = meaning_of(bundle.foreign.outputs, self.meanings)
             count = len(bundle.labels)
             self.model = Foreign(model, bundle.foreign, bundle.input, meaning, count)
+        # They follow from the bundle, and each request asks for them.
+        self._offered = self.options(), self.fixed()
 
     @classmethod
     def needs_torch(cls, bundle: Bundle) -> bool:
@@ -405,7 +407,8 @@ class TaskHandler(BaseHandler):
         if headers.get("explain") == "True":
             raise BadRequest("explanations are not offered: ask /predictions/MODEL")
         limits = self.bundle.limits
-        request = requests.read(row, headers, self.options(), limits.max_pictures, self.fixed())
+        options, fixed = self._offered
+        request = requests.read(row, headers, options, limits.max_pictures, fixed)
         given = self.bundle.input
         images = pictures.read_all(request.pictures, limits.max_pixels, given.wanted)
         given.check_together([image.size for image in images], limits.max_pictures)

@@ -273,12 +273,12 @@ def _check_labels(reference: TaskHandler, module: Servable, image: Image.Image) 
 
 def _check_target(target: Path, digest: str, force: bool, runtime: str) -> bool:
     """Whether the very same archive is there already; raises ArchiveError when another one is."""
-    never = plugins.load_runtime(runtime).reproducible == "never"
     if not target.exists():
         return False
     if sha256(target) == digest:
         return True
     if not force:
+        never = plugins.load_runtime(runtime).reproducible == "never"
         raise ArchiveError(
             f"{target.name} is in the store with other bytes"
             f"{f' (runtime {runtime} gives others at every build)' if never else ''}: give the new "

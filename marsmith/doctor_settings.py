@@ -12,6 +12,7 @@ from pathlib import Path
 from handlers.errors import SignatureError
 from marsmith import signing
 from marsmith.addresses import TOKEN_FILE, hosts, join
+from marsmith.environment import SIGNATURE_SETTING
 from marsmith.finding import Finding, judge
 
 # Less leaves no time to restart for new ones.
@@ -115,12 +116,12 @@ def _signatures(properties: Mapping[str, str], home: Path) -> Finding:
     try:
         keys = signing.required(properties, home)
     except SignatureError as error:
-        return Finding("wrong", signing.SETTING, str(error), "name a key that is there")
+        return Finding("wrong", SIGNATURE_SETTING, str(error), "name a key that is there")
     if keys is None:
-        return Finding("ok", signing.SETTING, "not set: archives without a signature are served")
+        return Finding("ok", SIGNATURE_SETTING, "not set: archives without a signature are served")
     loose = [key.name for key in keys if key.stat().st_mode & 0o022]
     text = f"{', '.join(loose)}: others may write it" if loose else f"{len(keys)} keys"
-    return judge(bool(loose), signing.SETTING, text, f"chmod go-w {' '.join(loose)}")
+    return judge(bool(loose), SIGNATURE_SETTING, text, f"chmod go-w {' '.join(loose)}")
 
 
 def _tokens(path: Path) -> Iterator[Finding]:

@@ -33,14 +33,8 @@ class Report(parity.Report):
 
     def words(self, reference: str) -> str:
         """The report on one line; there is no ``reference``."""
-        outputs = ""
-        if self.largest_difference is not None:
-            outputs = f"outputs within {self.largest_difference:.1e} and "
-        return (
-            f"answers {self.pictures} pictures alone and in batches of {self.batch_sizes} alike: "
-            f"{outputs}scores within {self.largest_score_difference:.1e} (allowed "
-            f"{self.tolerance:.0e})"
-        )
+        found = f"{self.pictures} pictures alone and in batches of {self.batch_sizes}"
+        return f"answers {found} alike: {self.within()}"
 
 
 def take(spec: ModelSpec, root: Path, folder: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from handlers import plugins
+from handlers.closeness import DEFAULTS
 from handlers.errors import SpecError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ AUTO = "auto"
 CALLER = "MARSMITH_CALLER"
 # For helps.
 TASKS, RUNTIMES = (", ".join(plugins.names(kind)) for kind in ("tasks", "runtimes"))
-PRECISIONS = "fp32, bf16, fp16 or int8"
+PRECISIONS = ", ".join(DEFAULTS)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = [

@@ -47,14 +47,16 @@ class Report:
 
     def words(self, reference: str) -> str:
         """The report on one line; ``reference`` is what was compared with."""
+        found = self.within(f" of {reference}")
+        return f"parity on {self.pictures} pictures at batches {self.batch_sizes}: {found}"
+
+    def within(self, of: str = "") -> str:
+        """The differences and what was allowed, for ``words``."""
         outputs = ""
         if self.largest_difference is not None:
             outputs = f"outputs within {self.largest_difference:.1e} and "
-        return (
-            f"parity on {self.pictures} pictures at batches {self.batch_sizes}: {outputs}scores "
-            f"within {self.largest_score_difference:.1e} of {reference} (allowed "
-            f"{self.tolerance:.0e})"
-        )
+        scores = f"scores within {self.largest_score_difference:.1e}"
+        return f"{outputs}{scores}{of} (allowed {self.tolerance:.0e})"
 
 
 @dataclass(frozen=True)

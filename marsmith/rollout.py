@@ -15,7 +15,7 @@ from marsmith.archive import Header
 from marsmith.client import Client, Refused, Reply
 from marsmith.disagreement import compare
 from marsmith.drain import drain_version, remove_version
-from marsmith.environment import CONFIG_NAME
+from marsmith.environment import CONFIG_NAME, SIGNATURE_SETTING
 from marsmith.grpc_client import GrpcClient
 from marsmith.losses import Losses
 from marsmith.probe import GoldenCheck, Goldens, ask
@@ -115,7 +115,7 @@ class Change:
         found = [read_properties(self._running.config)]
         if (home / CONFIG_NAME).exists():
             found.append(read_properties(home / CONFIG_NAME))
-        for demanded in {one.get(signing.SETTING): one for one in found}.values():
+        for demanded in {one.get(SIGNATURE_SETTING): one for one in found}.values():
             signing.admit(self._running.model_store / self.archive, demanded, home)
 
     def unregister(self) -> str:

@@ -22,8 +22,6 @@ from marsmith import keys as key_files
 from marsmith.environment import SIGNATURE_SETTING
 from marsmith.store import workspace
 
-SETTING = SIGNATURE_SETTING
-
 
 def sign(path: Path, key: Path) -> None:
     """Sign an archive by a private key, in its place; an older signature is replaced.
@@ -74,12 +72,13 @@ def required(properties: Mapping[str, str], home: Path) -> list[Path] | None:
     ``require_signature`` holds paths relative to ``home``, with commas between. Raises
     SignatureError where it names no readable key: a policy is never off by mistake.
     """
-    if SETTING not in properties:
+    if SIGNATURE_SETTING not in properties:
         return None
-    keys = [home / name.strip() for name in properties[SETTING].split(",") if name.strip()]
+    names = properties[SIGNATURE_SETTING].split(",")
+    keys = [home / name.strip() for name in names if name.strip()]
     if not keys:
         raise SignatureError(
-            f"{SETTING} names no public key: {key_files.MAKE}, or leave the line out"
+            f"{SIGNATURE_SETTING} names no public key: {key_files.MAKE}, or leave the line out"
         )
     for key in keys:
         key_files.public(key)

@@ -113,10 +113,8 @@ def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
         told = {"mean": list(bundle.input.mean), "std": list(bundle.input.std)}
         fields["input"] = {**fields["input"], **told}
     # It may be for a host of more cores than this one has.
-    cores, serving = (
-        bundle.limits.workers * max(1, bundle.limits.threads),
-        fields.get("serving", {}),
-    )
+    serving = fields.get("serving", {})
+    cores = bundle.limits.workers * max(1, bundle.limits.threads)
     fields["serving"] = {**serving, "cores": max(cores, serving.get("cores", 0))}
     # An archive tells the name of the folder of samples alone, and carries two of them.
     fields["samples"] = str(folder / "golden")

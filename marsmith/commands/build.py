@@ -215,10 +215,11 @@ def _own(given: dict[str, Any], here: Path, force: bool, missing: bool, as_json:
         return
     for note in notes:
         print(note, file=sys.stderr)
-    spec = _chosen(checked(spec, given), given)
-    if given["save_yaml"]:
-        own.check(spec, here / given["save_yaml"], force)
-    _build(spec, _store(given, here), force, as_json)
+    with several.reporting(None, spec, as_json):
+        spec = _chosen(checked(spec, given), given)
+        if given["save_yaml"]:
+            own.check(spec, here / given["save_yaml"], force)
+        _build(spec, _store(given, here), force, as_json)
     if given["save_yaml"]:
         own.save(spec, here / given["save_yaml"], force)
         print(f"  model file {given['save_yaml']}", file=sys.stderr)

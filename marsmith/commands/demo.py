@@ -13,9 +13,10 @@ from rich.table import Table
 
 from handlers.errors import ServerError
 from handlers.plugins import load_task
-from marsmith import samples, signing, terminal
+from marsmith import samples, terminal
 from marsmith.addresses import free_addresses
 from marsmith.client import Client
+from marsmith.environment import SIGNATURE_SETTING
 from marsmith.grpc_client import GrpcClient
 from marsmith.server import TorchServe
 from marsmith.spec import ModelSpec, defaults
@@ -49,7 +50,7 @@ def command(out: Path) -> None:
         archives=[f"{spec.name}-{spec.version}.mar" for spec in specs],
         config_file=Path("config.properties"),
         # Its archives were built a moment ago, and nobody has signed them.
-        config={**free_addresses(), signing.SETTING: None},
+        config={**free_addresses(), SIGNATURE_SETTING: None},
     )
     start = time.perf_counter()
     with server:

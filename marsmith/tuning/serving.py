@@ -14,10 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from handlers.errors import ServerError
-from marsmith import signing
 from marsmith.addresses import Tokens, bearer, free_addresses
 from marsmith.archive import file_name
-from marsmith.environment import CONFIG_NAME
+from marsmith.environment import CONFIG_NAME, SIGNATURE_SETTING
 from marsmith.server import TorchServe
 from marsmith.spec import ModelSpec
 from marsmith.tuning import client
@@ -74,7 +73,7 @@ def connections(point: Point) -> int:
 
 def _settings() -> dict[str, str | None]:
     # What was built and changed here a moment ago is nobody's to sign.
-    return {"model_store": "model-store", signing.SETTING: None, **free_addresses()}
+    return {"model_store": "model-store", SIGNATURE_SETTING: None, **free_addresses()}
 
 
 def _asked(server: TorchServe, model: str, point: Point, load: Load, home: Path) -> dict[str, Any]:

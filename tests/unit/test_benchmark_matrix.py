@@ -42,8 +42,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.extend(runtime for runtime, _ in pairs)
         yield SimpleNamespace(to_json=lambda: none)
 
-    def as_onnx(spec: Any, home: Path) -> Any:
-        names.append("tensorrt")
+    def as_onnx(spec: Any, runtime: str, home: Path) -> Any:
+        names.append(runtime)
         return none
 
     monkeypatch.setattr(matrix, "prepare", lambda spec, home, fixed: home / "weights.pth")
@@ -81,7 +81,7 @@ def test_a_row_that_is_run_anew_tells_its_commit_alone(page: Path, asked: list[s
 
 def test_what_tensorrt_would_be_given_is_run_without_it(page: Path, project: Path) -> None:
     spec = load(project / "models/lenet5_digits.yaml")
-    found = matrix._as_onnx(spec, page.parent)
+    found = matrix._as_onnx(spec, "tensorrt", page.parent)
     assert found.pop("largest_difference") < 1e-5
     assert found == {"problem": None, "as_onnx": True}
     assert matrix._cell(spec, "tensorrt", found | {"largest_difference": 2e-6}, []) == "2e-06~"

@@ -21,7 +21,8 @@ COMMANDS = sorted(
 def test_help_lists_every_command_without_importing_it() -> None:
     code = (
         "import sys; from marsmith.cli import group; group(['--help'], standalone_mode=False);"
-        "assert not [m for m in sys.modules if m.startswith(('marsmith.commands.', 'torch'))]"
+        "heavy = ('marsmith.commands.', 'torch', 'numpy');"
+        "assert not [m for m in sys.modules if m.startswith(heavy)]"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True

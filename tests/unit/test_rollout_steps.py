@@ -169,14 +169,20 @@ def _proven(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("marsmith.rollout.ask", lambda *_: type("Good", (), {"problem": None})())
 
 
-def test_a_worker_that_still_loads_is_no_dead_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[_Server, Change]:
+    """A new version that has loaded and is the default one."""
     _proven(monkeypatch)
     server = _Server({"1.0": 1, "2.0": 1})
     server.default = "2.0"
     change = _change(tmp_path, server)
     change.load()
+    return server, change
+
+
+def test_a_worker_that_still_loads_is_no_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, change = _loaded(tmp_path, monkeypatch)
     assert change._trouble() is None
     server.wanted = 2
     assert change._trouble() is None
@@ -201,11 +207,7 @@ def test_who_names_no_version_is_watched(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_worker_that_dies_between_load_and_watch_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _proven(monkeypatch)
-    server = _Server({"1.0": 1, "2.0": 1})
-    server.default = "2.0"
-    change = _change(tmp_path, server)
-    change.load()
+    server, change = _loaded(tmp_path, monkeypatch)
     server.pids = [os.getppid()]
     assert change._trouble() == "a worker died"
 

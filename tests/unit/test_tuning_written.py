@@ -15,7 +15,7 @@ from tuned import HOST, MODEL, OPTIONS, point
 from handlers.errors import SpecError
 from marsmith import host_profile, spec, trials
 from marsmith.commands import build
-from marsmith.subject import of_archive
+from marsmith.subject import Subject, of_archive
 from marsmith.tuning import writing
 from marsmith.tuning.given import ArchiveSession
 from marsmith.tuning.points import BATCHES, Objective
@@ -112,6 +112,20 @@ def test_int8_is_written_with_its_pictures(tmp_path: Path) -> None:
     assert spec.load(path, host_profile.overrides(profile, "m")).accuracy == model.accuracy
 
 
+def _session(found: Subject, folder: Path, made_of: spec.ModelSpec) -> ArchiveSession:
+    """A session of an archive that asks no picture."""
+    return ArchiveSession(
+        spec=made_of,
+        root=folder,
+        load=Load([], 1.0),
+        objective=Objective(),
+        budget=1.0,
+        tell=lambda words: None,
+        advance=lambda done, most: None,
+        of=found,
+    )
+
+
 def test_the_profile_of_an_int8_archive_leaves_the_pictures_to_the_model_file(
     unpacked: Path, tmp_path: Path
 ) -> None:
@@ -120,16 +134,7 @@ def test_the_profile_of_an_int8_archive_leaves_the_pictures_to_the_model_file(
     found = of_archive(tmp_path / "m.mar", unpacked)
     made_of = found.spec.model_dump(exclude_unset=True)
     made_of |= {"runtime": "openvino", "precision": "int8", **folders}
-    session = ArchiveSession(
-        spec=spec.parse(made_of, "m"),
-        root=tmp_path,
-        load=Load([], 1.0),
-        objective=Objective(),
-        budget=1.0,
-        tell=lambda words: None,
-        advance=lambda done, most: None,
-        of=found,
-    )
+    session = _session(found, tmp_path, spec.parse(made_of, "m"))
     keys = writing.changes(session.spec, point(runtime="openvino", precision="int8"), 2)
     assert keys.keys() == {"runtime", "precision", "serving"}
 
@@ -140,16 +145,7 @@ def test_no_batch_is_tried_that_an_artifact_does_not_take(
     loaded = SimpleNamespace(resident_bytes=10**6, device="cpu")
     monkeypatch.setattr("marsmith.tuning.given.artifacts.describe", lambda *_, **__: loaded)
     found = of_archive(tmp_path / "m.mar", unpacked)
-    session = ArchiveSession(
-        spec=found.spec,
-        root=tmp_path,
-        load=Load([], 1.0),
-        objective=Objective(),
-        budget=1.0,
-        tell=lambda words: None,
-        advance=lambda done, most: None,
-        of=found,
-    )
+    session = _session(found, tmp_path, found.spec)
     tried: list[tuple[int, ...]] = []
     monkeypatch.setattr(session, "_serve", lambda _, __, sizes: tried.append(sizes))
     for most, sizes in ((4, (4, 1)), (8, (8, 1, 4)), (32, (32, *BATCHES))):
