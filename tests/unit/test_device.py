@@ -190,7 +190,8 @@ def test_torch_computes_beside_an_engine_on_its_gpu(
 def _bundle() -> Bundle:
     given = ImageInput(resize=[8, 8])
     kind = "image-classification"
-    return Bundle("m", "1.0", kind, "seen", "model.seen", [], given, limits=Limits(threads=1))
+    limits = Limits(threads=1)
+    return Bundle("m", "1.0", kind, "seen", "model.seen", ["one"], given, limits=limits)
 
 
 def _handler() -> Any:

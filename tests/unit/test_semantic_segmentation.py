@@ -96,6 +96,7 @@ def test_what_is_drawn_has_a_mask_whatever_was_asked_for(task: SemanticSegmentat
     file = io.BytesIO()
     Image.new("RGB", (5, 3)).save(file, "PNG")
     headers = {"x-marsmith-mask": "none", "accept": "image/png"}
+    task._offered = task.options(), task.fixed()
     [item] = task._read({"body": file.getvalue()}, headers).items
     assert item.options == {"mask": "png"}
 
