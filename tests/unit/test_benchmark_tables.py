@@ -91,6 +91,18 @@ def test_the_best_tuning_is_the_fastest_one(measurements: list[dict[str, Any]]) 
     assert _row(more, "ours/a:fp32").ratios["stock at its best"].median == 1.5
 
 
+def test_a_faster_wrong_answer_is_not_the_best_tuning(measurements: list[dict[str, Any]]) -> None:
+    faster = f"{TUNED}-batch"
+    more = [*measurements, _closed(faster, 0, 200.0), _closed(faster, 1, 100.0)]
+    more.append({"contender": faster, "round": 0, "kind": "accuracy", "score": 0.83})
+    assert rows.baselines(more, 0.845)["stock at its best"] == TUNED
+    assert _row(more, "ours/a:fp32").ratios["stock at its best"].median == 3.0
+    # Where all are wrong, one of them is what there is.
+    assert rows.baselines(more, 0.99)["stock at its best"] == faster
+    # And without a reference, the best contender is it.
+    assert rows.baselines(more)["stock at its best"] == TUNED
+
+
 def test_without_stock_ratios_are_to_the_first(measurements: list[dict[str, Any]]) -> None:
     own = [one for one in measurements if one["contender"].startswith("ours")]
     assert rows.baselines(own) == {"ours/a:fp32": "ours/a:fp32"}
