@@ -86,7 +86,7 @@ def _numbers(kind: Any) -> Any:
     "results",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Only write docs/performance.md from these results.json; repeatable.",
+    help="Only write docs/performance-figures.md from these results.json; repeatable.",
 )
 def main(contenders: tuple[str, ...], **given: Any) -> None:
     """Measure CONTENDERS: parts (ours, stock, peers, ceilings), names or patterns. Default: all."""

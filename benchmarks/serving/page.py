@@ -1,4 +1,4 @@
-"""The tables and plots of docs/performance.md, written from results files between two marks."""
+"""The tables and plots of docs/performance-figures.md, written from results between two marks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.serving import tables
 from benchmarks.serving.subject import PROJECT
 from handlers.errors import SpecError
 
-PAGE = PROJECT / "docs/performance.md"
+PAGE = PROJECT / "docs/performance-figures.md"
 BEGIN = "<!-- figures: written by `python -m benchmarks.serving --page RESULTS.json` -->"
 END = "<!-- end of figures -->"
 
@@ -26,7 +26,7 @@ def markdown(results: dict[str, Any], number: int = 1) -> str:
     # Where the files lay is no fact about the figures.
     command = re.sub(r"(?<=\s)/\S*/", "", results["command"])
     parts = [
-        f"### Figures {number}: {subject['model']}",
+        f"### Figures {number}: {subject['model']}, {_loads(plan)}",
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB; commit "
         f"{machine['commit']}, {results['started']}. {subject['pictures']} pictures of "
         f"{subject['kilobytes']} KB on average; {plan['rounds']} rounds of {plan['seconds']:g} s "
@@ -75,10 +75,17 @@ def _plots(results: dict[str, Any], page: Path) -> str:
     """Draw into a folder beside the page, and show it there."""
     from benchmarks.serving import plots
 
-    folder = page.parent / "images" / page.stem
+    folder = page.parent / "images/performance"
     folder.mkdir(parents=True, exist_ok=True)
     made = [path.relative_to(page.parent) for path in plots.draw(results, folder)]
     return "\n\n".join(f"![{path.stem}]({path})" for path in made)
+
+
+def _loads(plan: dict[str, Any]) -> str:
+    """What a sitting is about, in words: its loads and the most connections."""
+    words = {"poisson": "Poisson", "mlperf": "LoadGen", "eight": "eight a request"}
+    loads = ", ".join(words.get(load, load) for load in plan["loads"])
+    return f"{loads}, {max(plan['connections'])} connections"
 
 
 def _table(cells: tables.Cells) -> str:

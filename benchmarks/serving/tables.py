@@ -30,7 +30,7 @@ def main_table(measurements: Measurements, reference: float | None) -> Cells:
     found = sorted(
         rows(measurements, reference), key=lambda row: -(row.rate.median if row.rate else -1)
     )
-    bases = list(baselines(measurements))
+    bases = list(baselines(measurements, reference))
     head = ["contender", "score", "pictures/s", *(f"x {base}" for base in bases)]
     head += ["at", "p50/p95/p99 ms", "lone ms", "CPU ms a picture"]
     head += ["PSS MB", "worker RSS MB", "worker PSS MB", "ready s", "failed"]
@@ -102,13 +102,13 @@ def poisson_table(measurements: Measurements) -> Cells:
     return lines
 
 
-def size_table(measurements: Measurements) -> Cells:
+def size_table(measurements: Measurements, reference: float | None = None) -> Cells:
     """Pictures per second of other sizes and of several pictures a request, and ratios."""
-    bases, lines = baselines(measurements), []
+    bases, lines = baselines(measurements, reference), []
     kinds = {"large": ("large", 1), "small": ("small", 1), "eight a request": ("real", 8)}
     for heading, (size, together) in kinds.items():
         wanted = {"kind": "closed", "size": size, "per_request": together}
-        within = bases | baselines(measurements, size, together)
+        within = bases | baselines(measurements, reference, size, together)
         for name in names(measurements):
             mine = rates(select(measurements, contender=name, **wanted))
             if not mine:
@@ -166,7 +166,7 @@ def every(results: dict[str, Any]) -> dict[str, Cells]:
     made: dict[str, Callable[[], Cells]] = {
         "Closed loop, single pictures": lambda: main_table(found, results.get("reference")),
         "Ours against each": lambda: against_table(found),
-        "Other pictures": lambda: size_table(found),
+        "Other pictures": lambda: size_table(found, results.get("reference")),
         "Open loop, Poisson arrivals": lambda: poisson_table(found),
         "Where the time of a request goes": lambda: timers.table(found),
         "MLPerf LoadGen": lambda: mlperf_table(found),

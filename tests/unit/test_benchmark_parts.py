@@ -168,15 +168,23 @@ def test_a_variant_may_have_settings_of_its_own(subject: Subject) -> None:
         subject._fields("openvino", "fp32+workers=two", {})
 
 
-TUNED = ("tuned", "tuned-torchscript", "tuned-compile", "tuned-batch", "tuned-compile-batch")
+BATCHED = ("tuned-batch", "tuned-compile-batch", "tuned-batch-malloc")
+TUNED = (
+    "tuned",
+    "tuned-torchscript",
+    "tuned-compile",
+    "tuned-malloc",
+    "tuned-compile-malloc",
+    *BATCHED,
+)
 
 
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
         ("mobilenet_v2_shapes", set(TUNED)),
-        ("lraspp_shapes", {"tuned", "tuned-compile"}),
-        ("ssdlite_shapes", {"tuned", "tuned-compile"}),
+        ("lraspp_shapes", {"tuned", "tuned-compile", "tuned-malloc"}),
+        ("ssdlite_shapes", {"tuned", "tuned-compile", "tuned-malloc"}),
     ],
 )
 def test_all_ways_to_tune_stock_take_part(model: str, expected: set[str]) -> None:

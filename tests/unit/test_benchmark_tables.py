@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,18 @@ def test_the_best_tuning_is_the_fastest_one(measurements: list[dict[str, Any]]) 
     more = [*measurements, _closed(faster, 0, 200.0), _closed(faster, 1, 100.0)]
     assert rows.baselines(more)["stock at its best"] == faster
     assert _row(more, "ours/a:fp32").ratios["stock at its best"].median == 1.5
+
+
+def test_a_faster_wrong_answer_is_not_the_best_tuning(measurements: list[dict[str, Any]]) -> None:
+    faster = f"{TUNED}-batch"
+    more = [*measurements, _closed(faster, 0, 200.0), _closed(faster, 1, 100.0)]
+    more.append({"contender": faster, "round": 0, "kind": "accuracy", "score": 0.83})
+    assert rows.baselines(more, 0.845)["stock at its best"] == TUNED
+    assert _row(more, "ours/a:fp32").ratios["stock at its best"].median == 3.0
+    # Where all are wrong, one of them is what there is.
+    assert rows.baselines(more, 0.99)["stock at its best"] == faster
+    # And without a reference, the best contender is it.
+    assert rows.baselines(more)["stock at its best"] == TUNED
 
 
 def test_without_stock_ratios_are_to_the_first(measurements: list[dict[str, Any]]) -> None:
@@ -259,7 +272,7 @@ def results(measurements: list[dict[str, Any]]) -> dict[str, Any]:
         "started": "2026-01-01T00:00:00+00:00",
         "command": "python -m benchmarks.serving ours --pictures /home/me/pictures",
         "subject": {"model": "m", "pictures": 200, "kilobytes": 107},
-        "plan": {"rounds": 2, "seconds": 10.0},
+        "plan": asdict(Plan(rounds=2, seconds=10.0)),
         "machine": describe(),
         "recommended": {"ours/a:fp32": "our README", TUNED: "its guide", INSTALLED: "its guide"},
         "versions": {"marsmith": {"torch": "2.15.0"}},
@@ -279,12 +292,13 @@ def test_the_page_gets_the_tables_between_its_marks(
     assert text.startswith("# Head\n")
     assert text.endswith(f"{page.END}\n\nTail\n")
     assert "old figures" not in text
+    assert "### Figures 1: m, closed, Poisson, 32 connections\n" in text
     assert "serving ours --pictures pictures\n" in text
     assert "others took at most 10% of the cores" in text
     assert "| ours/a:fp32 | 0.840 | 225.0 (150.0..300.0) | 30.00 | 3.00 | 8 |" in text
     assert "- **ours**: our README\n- **torchserve**: its guide\n" in text
-    assert "![throughput](images/page/throughput.png)\n" in text
-    assert (tmp_path / "images/page/throughput.png").read_bytes().startswith(b"\x89PNG")
+    assert "![throughput](images/performance/throughput.png)\n" in text
+    assert (tmp_path / "images/performance/throughput.png").read_bytes().startswith(b"\x89PNG")
     page.write([file], target)
     assert target.read_text() == text
 
@@ -298,7 +312,7 @@ def test_a_page_without_marks_is_left_alone(results: dict[str, Any], tmp_path: P
 
 
 def test_the_page_in_the_repository_has_its_marks(project: Path) -> None:
-    text = (project / "docs/performance.md").read_text("utf-8")
+    text = (project / "docs/performance-figures.md").read_text("utf-8")
     assert text.index(page.BEGIN) < text.index(page.END)
 
 

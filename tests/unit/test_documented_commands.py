@@ -66,7 +66,7 @@ def test_every_page_that_shows_commands_is_read() -> None:
     assert len(OWN) >= 6
     assert {page for page, _ in LINES} >= {
         *("README.md", "own-models.md", "operating.md", "looking.md"),
-        *("performance.md", "precision.md", "security.md"),
+        *("precision.md", "security.md", "tuning.md"),
     }
 
 
