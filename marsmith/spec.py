@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from model_archiver.model_archiver_error import ModelArchiverError
-from model_archiver.model_packaging_utils import ModelExportUtils
 from pydantic import (
     AfterValidator,
     ValidationError,
@@ -28,6 +26,7 @@ from handlers.errors import LoadError, SpecError
 from handlers.foreign import meaning_of
 from handlers.runtimes import Runtime
 from handlers.task import TaskHandler
+from marsmith.archive import model_name
 from marsmith.model_options import MODELS
 from marsmith.samples import DEFAULT as SAMPLES
 from marsmith.spec_parts import (
@@ -55,15 +54,6 @@ _INT8 = (
 )
 
 
-def _model_name(name: str) -> str:
-    try:
-        # The archiver's pattern lets a newline at the end pass.
-        ModelExportUtils.check_model_name_regex_or_exit(name.replace("\n", " "))
-    except ModelArchiverError as error:
-        raise ValueError(str(error).replace("\n", " ")) from error
-    return name
-
-
 class ModelSpec(Strict):
     """One servable model. ``labels`` is a list, a file, or None for those of torchvision's weights.
 
@@ -78,7 +68,7 @@ class ModelSpec(Strict):
     builds.
     """
 
-    name: Annotated[str, AfterValidator(_model_name)]
+    name: Annotated[str, AfterValidator(model_name)]
     version: str = "1.0"
     task: str
     architecture: str = ""
