@@ -22,7 +22,7 @@ from pydantic import (
 
 from handlers import plugins
 from handlers.device import KINDS
-from handlers.errors import LoadError, SpecError
+from handlers.errors import LoadError, SpecError, one_line
 from handlers.foreign import meaning_of
 from handlers.runtimes import Runtime
 from handlers.task import TaskHandler
@@ -336,9 +336,7 @@ def _fields(path: Path) -> dict[str, Any]:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     # PyYAML meets a date of month 13 with ValueError, other tags of its own with more.
     except Exception as error:
-        raise SpecError(
-            f"{path}: cannot be read as YAML: {' '.join(str(error).split())}"
-        ) from error
+        raise SpecError(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
     return fields
