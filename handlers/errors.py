@@ -1,4 +1,4 @@
-"""Every error marsmith raises on purpose, in one tree.
+"""The errors that marsmith raises on purpose, in one tree.
 
     MarsmithError (RuntimeError: TorchServe kills a worker on anything else raised while loading)
     |-- RequestError                 one request fails alone with its own status
@@ -18,11 +18,15 @@
     |   |-- WeightsError             weights are missing, damaged or do not fit the network
     |   |-- ExportError              a runtime cannot export this model
     |   |-- ParityError              the artifact does not answer like the eager model
+    |   |   `-- LimitError           it does, and is further off than its limits allow
     |   |-- AccuracyError            the artifact loses more of the metric than is allowed
     |   |-- ArchiveError             the archive cannot be written or read
     |   `-- SmokeError               TorchServe's own loader does not accept the archive
     |-- SignatureError               an archive is not signed by a key that is trusted
     `-- ServerError                  TorchServe does not start, answer or stop as asked
+
+Kinds of ServerError that somebody tells apart lie where they are raised: Refused and ModelApiOff in
+``marsmith.client``, QueueFull and InVain in ``marsmith.drain``, RolledBack in ``marsmith.steps``.
 
 Messages are one line and say what came, what is accepted and what to do. Errors of other
 libraries are chained with ``from``.
@@ -148,6 +152,7 @@ class ServerError(MarsmithError):
     """TorchServe does not start, answer or stop as asked."""
 
 
-def one_line(error: BaseException, most: int = 300) -> str:
-    """The words of another library's error on one line, at most ``most`` characters of them."""
+def one_line(error: BaseException, most: int | None = 300) -> str:
+    """The words of another library's error on one line, at most ``most`` characters of them; None:
+    all."""
     return " ".join(str(error).split())[:most]

@@ -8,7 +8,7 @@ from typing import Any
 from handlers.errors import IntegrityError, one_line
 
 # What Python would import from an archive, or an archive has files of its own with.
-_TAKEN = (".py", ".pyc", ".so", ".pth", ".json", ".yaml", ".onnx")
+TAKEN = (".py", ".pyc", ".so", ".pth", ".json", ".yaml", ".onnx")
 
 
 def parts(path: Path) -> dict[str, Path]:
@@ -31,7 +31,7 @@ def parts(path: Path) -> dict[str, Path]:
         if entry.key == "location"
     }
     for name in locations:
-        if Path(name).name != name or name == ".." or name.endswith(_TAKEN):
+        if Path(name).name != name or name == ".." or name.endswith(TAKEN):
             raise IntegrityError(
                 f"{path.name} has weights in {name!r}, and they must lie beside it in a file that "
                 "is no code, such as model.onnx.data: save it anew with onnx.save(model, path, "

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -21,6 +20,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from handlers import formats, jpeg
 from handlers.errors import BrokenPicture, RequestError, TooLarge, UnsupportedPicture, one_line
 from handlers.formats import FORMATS
+from handlers.quiet import Overlapping
 
 MAX_SCANS = 500  # of a JPEG; encoders write 1 to about 20, and each costs a pass over the pixels
 # At max_pixels so many are read, of smaller pictures more: what counts is scans times pixels.
@@ -284,30 +284,15 @@ class _Tiff(TiffImageFile):
         self._size = self.im.size
 
 
-class _Quiet:
-    """Drops Pillow's warnings while any thread is inside; others' filters come back after."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._filters = ExitStack()
-
-    def __enter__(self) -> None:
-        # warnings.catch_warnings alone restores the wrong filters when threads overlap.
-        with self._lock:
-            if not self._inside:
-                self._filters.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._filters.close()
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Drops Pillow's warnings."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
-_quiet = _Quiet()
+_quiet = Overlapping(_unwarned)
 _PLUGINS: dict[str, type[ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,

@@ -233,6 +233,7 @@ class TaskHandler(BaseHandler):
         """Load the archive at ``model_dir`` and answer its golden requests; raises LoadError."""
         start = time.perf_counter()
         folder = Path(context.system_properties["model_dir"])
+        self.answer_limit = answer_size.limit()
         self.bind(Bundle.read(folder), folder, context.system_properties.get("gpu_id"))
         publisher = self._publisher(context)
         try:
@@ -247,7 +248,7 @@ class TaskHandler(BaseHandler):
 
     def bind(self, bundle: Bundle, folder: Path, gpu_id: int | None = device.FIRST) -> None:
         """Take the model of an unpacked archive, unchecked; outside a worker on the first GPU."""
-        self.bundle, self.answer_limit = bundle, answer_size.limit()
+        self.bundle = bundle
         runtime = load_runtime(bundle.runtime)
         check_requirements(runtime, bundle.runtime)
         options = {**bundle.runtime_options, "threads": device.threads(bundle.limits)}

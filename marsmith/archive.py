@@ -10,6 +10,7 @@ import errno
 import json
 import lzma
 import os
+import re
 import shutil
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_archiver.model_archiver_config import ModelArchiverConfig
+from model_archiver.model_archiver_error import ModelArchiverError
 from model_archiver.model_packaging_utils import ModelExportUtils
 
 import handlers
@@ -37,6 +39,11 @@ STAND_IN = "torch.py"
 MANIFEST = "MAR-INF/MANIFEST.json"
 # How no model may be named: TorchServe takes each path with "/token" in it for its token API.
 TOKEN = "token"
+# A version of ours is of digits and dots, the archiver takes any text. Whatever it is becomes part
+# of a file's name in the store, of a URL's path and of lines in logs.
+_VERSION = re.compile(r"[A-Za-z0-9._+:!~-]{1,100}")
+# What a file system takes for the name of a file.
+_MOST_NAME = 255
 # A full disk, a used up quota, a file too large, a read-only place, or no right to write.
 NO_PLACE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -65,15 +72,53 @@ def file_name(name: str, version: str) -> str:
     return f"{name}-{version}.mar"
 
 
+def model_name(name: str) -> str:
+    """``name``, if the archiver lets a model be called so; raises ValueError."""
+    try:
+        # The archiver's pattern lets a newline at the end pass.
+        ModelExportUtils.check_model_name_regex_or_exit(name.replace("\n", " "))
+    except ModelArchiverError as error:
+        raise ValueError(str(error).replace("\n", " ")) from error
+    return name
+
+
 def read_header(path: Path) -> Header:
-    """Name and version in an archive's manifest, which is what TorchServe goes by."""
+    """Name and version in an archive's manifest, which is what TorchServe goes by.
+
+    Raises ArchiveError for what cannot name a file of a store: anybody may have packed it.
+    """
     manifest = read_json(path, MANIFEST)
     try:
-        return Header(manifest["model"]["modelName"], manifest["model"]["modelVersion"])
+        name, version = manifest["model"]["modelName"], manifest["model"]["modelVersion"]
     except (KeyError, TypeError) as error:
         raise ArchiveError(
             f"{path.name}: {MANIFEST} lacks {error}: it is no model archive"
         ) from error
+    try:
+        return _header(name, version)
+    except ValueError as error:
+        raise ArchiveError(f"{path.name}: {MANIFEST} has {error}") from error
+
+
+def _header(name: Any, version: Any) -> Header:
+    """What a manifest says, checked; raises ValueError."""
+    if not isinstance(name, str):
+        raise ValueError(f"modelName {name!r:.60}, which is no text")
+    try:
+        model_name(name)
+    except ValueError as error:
+        raise ValueError(f"modelName {name!r:.60}: {error}") from error
+    if not (isinstance(version, str) and _VERSION.fullmatch(version)):
+        raise ValueError(
+            f'modelVersion {version!r:.60}: accepted is a text like "1.0" of at most 100 letters, '
+            "digits and any of . _ + : ! ~ -"
+        )
+    if len(file_name(name, version)) > _MOST_NAME:
+        raise ValueError(
+            f"modelName {name!r:.60} and modelVersion {version!r:.60}, which are too long for the "
+            f"name of a file: {_MOST_NAME} characters are accepted, with .mar"
+        )
+    return Header(name, version)
 
 
 def read_json(path: Path, member: str) -> Any:

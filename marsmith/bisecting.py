@@ -25,8 +25,6 @@ from handlers.split import Halves
 from handlers.task import TaskHandler
 from marsmith.subject import Subject
 
-EAGER = "eager"
-
 
 @dataclass(frozen=True)
 class Row:

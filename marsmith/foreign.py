@@ -12,7 +12,14 @@ from PIL import Image
 
 from handlers import plugins
 from handlers.bundle import Bundle
-from handlers.errors import ExportError, ParityError, RequestError, SpecError, WeightsError
+from handlers.errors import (
+    ExportError,
+    ParityError,
+    RequestError,
+    SpecError,
+    WeightsError,
+    one_line,
+)
 from handlers.foreign import Foreign, sums_to_one
 from handlers.integrity import sha256
 from handlers.runtimes import Arrays
@@ -147,7 +154,8 @@ def _run(handler: TaskHandler, arrays: list[np.ndarray]) -> Arrays:
         outputs = handler.model(pixels)
     # An artifact that does not take what the spec says, or gives something else, fails in any way.
     except Exception as error:
-        line = " ".join(str(error).split())[-400:]
+        # Their reason stands behind what led there.
+        line = one_line(error, None)[-400:]
         raise ExportError(
             f"the artifact does not fit input and outputs of the spec, for {len(pixels)} pictures "
             f"of {pixels.shape[2]}x{pixels.shape[1]} pixels: {line}"

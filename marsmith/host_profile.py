@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from handlers.errors import SpecError
+from handlers.errors import SpecError, one_line
 from handlers.nearest import hint
 
 KEYS = ("runtime", "runtime_options", "precision", "calibration", "accuracy", "serving")
@@ -18,7 +18,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        raise SpecError(f"{path}: cannot be read: {one_line(error)}") from error
     models = found.get("models") if isinstance(found, dict) else None
     if not isinstance(models, dict) or not isinstance(found.get("host"), dict):
         raise SpecError(f"{path}: is no profile of `marsmith tune --profile`, with host and models")

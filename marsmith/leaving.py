@@ -1,4 +1,5 @@
-"""The end of a process: at once, though it has loaded torch, or in order on a signal."""
+"""The end of a process: at once, though it has loaded torch, or in order on a signal; and what is
+said of one that has ended."""
 
 from __future__ import annotations
 
@@ -53,6 +54,22 @@ def leave_in_order(status: int = 1) -> None:
             sys.exit(status)
 
     catch_ends(end)
+
+
+def ended(status: int) -> str:
+    """How a process of such a ``returncode`` has ended, in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    names = {each.value: each.name for each in signal.Signals}
+    # The kernel ends so what takes more memory than there is, and the process itself says nothing.
+    hint = ": out of memory?" if -status == signal.SIGKILL else ""
+    return f"ended by signal {-status} ({names.get(-status, 'without a name')}{hint})"
+
+
+def failure(status: int, output: str) -> str:
+    """Why a process failed that has not said so itself: how it ended, and its last line."""
+    last = output.strip().rpartition("\n")[2]
+    return f"{ended(status)}, " + (f"its last line: {last}" if last else "and it said nothing")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from marsmith.artifacts import Artifact
+from marsmith.artifacts import ArchiveCost
 from marsmith.profiling import Layer, Profile
 from marsmith.spec import ModelSpec
 
@@ -17,7 +17,7 @@ def show(
     console: Console,
     spec: ModelSpec,
     counted: tuple[list[int], Profile] | None,
-    listed: list[Artifact],
+    listed: list[ArchiveCost],
     top: int,
 ) -> None:
     """Print totals, kinds of layers, the ``top`` layers and the archives.
@@ -92,7 +92,7 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else ""
 
 
-def _archives(listed: list[Artifact]) -> Table:
+def _archives(listed: list[ArchiveCost]) -> Table:
     table = _table("archive", "runtime", "artifact", "archive", "import", "load", "resident")
     for each in listed:
         times = [

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from handlers import plugins
 from handlers.errors import MarsmithError
-from marsmith.leaving import clearing
+from marsmith.leaving import clearing, ended
 from marsmith.uncut import Problems, print_uncut
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def build_each(command: Sequence[str], specs: Mapping[str, ModelSpec]) -> Iterat
             found = {"model": spec.name, "version": spec.version, "seconds": seconds}
             if status:
                 # Of one that was killed, or that no error of ours has ended.
-                found["problem"] = f"exit status {status}; what it said stands above"
+                found["problem"] = f"{ended(status)}; what it said stands above"
             yield found | (json.loads(report.read_text("utf-8")) if report.exists() else {})
 
 

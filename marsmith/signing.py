@@ -10,7 +10,8 @@ from __future__ import annotations
 import filecmp
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,25 +21,34 @@ from handlers.integrity import RECORD, SIGNATURE
 from marsmith import archive
 from marsmith import keys as key_files
 from marsmith.environment import SIGNATURE_SETTING
-from marsmith.store import workspace
+from marsmith.store import exclusive, publish, workspace
 
 
 def sign(path: Path, key: Path) -> None:
     """Sign an archive by a private key, in its place; an older signature is replaced.
 
-    Signing the same archive by the same key gives the same bytes. Raises SignatureError,
-    IntegrityError where a file is not as built, or ArchiveError where its folder has no room.
+    Signing the same archive by the same key gives the same bytes. Raises SignatureError, also where
+    somebody else has replaced the archive meanwhile, IntegrityError where a file is not as built,
+    or ArchiveError where its folder has no room.
     """
     private = key_files.private(key)
     # In the archive's folder, so that the rename at the end is atomic.
     with workspace(path.parent) as temporary:
         folder, signed = temporary / "archive", temporary / path.name
-        moment = _unpack(path, folder)
-        integrity.verify(folder)
+        read = _state(path)
+        with _named(path):
+            moment = _unpack(path, folder)
+            integrity.verify(folder)
         with archive.taken(path.parent, f"{path.name} with its signature"):
             (folder / SIGNATURE).write_bytes(private.sign((folder / RECORD).read_bytes()))
             archive.zip_folder(folder, signed, moment)
-            signed.replace(path)
+            with exclusive(path.parent):
+                if _state(path) != read:
+                    raise SignatureError(
+                        f"{path.name} was replaced or removed while it was signed: look which one "
+                        "is wanted, and sign that"
+                    )
+                publish(signed, path)
 
 
 def check(path: Path, keys: Sequence[Path]) -> Path:
@@ -59,10 +69,8 @@ def check(path: Path, keys: Sequence[Path]) -> Path:
             f"{path.name}: {SIGNATURE} is no signature of {RECORD} by {names}: the record was "
             "changed, or another key has signed it"
         )
-    try:
+    with _named(path):
         _check_bytes(path)
-    except IntegrityError as error:
-        raise IntegrityError(f"{path.name}: {error}") from error
     return signers[0]
 
 
@@ -105,6 +113,24 @@ def admitted(
         except (SignatureError, IntegrityError) as error:
             refused[name] = str(error)
     return [name for name in names if name not in refused], refused
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of integrity begin with the archive's name, for there may be several."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise IntegrityError(f"{path.name}: {error}") from error
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is written or another gets its name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _check_bytes(path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from handlers.errors import SmokeError
 from marsmith.archive import STAND_IN, stage_stand_in, unpack
+from marsmith.leaving import failure
 
 TIMEOUT = 600
 _SMOKE = Path(__file__).with_name("smoke_worker.py")
@@ -76,9 +77,8 @@ def _clean(script: Path, *words: str, needs_torch: bool = True) -> Iterator[Call
             except subprocess.TimeoutExpired as error:
                 raise SmokeError(f"the archive did not load within {TIMEOUT} s") from error
             if process.returncode != 0:
-                raise SmokeError(
-                    f"the archive does not load in a clean process: {_reason(out + err)}"
-                )
+                reason = _reason(process.returncode, out + err)
+                raise SmokeError(f"the archive does not load in a clean process: {reason}")
             return out
 
         with process:
@@ -88,7 +88,6 @@ def _clean(script: Path, *words: str, needs_torch: bool = True) -> Iterator[Call
                 process.kill()
 
 
-def _reason(output: str) -> str:
-    lines = output.strip().splitlines() or ["no output"]
-    refused = [line for line in lines if "marsmith: refused" in line]
-    return (refused or lines)[-1]
+def _reason(status: int, output: str) -> str:
+    refused = [line for line in output.splitlines() if "marsmith: refused" in line]
+    return refused[-1] if refused else failure(status, output)

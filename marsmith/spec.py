@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from model_archiver.model_archiver_error import ModelArchiverError
-from model_archiver.model_packaging_utils import ModelExportUtils
 from pydantic import (
     AfterValidator,
     ValidationError,
@@ -24,10 +22,11 @@ from pydantic import (
 
 from handlers import plugins
 from handlers.device import KINDS
-from handlers.errors import LoadError, SpecError
+from handlers.errors import LoadError, SpecError, one_line
 from handlers.foreign import meaning_of
 from handlers.runtimes import Runtime
 from handlers.task import TaskHandler
+from marsmith.archive import model_name
 from marsmith.model_options import MODELS
 from marsmith.samples import DEFAULT as SAMPLES
 from marsmith.spec_parts import (
@@ -55,15 +54,6 @@ _INT8 = (
 )
 
 
-def _model_name(name: str) -> str:
-    try:
-        # The archiver's pattern lets a newline at the end pass.
-        ModelExportUtils.check_model_name_regex_or_exit(name.replace("\n", " "))
-    except ModelArchiverError as error:
-        raise ValueError(str(error).replace("\n", " ")) from error
-    return name
-
-
 class ModelSpec(Strict):
     """One servable model. ``labels`` is a list, a file, or None for those of torchvision's weights.
 
@@ -78,7 +68,7 @@ class ModelSpec(Strict):
     builds.
     """
 
-    name: Annotated[str, AfterValidator(_model_name)]
+    name: Annotated[str, AfterValidator(model_name)]
     version: str = "1.0"
     task: str
     architecture: str = ""
@@ -346,9 +336,7 @@ def _fields(path: Path) -> dict[str, Any]:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     # PyYAML meets a date of month 13 with ValueError, other tags of its own with more.
     except Exception as error:
-        raise SpecError(
-            f"{path}: cannot be read as YAML: {' '.join(str(error).split())}"
-        ) from error
+        raise SpecError(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(fields, dict):
         raise SpecError(f"{path}: is not a YAML mapping of keys to values")
     return fields

@@ -26,6 +26,8 @@ from marsmith.spec import ModelSpec, parse, weights_files
 from marsmith.spec_parts import WeightsSpec
 
 ARCHIVE = ".mar"
+# In the place of an archive, what it was exported from.
+EAGER = "eager"
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,13 @@ def _spec(bundle: Bundle, folder: Path, path: Path) -> ModelSpec:
 def _found(spec: ModelSpec) -> WeightsSpec:
     """``spec.weights`` with the place of the file: an archive tells its name and sha256 alone."""
     given = spec.weights
-    if given.file is None or (Path(given.file).is_file() and given.sha256 is None):
+    if given.file is None or given.sha256 is None:
+        # Without a sha256 no file but the one that is named can be known to be it.
         return given
     name = Path(given.file).name
     places = [Path(given.file), Path("weights") / name, weights.CACHE / name]
     for place in [*places, *weights_files(MODELS)]:
-        if place.is_file() and given.sha256 in (None, sha256(place)):
+        if place.is_file() and sha256(place) == given.sha256:
             return given.model_copy(update={"file": str(place)})
     if given.torchvision and weights.torchvision_weights(spec).url.endswith(f"/{name}"):
         # Downloaded again.

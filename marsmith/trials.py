@@ -17,7 +17,7 @@ from handlers import plugins
 from handlers.errors import ExportError, SmokeError, SpecError
 from marsmith import smoke
 from marsmith.archive import file_name
-from marsmith.leaving import clearing
+from marsmith.leaving import clearing, failure
 from marsmith.spec import ModelSpec
 
 # Of which runtimes and precisions are compared; the fastest is chosen by the model's own.
@@ -25,6 +25,8 @@ BATCH = 8
 Tell = Callable[[str], object]
 BUILD_SECONDS = 3600.0
 REFERENCE = ("eager", "fp32")
+# What the command line begins its reason with.
+_ERROR = "error: "
 
 
 @dataclass(frozen=True)
@@ -169,10 +171,17 @@ def _build(
         except subprocess.TimeoutExpired:
             return {"problem": f"the build took longer than {seconds:.0f} s"}
     if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        return {"problem": last[-1].removeprefix("error: ")}
+        return {"problem": _problem(done)}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+def _problem(done: subprocess.CompletedProcess[str]) -> str:
+    said = done.stderr or done.stdout
+    reason = said.strip().rpartition("\n")[2]
+    if done.returncode > 0 and reason.startswith(_ERROR):
+        return reason.removeprefix(_ERROR)
+    return failure(done.returncode, said)
 
 
 def _run(command: Sequence[str], root: Path, seconds: float) -> subprocess.CompletedProcess[str]:

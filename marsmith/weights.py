@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handlers.errors import PluginError, SpecError, WeightsError
+from handlers.errors import PluginError, SpecError, WeightsError, one_line
 from handlers.integrity import sha256
 from handlers.servable import torchvision_entry
 from marsmith.spec import ModelSpec, whole
@@ -103,7 +103,7 @@ def _why(path: Path, error: Exception) -> str:
     # The directory of a zip file is its end.
     if start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
         return "it is cut off: copy or download it again"
-    words = " ".join(str(error).split())
+    words = one_line(error, None)
     if "torch.jit" in words or "TorchScript" in words:
         return "it is a TorchScript file: pack it with --artifact, or artifact: in YAML"
     if found := _UNSAFE.search(words):

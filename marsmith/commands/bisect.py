@@ -52,10 +52,10 @@ def command(
     project, or --weights. A difference is relative to the largest value of its layer; lower
     precisions need a larger --tolerance. The exit status is 1 where the two part.
     """
-    from marsmith import bisecting, subject
+    from marsmith import subject
 
     names = (first, second)
-    archives = [name for name in names if name != bisecting.EAGER]
+    archives = [name for name in names if name != subject.EAGER]
     if not archives or not all(name.endswith(subject.ARCHIVE) for name in archives):
         raise SpecError(f"bisect {first} {second}: give two archives (.mar), or one and eager")
     with ExitStack() as stack:

@@ -12,7 +12,7 @@ import click
 from marsmith.model_options import STORE
 
 if TYPE_CHECKING:
-    from marsmith.artifacts import Artifact
+    from marsmith.artifacts import ArchiveCost
     from marsmith.profiling import Profile
     from marsmith.subject import Subject
 
@@ -91,7 +91,7 @@ def _count(
 
 
 def _document(
-    found: Subject, counted: tuple[list[int], Profile] | None, listed: list[Artifact]
+    found: Subject, counted: tuple[list[int], Profile] | None, listed: list[ArchiveCost]
 ) -> dict[str, Any]:
     document: dict[str, Any] = {
         "model": found.spec.name,

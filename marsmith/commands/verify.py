@@ -16,7 +16,6 @@ from marsmith.client import Client
 from marsmith.model_options import caller
 from marsmith.processes import require_running
 
-EAGER = "eager"
 _LISTED = 10
 
 
@@ -60,14 +59,15 @@ def command(
         alone = against is None and task.bundle.foreign is not None
         given = {"--weights": weights, "--max-drop": max_drop if alone else None}
         for option, value in given.items():
-            if value is not None and (alone or against not in (None, EAGER)):
+            if value is not None and (alone or against not in (None, subject.EAGER)):
                 raise SpecError(f"{option} goes with eager alone")
         if alone:
             name, reference = "itself, one by one", foreign.alone(task)
-        elif against is None or against == EAGER:
+        elif against is None or against == subject.EAGER:
             file = None if weights is None else here / weights
             made_of = subject.of_archive(archive, folder)
-            name, reference = EAGER, verification.eager(task, made_of, file)
+            name = subject.EAGER
+            reference = verification.eager(task, made_of, file)
         else:
             unpack(store.locate(Path(against), here), other)
             name, reference = against, verification.opened(other)

@@ -17,6 +17,7 @@ from handlers.errors import ServerError
 from marsmith.addresses import Tokens, bearer, free_addresses
 from marsmith.archive import file_name
 from marsmith.environment import CONFIG_NAME, SIGNATURE_SETTING
+from marsmith.leaving import failure
 from marsmith.server import TorchServe
 from marsmith.spec import ModelSpec
 from marsmith.tuning import client
@@ -109,6 +110,6 @@ def _asked(server: TorchServe, model: str, point: Point, load: Load, home: Path)
     except subprocess.TimeoutExpired as error:
         raise ServerError(f"the load did not end: {error}") from error
     if done.returncode:
-        raise ServerError(f"the load client failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise ServerError(f"the load client failed: {failure(done.returncode, done.stderr)}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found

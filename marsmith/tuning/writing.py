@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from handlers.errors import SpecError
+from handlers.errors import SpecError, one_line
 from marsmith.host_profile import read
 from marsmith.spec import ModelSpec, parse, parted
 from marsmith.tuning.points import Point
@@ -52,7 +52,7 @@ def to_model_file(path: Path, keys: Mapping[str, Any]) -> None:
     try:
         document = editor.load(path.read_text(encoding="utf-8"))
     except (OSError, YAMLError) as error:
-        raise SpecError(f"{path} cannot be changed: {' '.join(str(error).split())}") from error
+        raise SpecError(f"{path} cannot be changed: {one_line(error)}") from error
     plain = ModelSpec.model_fields["runtime"].default
     if keys["runtime"] != document.get("runtime", plain):
         _forget_options(document)

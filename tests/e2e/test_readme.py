@@ -199,5 +199,5 @@ def test_list(copy: Path, commands: list[str]) -> None:
 
 def test_documents_that_the_readme_names_exist(copy: Path) -> None:
     text = (copy / "README.md").read_text("utf-8")
-    for target in re.findall(r"\]\(([\w./-]+)\)", text):
+    for target in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text):
         assert (copy / target).exists(), target

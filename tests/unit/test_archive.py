@@ -147,6 +147,47 @@ def test_a_manifest_without_name_and_version_is_refused(tmp_path: Path, manifest
         archive.read_header(path)
 
 
+def _headed(path: Path, name: Any, version: Any) -> Path:
+    with zipfile.ZipFile(path, "w") as content:
+        manifest = {"model": {"modelName": name, "modelVersion": version}}
+        content.writestr(archive.MANIFEST, json.dumps(manifest))
+    return path
+
+
+@pytest.mark.parametrize(
+    "version", ["latest", "2.0-rc1", "v1_2", "1!2.0+cu128", "2026-01-02T03:04"]
+)
+def test_versions_that_the_archiver_gives_to_others_are_read(tmp_path: Path, version: str) -> None:
+    path = _headed(tmp_path / "theirs.mar", "The-net_2.b", version)
+    assert archive.read_header(path) == archive.Header("The-net_2.b", version)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "words"),
+    [
+        ("m", 1.0, "modelVersion 1.0: accepted is a text like"),
+        ("m", None, "modelVersion None: accepted"),
+        ("m", "", "modelVersion '': accepted"),
+        ("m", "1/../../2", "modelVersion '1/../../2': accepted"),
+        ("m", "1.0\n", r"modelVersion '1.0\\n': accepted"),
+        # Python makes no number of more digits than 4300.
+        ("m", "9" * 5000, "modelVersion '999.*: accepted"),
+        (5, "1.0", "modelName 5, which is no text"),
+        (["m"], "1.0", r"modelName \['m'\], which is no text"),
+        ("", "1.0", "modelName '': Model name contains special"),
+        ("../../x", "1.0", r"modelName '\.\./\.\./x': Model name contains special"),
+        ("m\n", "1.0", r"modelName 'm\\n': Model name contains special"),
+        ("m" * 250, "1.0", "too long for the name of a file: 255 characters"),
+    ],
+)
+def test_a_manifest_that_names_no_file_of_a_store_is_refused(
+    tmp_path: Path, name: Any, version: Any, words: str
+) -> None:
+    path = _headed(tmp_path / "theirs.mar", name, version)
+    with pytest.raises(ArchiveError, match=rf"^theirs\.mar: MAR-INF/MANIFEST\.json has .*{words}"):
+        archive.read_header(path)
+
+
 def test_without_torch_the_runtimes_that_need_none_are_named(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

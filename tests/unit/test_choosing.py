@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _pack(home: Path, model: str, version: str) -> None:
-    with zipfile.ZipFile(home / "store" / f"{model}-{version}.mar", "w") as archive:
+def _pack(home: Path, model: Any, version: Any, file: str = "") -> None:
+    with zipfile.ZipFile(home / "store" / (file or f"{model}-{version}.mar"), "w") as archive:
         manifest = {"model": {"modelName": model, "modelVersion": version}}
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
 
@@ -86,6 +87,24 @@ def test_a_broken_archive_stops_none_of_the_others(home: Path) -> None:
     assert found.refused.keys() == {"cut-1.0.mar"}
     with pytest.raises(ServerError, match=r"no archive may be served: cut-1\.0\.mar is not a read"):
         _choose(home, "cut-1.0.mar")
+
+
+@pytest.mark.parametrize(
+    ("model", "version"), [("m", 1.0), (5, "1.0"), ("../../m", "1.0"), ("m", "9" * 5000)]
+)
+def test_a_manifest_that_others_have_made_up_stops_none_of_the_others(
+    home: Path, model: Any, version: Any
+) -> None:
+    _pack(home, model, version, "theirs.mar")
+    found = _choose(home)
+    assert len(found.archives) == 4
+    assert found.refused.keys() == {"theirs.mar"}
+    assert found.refused["theirs.mar"].startswith("theirs.mar: MAR-INF/MANIFEST.json has model")
+
+
+def test_archives_of_others_are_loaded_by_whatever_version_they_have(home: Path) -> None:
+    _pack(home, "densenet161", "latest")
+    assert "densenet161-latest.mar" in _choose(home).archives
 
 
 def test_a_default_version_that_is_gone_is_told_and_not_replaced_in_silence(home: Path) -> None:

@@ -29,7 +29,7 @@ from handlers.bundle import Bundle
 from handlers.errors import ExportError, IntegrityError, SpecError, WeightsError
 from handlers.plugins import load_runtime, load_task
 from handlers.quiet import quiet
-from marsmith import archive, build, cli
+from marsmith import archive, artifacts, build, cli
 
 PROJECT = Path(__file__).parents[2]
 SIDE = 48
@@ -276,6 +276,8 @@ def test_weights_beside_an_onnx_file_are_packed(beside: Path, user: Path) -> Non
     assert beside.is_file()
     handler = packed(user, "m.onnx", *LOGITS)
     assert (user / "unpacked/m.onnx.data").read_bytes() == beside.read_bytes()
+    whole = (user / "m.onnx").stat().st_size + beside.stat().st_size
+    assert artifacts.describe(user / "store/m-1.0.mar", load=False).artifact_bytes == whole
     pixels = np.stack([handler.preprocess(picture()), handler.preprocess(picture(20, 80))])
     with torch.no_grad():
         logits = WithNormalisation(Means().eval())(torch.from_numpy(pixels))

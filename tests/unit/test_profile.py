@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from handlers.errors import WeightsError
-from marsmith import cli, subject
+from marsmith import artifacts, cli, subject
 from marsmith.profiling import Layer, Profile, profile
 
 
@@ -128,6 +129,16 @@ def test_the_command_on_an_archive(lenet5: Path) -> None:
     assert archive["import_s"] > 0
     # Less than torch alone takes would be no worker's.
     assert archive["resident_bytes"] > 100e6
+
+
+@pytest.mark.parametrize("name", ["weights", "theirs.onnx.data", "model.bin"])
+def test_weights_beside_an_artifact_are_part_of_it(lenet5: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / lenet5.name
+    shutil.copy(lenet5, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, bytes(12_345))
+        own = archive.getinfo("model.pt").file_size
+    assert artifacts.describe(path, load=False).artifact_bytes == own + 12_345
 
 
 def test_the_table_shows_every_part(lenet5: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -28,9 +29,14 @@ def test_exporters_are_quiet_and_everybody_else_is_heard(
     assert torchs.level == level
 
 
-def test_two_threads_that_are_quiet_at_once_leave_other_loggers_as_they_were(
-    caplog: pytest.LogCaptureFixture,
+def _state() -> tuple[object, list[object], int]:
+    return sys.stdout, list(warnings.filters), logging.getLogger("torch").level
+
+
+def test_two_threads_that_are_quiet_at_once_leave_all_as_it_was(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = _state()
     inside, leave = threading.Event(), threading.Event()
 
     def first() -> None:
@@ -40,12 +46,19 @@ def test_two_threads_that_are_quiet_at_once_leave_other_loggers_as_they_were(
 
     thread = threading.Thread(target=first)
     thread.start()
-    inside.wait(10)
+    assert inside.wait(10)
     with quiet():
         leave.set()
         thread.join()
+        # The first one has left, and the second is quiet as before.
+        print("progress")
+        warnings.warn("deprecated", stacklevel=1)
+        logging.getLogger("torch").warning("recompiled")
+    assert _state() == before
+    print("heard")
     logging.getLogger("handlers.failures").warning("marsmith: failed")
     assert caplog.messages == ["marsmith: failed"]
+    assert capsys.readouterr().out == "heard\n"
 
 
 def test_a_failed_conversion_to_openvino_leaves_the_root_logger_as_it_was(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import shutil
 import stat
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -20,7 +23,7 @@ from handlers.bundle import Bundle
 from handlers.errors import ArchiveError, IntegrityError, MarsmithError, ServerError, SignatureError
 from handlers.inputs import ImageInput
 from handlers.integrity import RECORD, SIGNATURE
-from marsmith import archive, keys, signing
+from marsmith import archive, cli, keys, signing
 from marsmith.addresses import read_properties
 from marsmith.choosing import Choice, choose
 from marsmith.environment import temp_folder
@@ -67,6 +70,45 @@ def test_signing_is_reproducible_and_replaces(signed: Path, pair: tuple[Path, Pa
     signing.sign(signed, pair[0])
     assert signed.read_bytes() == before
     assert [path.name for path in signed.parent.iterdir() if path.name[0] == "."] == []
+
+
+def test_a_signature_is_on_the_disk_before_it_is_in_its_place_and_nobody_else_changes_the_store(
+    signed: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    replace = Path.replace
+
+    def watched(path: Path, target: Path) -> Path:
+        assert path.stat().st_ino in synced
+        with (target.parent / ".lock").open("ab") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    monkeypatch.setattr(Path, "replace", watched)
+    signing.sign(signed, pair[0])
+    assert synced == [signed.stat().st_ino]
+
+
+@pytest.mark.parametrize("meanwhile", ["replaced", "written", "removed"])
+def test_what_takes_the_archive_s_place_while_it_is_signed_stays(
+    signed: Path, pair: tuple[Path, Path], meanwhile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zip_folder = archive.zip_folder
+
+    def change(*words: Any) -> None:
+        zip_folder(*words)
+        if meanwhile != "written":
+            signed.unlink()
+        if meanwhile != "removed":
+            signed.write_bytes(b"another build")
+
+    monkeypatch.setattr(archive, "zip_folder", change)
+    words = r"^m-1\.0\.mar was replaced or removed while it was signed"
+    with pytest.raises(SignatureError, match=words):
+        signing.sign(signed, pair[0])
+    assert signed.exists() == (meanwhile != "removed")
+    assert meanwhile == "removed" or signed.read_bytes() == b"another build"
 
 
 def test_every_changed_byte_is_refused(signed: Path, pair: tuple[Path, Path]) -> None:
@@ -175,9 +217,19 @@ def test_a_damaged_archive_is_not_signed(tmp_path: Path, pair: tuple[Path, Path]
     path = pack(tmp_path)
     _rewrite(path, {"model.pth": b"Weights"})
     before = path.read_bytes()
-    with pytest.raises(IntegrityError, match=r"model\.pth was changed"):
+    with pytest.raises(IntegrityError, match=r"^m-1\.0\.mar: model\.pth was changed"):
         signing.sign(path, pair[0])
     assert path.read_bytes() == before
+
+
+def test_of_several_the_one_that_cannot_be_signed_is_named(
+    signed: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "cut.mar").write_bytes(signed.read_bytes()[:-40])
+    words = ["sign", str(signed), str(tmp_path / "cut.mar"), "--key", str(pair[0])]
+    done = CliRunner().invoke(cli.group, words)
+    assert isinstance(done.exception, IntegrityError)
+    assert str(done.exception).startswith("cut.mar: it cannot be unpacked: ")
 
 
 @pytest.mark.parametrize("room", range(len(FILES) + 2))

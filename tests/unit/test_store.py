@@ -142,6 +142,24 @@ def test_a_damaged_archive_is_not_admitted(tmp_path: Path, whole: Path) -> None:
         admit(store / "m-2.0.mar", store)
 
 
+@pytest.mark.parametrize("named", [("../../x", "1.0"), ("m", "/../../x")])
+def test_a_manifest_leads_no_archive_out_of_the_store(
+    tmp_path: Path, named: tuple[str, str]
+) -> None:
+    store = tmp_path / "a" / "store"
+    (store / "m-").mkdir(parents=True)
+    _archive(tmp_path, "built.mar", *named)
+    with zipfile.ZipFile(tmp_path / "built.mar", "a") as archive:
+        digest = hashlib.sha256(archive.read("MAR-INF/MANIFEST.json")).hexdigest()
+        record = {"sha256": {"MAR-INF/MANIFEST.json": digest}}
+        archive.writestr("MAR-INF/RECORD.json", json.dumps(record))
+    before = sorted(tmp_path.rglob("*"))
+    for work in (admit, lambda archive, store: name_in(store, archive)):
+        with pytest.raises(ArchiveError, match=r"^built\.mar: MAR-INF/MANIFEST\.json has model"):
+            work(tmp_path / "built.mar", store)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_archive_whose_workers_cannot_start_here_is_not_admitted(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

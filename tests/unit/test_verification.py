@@ -166,6 +166,18 @@ def test_weights_of_torchvision_are_had_again(
     assert (found.file, found.sha256) == (None, "0" * 64)
 
 
+def test_without_a_sha256_no_other_file_stands_for_the_weights(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = spec.load(project / "models/lenet5_digits.yaml")
+    named = model.model_copy(update={"weights": WeightsSpec(file="elsewhere/lenet5.pth")})
+    # One of the same name, which may be of anything.
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/lenet5.pth").touch()
+    monkeypatch.chdir(tmp_path)
+    assert subject._found(named) == named.weights
+
+
 def test_the_artifact_of_others_is_compared_with_itself(
     store: Path, project: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
