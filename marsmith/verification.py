@@ -13,7 +13,14 @@ from typing import Any
 
 from handlers import golden, integrity, pictures, plugins
 from handlers.bundle import Bundle
-from handlers.errors import LimitError, ParityError, RequestError, SpecError, WeightsError
+from handlers.errors import (
+    AccuracyError,
+    LimitError,
+    ParityError,
+    RequestError,
+    SpecError,
+    WeightsError,
+)
 from handlers.integrity import sha256
 from handlers.task import Item, TaskHandler
 from marsmith import accuracy, parity, preparing, quantise, samples
@@ -26,7 +33,7 @@ from marsmith.subject import Subject
 
 # Requests to a server at once: several batches of them.
 AT_ONCE = 16
-# A picture's file, what it should be answered with, and what it was.
+# A picture's file, what it should be answered with, and what it was; either may be a RequestError.
 Answer = tuple[Path, Any, Any]
 
 
@@ -98,8 +105,8 @@ def compare(
     outputs and answers at several batch sizes, of at most as many pictures as there.
 
     Outputs of two archives that take other inputs are of other pixels: their answers alone are
-    compared. Raises SpecError for two of different tasks, and ParityError where the reference does
-    not tell the pictures apart.
+    compared. An answer that fails, on either side, is part of the verdict, and so is a reference
+    that does not tell the pictures apart. Raises SpecError for two of different tasks.
     """
     if reference.bundle.task != task.bundle.task:
         raise SpecError(
@@ -108,11 +115,16 @@ def compare(
         )
     options = task.widest()
 
-    def ask(handler: TaskHandler, path: Path) -> Any:
+    def ask(handler: TaskHandler, path: Path, name: str) -> Any:
         image = samples.opened(path, handler.bundle.limits.max_pixels)
-        return handler.answer([image], **options)[0]
+        try:
+            return handler.answer([image], **options)[0]
+        except RequestError as error:
+            return RequestError(f"{name} fails: {error}")
 
-    answers = ((path, ask(reference, path), ask(task, path)) for path in files)
+    answers = (
+        (path, ask(reference, path, against), ask(task, path, "the artifact")) for path in files
+    )
     verdict = _compare(task, answers, against, options)
     if reference.bundle.input != task.bundle.input:
         return verdict
@@ -121,8 +133,8 @@ def compare(
     if len(images) < 2:
         # One alone, as where a single golden picture stands for the samples, tells nothing apart.
         return verdict
-    expected = parity.Expected.of(reference, images, against)
     try:
+        expected = parity.Expected.of(reference, images, against)
         return replace(verdict, parity=parity.check(expected, task))
     except ParityError as error:
         line = f"as a build compares: {error}"
@@ -153,7 +165,8 @@ def served(
 
 
 def _as_served(task: TaskHandler, path: Path) -> Any:
-    """The answer to a picture that is decoded as a worker decodes it; raises SpecError."""
+    """The answer to a picture that is decoded as a worker decodes it, or a RequestError; raises
+    SpecError for a file that is no picture."""
     limits, given = task.bundle.limits, task.bundle.input
     try:
         picture = pictures.read(path.read_bytes(), limits.max_pixels, given.wanted)
@@ -161,7 +174,7 @@ def _as_served(task: TaskHandler, path: Path) -> Any:
         raise SpecError(f"{path}: {error}") from error
     [answer] = task.predict([Item(picture, task.defaults())])
     if isinstance(answer, RequestError):
-        raise SpecError(f"{path}: {answer}") from answer
+        return RequestError(f"in process: {answer}")
     return json.loads(json.dumps(answer))
 
 
@@ -184,8 +197,9 @@ def _compare(
     moved: list[str] = []
     for path, expected, answer in answers:
         count += 1
-        if isinstance(answer, RequestError):
-            wrong.append(f"{path.name}: {answer}")
+        failed = [each for each in (expected, answer) if isinstance(each, RequestError)]
+        if failed:
+            wrong += [f"{path.name}: {each}" for each in failed]
             continue
         difference = task.compare(expected, answer, **options)
         same += difference.same
@@ -212,8 +226,8 @@ def measured(
 
     Pictures that the archive, unpacked in ``folder``, was calibrated with are left out, and those
     of the reference where it is an archive, unpacked in ``other``. ``reference`` None: there is
-    none but the archive itself. ``drop`` None allows what the archive was built with. Raises
-    SpecError.
+    none but the archive itself. ``drop`` None allows what the archive was built with. Where one
+    picture has no answer, so has the metric none, and the verdict says why. Raises SpecError.
     """
     built: dict[str, Any] = task.bundle.provenance["spec"].get("accuracy") or {}
     if drop is None:
@@ -223,10 +237,13 @@ def measured(
     if reference is not None and other is not None:
         taken += _calibrated(reference, other)
     evaluation = Evaluation.of(spec, Path(), task, without=taken)
-    if reference is None:
-        return replace(verdict, accuracy=accuracy.alone(task, evaluation))
-    expected = evaluation.answers(reference)
-    found = accuracy.compare(reference, expected, task, evaluation, spec.drop)
+    try:
+        if reference is None:
+            return replace(verdict, accuracy=accuracy.alone(task, evaluation))
+        expected = evaluation.answers(reference, verdict.against)
+        found = accuracy.compare(reference, expected, task, evaluation, spec.drop)
+    except AccuracyError as error:
+        return replace(verdict, wrong=[*verdict.wrong, f"the metric: {error}"])
     failed = [] if found.passed else [f"the metric: {found}"]
     # Of many pictures int8 decides some otherwise; whether too many, the metric says.
     decides = task.bundle.precision == "int8"

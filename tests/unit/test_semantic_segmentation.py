@@ -324,6 +324,23 @@ def test_a_network_that_computes_nan_fails_on_that_picture_alone(count: int) -> 
     assert "not finite" in str(bad)
 
 
+def test_a_segmenter_that_computes_nan_for_one_picture_is_no_parity() -> None:
+    def broken(images: Any) -> Any:
+        ids, confidence = _planes(images)
+        # As ``argmax`` makes of NaN; three quarters of one picture alone are white.
+        confidence[ids.mean(axis=(1, 2)) > 0.6] = 0
+        return ids, confidence
+
+    words = "does not answer a sample: the model's output for this picture is not finite$"
+    expected = parity.Expected.of(_Any(_planes), _pictures())
+    with pytest.raises(ParityError, match=f"^the artifact, in a batch of 1, {words}") as refused:
+        parity.check(expected, _Any(broken))
+    # An attempt of int8 that is told by it goes on to the next.
+    assert refused.type is ParityError
+    with pytest.raises(ParityError, match=f"^eager {words}"):
+        parity.Expected.of(_Any(broken), _pictures())
+
+
 def test_masks_are_compared_in_batches_of_every_size() -> None:
     def mixed(images: Any) -> Any:
         ids, confidence = _planes(images)

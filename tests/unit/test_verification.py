@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 from handlers.errors import IntegrityError, SpecError, WeightsError
+from handlers.runtimes import Array, Arrays
+from handlers.task import TaskHandler
 from marsmith import build, foreign, quantise, samples, spec, subject, verification, weights
 from marsmith.archive import read_json, unpack
 from marsmith.commands import verify
 from marsmith.spec_parts import WeightsSpec
 from marsmith.verification import Verdict
+
+Model = Callable[[Array], Arrays]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +136,78 @@ def test_the_metric_of_int8_excuses_what_moved_and_not_what_is_broken(
     assert verdict.metric_decides
     assert verdict.passed == (broken == "another class")
     assert not compared.passed
+
+
+def not_finite(task: TaskHandler, picture: Path) -> Model:
+    """The model of ``task``, which computes NaN for one picture alone."""
+    right, lone = task.model, task.preprocess(samples.opened(picture, 10**8))
+
+    def model(pixels: Array) -> Arrays:
+        scores = right(pixels)[0].copy()
+        scores[[np.array_equal(each, lone) for each in pixels]] = np.nan
+        return (scores,)
+
+    return model
+
+
+NOT_FINITE = "the model's output for this picture is not finite"
+
+
+@pytest.mark.parametrize("broken", ["the artifact", "b.mar"])
+def test_a_picture_without_an_answer_is_part_of_the_verdict(
+    store: Path, labelled: Path, tmp_path: Path, broken: str
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task, reference = verification.opened(tmp_path), verification.opened(tmp_path)
+    files = samples.files(labelled, "--images")
+    side = task if broken == "the artifact" else reference
+    side.model = not_finite(side, files[3])
+    verdict = verification.compare(task, reference, files, "b.mar")
+    verdict = verification.measured(verdict, task, reference, labelled, None, tmp_path)
+    parity = {
+        "the artifact": "sample 3, batch of 1, output 0: not finite where b.mar is",
+        "b.mar": "the outputs of b.mar itself are not finite: look at the weights",
+    }
+    assert verdict.wrong == [
+        f"3.png: {broken} fails: {NOT_FINITE}",
+        f"as a build compares: {parity[broken]}",
+        f"the metric: {broken} does not answer one of 0.png to 9.png: {NOT_FINITE}",
+    ]
+    assert (verdict.pictures, verdict.same, verdict.accuracy) == (10, 9, None)
+
+
+def test_a_reference_that_fails_on_a_batch_is_part_of_the_verdict(
+    store: Path, labelled: Path, tmp_path: Path
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task, reference = verification.opened(tmp_path), verification.opened(tmp_path)
+
+    def model(pixels: Array) -> Arrays:
+        raise RuntimeError("no memory")
+
+    reference.model = model
+    files = samples.files(labelled, "--images")
+    wrong = verification.compare(task, reference, files, "b.mar").wrong
+    assert len(wrong) == len(files) + 1
+    assert wrong[-1] == "as a build compares: b.mar fails on a sample: RuntimeError: no memory"
+
+
+def test_a_verdict_is_printed_where_a_picture_has_no_answer(
+    store: Path, project: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = verification.opened
+
+    def broken(folder: Path) -> TaskHandler:
+        task = opened(folder)
+        task.model = not_finite(task, labelled / "3.png")
+        return task
+
+    monkeypatch.setattr(verification, "opened", broken)
+    archive = str(store / "lenet5_digits-1.0.mar")
+    status, words = asked(project, monkeypatch, archive, "--images", str(labelled), "--json")
+    [verdict] = json.loads(words)
+    assert (status, verdict["pictures"], verdict["same"]) == (1, 10, 9)
+    assert verdict["wrong"][0] == f"3.png: the artifact fails: {NOT_FINITE}"
 
 
 def test_an_archive_is_proven_where_its_model_file_is_not(
