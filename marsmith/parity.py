@@ -108,7 +108,7 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     """
     closeness, most = artifact.bundle.closeness, artifact.bundle.artifact_batch
     # Answers are compared by the reference, which may have other limits of its own.
-    expected = replace(expected, task=_held_to(expected.task, closeness))
+    expected = replace(expected, task=held_to(expected.task, closeness))
     sizes = sorted({1, min(2, most), most})
     differences = np.zeros(len(expected.arrays))
     beyond: str | None = None
@@ -263,7 +263,7 @@ def _compare_answers(
         for name, value in difference.figures.items():
             # What is counted is counted once a picture.
             if not (index in seen and _is_count(name)):
-                figures[name] = _joined(name, figures[name], value) if name in figures else value
+                figures[name] = joined(name, figures.get(name), value)
         seen.add(index)
     return worst, figures
 
@@ -318,14 +318,16 @@ def _is_count(name: str) -> bool:
     return not name.startswith(("least_", "largest_"))
 
 
-def _joined(name: str, one: float, other: float) -> float:
-    """A figure of two sets of pictures; see ``Difference``."""
+def joined(name: str, one: float | None, other: float) -> float:
+    """A figure of two sets of pictures, of which one may have none; see ``Difference``."""
+    if one is None:
+        return other
     if name.startswith("least_"):
         return min(one, other)
     return max(one, other) if name.startswith("largest_") else one + other
 
 
-def _held_to(task: TaskHandler, closeness: Closeness) -> TaskHandler:
+def held_to(task: TaskHandler, closeness: Closeness) -> TaskHandler:
     """The same handler with other limits."""
     made = copy.copy(task)
     made.bundle = replace(task.bundle, closeness=closeness)
@@ -339,7 +341,7 @@ def _spread(
 
     All as large as the first: of another size a mask or a box is another in any case.
     """
-    exact, options = _held_to(reference, Closeness()), reference.widest()
+    exact, options = held_to(reference, Closeness()), reference.widest()
     size = images[0].size
     answers = [
         answer if image.size == size else _asked(reference, [image.resize(size)], options, name)[0]

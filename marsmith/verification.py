@@ -13,6 +13,7 @@ from typing import Any
 
 from handlers import golden, integrity, pictures, plugins
 from handlers.bundle import Bundle
+from handlers.closeness import Closeness
 from handlers.errors import (
     AccuracyError,
     LimitError,
@@ -149,9 +150,11 @@ def served(
     """Answers of a running server to the pictures' own bytes, against the archive's in process.
 
     First one picture after the other, then ``AT_ONCE`` requests at once, of which the server makes
-    batches. ``connect`` gives a client, of which each thread needs one.
+    batches. ``connect`` gives a client, of which each thread needs one. Both sides run the same
+    artifact, so that ``steady`` says how close they must be.
     """
-    expected = {path: _as_served(task, path) for path in files}
+    expected = {path: _as_served(task, path)[0] for path in files}
+    held = parity.held_to(task, steady(task, expected))
     serving = task.bundle.provenance["spec"].get("serving", {})
     # More than its queue takes would be answered 503.
     together = min(AT_ONCE, serving.get("queue_size", AT_ONCE))
@@ -159,23 +162,74 @@ def served(
     found = {"the server": (files, 1), f"the server, {together} at once": (many, together)}
     with closing(Asker(connect, task.bundle.name, task.bundle.version)) as asker:
         return [
-            _compare(task, _answers(asker, asked, count, expected), against, {})
+            _compare(held, _answers(asker, asked, count, expected), against, {})
             for against, (asked, count) in found.items()
         ]
 
 
-def _as_served(task: TaskHandler, path: Path) -> Any:
-    """The answer to a picture that is decoded as a worker decodes it, or a RequestError; raises
+def steady(task: TaskHandler, alone: Mapping[Path, Any]) -> Closeness:
+    """How close two answers of one artifact on one host must be, whatever its precision.
+
+    fp32's limits; or twice what a full batch moves an answer from ``alone``, those to pictures one
+    by one, where that is more, for kernels of few bits round otherwise at other batch sizes. Never
+    further than a golden request's score may move, or than the archive's own limits of the rest.
+    """
+    own, exact = task.bundle.closeness, Closeness()
+    score, figures = _moved_by_batches(task, alone)
+    outputs, answers = (max(each, 2 * score) for each in (exact.outputs, exact.answers))
+    changed = max(exact.changed, 2 * figures.get("largest_changed", 0.0))
+    overlap, iou = (
+        min(getattr(exact, name), 1 - 2 * (1 - figures.get(f"least_{name}", 1.0)))
+        for name in ("overlap", "iou")
+    )
+    return replace(
+        own,
+        outputs=min(own.golden, outputs),
+        answers=min(own.golden, answers),
+        overlap=max(own.overlap, overlap),
+        changed=min(own.changed, changed),
+        iou=max(own.iou, iou),
+    )
+
+
+def _moved_by_batches(
+    task: TaskHandler, alone: Mapping[Path, Any]
+) -> tuple[float, dict[str, float]]:
+    """The largest move of a score, and the task's figures, between answers alone and in batches."""
+    files, size = list(alone), task.bundle.limits.batch_size
+    score = 0.0
+    figures: dict[str, float] = {}
+    for start in range(0, len(files), size):
+        # Repeated from the front, so that the last batch is full, too.
+        batch = [files[(start + i) % len(files)] for i in range(size)]
+        for path, answer in zip(batch, _as_served(task, *batch), strict=True):
+            if isinstance(answer, RequestError) or isinstance(alone[path], RequestError):
+                continue
+            found = task.compare(alone[path], answer)
+            score = max(score, found.score)
+            for name, value in found.figures.items():
+                figures[name] = parity.joined(name, figures.get(name), value)
+    return score, figures
+
+
+def _as_served(task: TaskHandler, *files: Path) -> list[Any]:
+    """Answers, or RequestErrors, to pictures together, decoded as a worker decodes them; raises
     SpecError for a file that is no picture."""
+    answers = task.predict([Item(_picture(task, path), task.defaults()) for path in files])
+    return [
+        RequestError(f"in process: {answer}")
+        if isinstance(answer, RequestError)
+        else json.loads(json.dumps(answer))
+        for answer in answers
+    ]
+
+
+def _picture(task: TaskHandler, path: Path) -> pictures.Picture:
     limits, given = task.bundle.limits, task.bundle.input
     try:
-        picture = pictures.read(path.read_bytes(), limits.max_pixels, given.wanted)
+        return pictures.read(path.read_bytes(), limits.max_pixels, given.wanted)
     except RequestError as error:
         raise SpecError(f"{path}: {error}") from error
-    [answer] = task.predict([Item(picture, task.defaults())])
-    if isinstance(answer, RequestError):
-        return RequestError(f"in process: {answer}")
-    return json.loads(json.dumps(answer))
 
 
 def _answers(

@@ -361,6 +361,30 @@ def test_a_margin_is_0_for_a_coin_and_1_where_all_is_sure(task: SemanticSegmenta
         assert task.margin(found) == pytest.approx(margin)
 
 
+@pytest.mark.parametrize(
+    ("rows", "changed", "iou"), [(0, 0.001, 0.9), (2, 0.04, 0.9), (10, 0.1, 0.6), (20, 0.1, 0.2)]
+)
+def test_a_server_s_masks_change_as_far_as_batches_change_them(
+    tmp_path: Path, rows: int, changed: float, iou: float
+) -> None:
+    def batched(images: Any) -> Any:
+        ids, confidence = _planes(images)
+        if len(ids) > 1:
+            # Of the 50 that are of a cat.
+            ids[:, 50 - rows : 50] = 0
+        return ids, confidence
+
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    pixels[:50] = 255
+    path = tmp_path / "half.png"
+    Image.fromarray(pixels).save(path)
+    task = _Any(batched, batch=4, precision="int8")
+    [alone] = verification._as_served(task, path)
+    limits = verification.steady(task, {path: alone})
+    # fp32's, or twice what was seen, within int8's own.
+    assert (limits.changed, limits.iou) == (pytest.approx(changed), pytest.approx(iou))
+
+
 def test_an_archive_is_held_against_another_one_by_its_own_limits(tmp_path: Path) -> None:
     def nearly(images: Any) -> Any:
         ids, confidence = _planes(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -15,11 +16,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from handlers.errors import IntegrityError, SpecError, WeightsError
+from handlers.closeness import DEFAULTS
+from handlers.errors import IntegrityError, RequestError, SpecError, WeightsError
 from handlers.runtimes import Array, Arrays
 from handlers.task import TaskHandler
 from marsmith import build, foreign, quantise, samples, spec, subject, verification, weights
 from marsmith.archive import read_json, unpack
+from marsmith.asking import Asked
+from marsmith.client import Reply
 from marsmith.commands import verify
 from marsmith.spec_parts import WeightsSpec
 from marsmith.verification import Verdict
@@ -394,11 +398,111 @@ def test_large_photographs_are_decoded_as_the_server_does(
     read: list[Any] = []
     preprocess = task.preprocess
     task.preprocess = lambda given: (read.append(given), preprocess(given))[1]  # type: ignore[method-assign]
-    answer = verification._as_served(task, tmp_path / "large.jpg")
+    [answer] = verification._as_served(task, tmp_path / "large.jpg")
     assert answer[0]["label"]
     # At an eighth of its size, and as large as it is for those who ask.
     assert read[0].pixels.shape[0] < 1500
     assert read[0].size == (1500, 1500)
+
+
+# A server that runs the same artifact ----------------------------------------------------------
+
+
+class Server:
+    """Stands for ``Asker``: answers as the handler does, with the scores that ``model`` gives."""
+
+    def __init__(self, task: TaskHandler, model: Model) -> None:
+        self._task = copy.copy(task)
+        self._task.model = model
+
+    def __call__(self, *_: Any) -> Server:
+        return self
+
+    def ask(self, path: Path) -> Asked:
+        [answer] = verification._as_served(self._task, path)
+        if isinstance(answer, RequestError):
+            return Asked(path, None, str(answer))
+        return Asked(path, Reply(200, "application/json", json.dumps(answer).encode()), None)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def scored(*scores: float, further: float = 0.0) -> Model:
+    """The same scores for all pictures; in batches the best is ``further`` off."""
+
+    def model(pixels: Array) -> Arrays:
+        found = np.tile(np.float32([*scores, *[0.0] * (10 - len(scores))]), (len(pixels), 1))
+        found[:, 0] -= further if len(pixels) > 1 else 0.0
+        return (found,)
+
+    return model
+
+
+@pytest.fixture
+def asked_server(
+    unpacked: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[Verdict]]:
+    """What ``served`` says of an archive in a precision, its model, and that of the server."""
+
+    def ask(precision: str, ours: Model, theirs: Model) -> list[Verdict]:
+        task = verification.opened(unpacked)
+        closeness = DEFAULTS[precision]
+        task.bundle = replace(task.bundle, precision=precision, closeness=closeness)
+        task.model = ours
+        monkeypatch.setattr(verification, "Asker", Server(task, theirs))
+        files = samples.files(labelled, "--images")
+        return verification.served(task, lambda: pytest.fail("nobody connects"), files)
+
+    return ask
+
+
+def test_a_server_s_other_decision_is_told_whatever_the_precision(
+    asked_server: Callable[..., list[Verdict]],
+) -> None:
+    # A margin of 0.5, and no score that moves as far as int8 may be from eager.
+    right, swapped = scored(0.6, 0.1, 0.1), scored(0.35, 0.4, 0.1)
+    for verdict in asked_server("int8", right, swapped):
+        assert (verdict.same, verdict.passed) == (0, False)
+        assert len(verdict.moved) == verdict.pictures
+        words = "0.png: top-1 is 1, expected 0, scores moved by 0.3 (allowed 0.0001)"
+        assert verdict.moved[0] == words
+    assert all(verdict.passed for verdict in asked_server("int8", right, right))
+
+
+@pytest.mark.parametrize(
+    ("precision", "further", "off", "passes"),
+    [
+        ("bf16", 0.004, 0.007, True),
+        ("bf16", 0.004, 0.009, False),
+        ("bf16", 0.0, 0.0002, False),
+        # A golden request may move by 0.2 in int8 and by 0.001 in fp32, and no answer further.
+        ("int8", 0.2, 0.19, True),
+        ("int8", 0.2, 0.21, False),
+        ("fp32", 0.002, 0.0009, True),
+        ("fp32", 0.002, 0.0011, False),
+    ],
+)
+def test_a_server_s_scores_move_as_far_as_batches_move_them(
+    asked_server: Callable[..., list[Verdict]],
+    precision: str,
+    further: float,
+    off: float,
+    passes: bool,
+) -> None:
+    found = asked_server(precision, scored(0.9, 0.1, further=further), scored(0.9 - off, 0.1))
+    assert [verdict.passed for verdict in found] == [passes, passes]
+
+
+def test_a_picture_that_fails_in_process_is_part_of_the_verdict_on_a_server(
+    asked_server: Callable[..., list[Verdict]], unpacked: Path, labelled: Path
+) -> None:
+    task = verification.opened(unpacked)
+    for verdict in asked_server("fp32", not_finite(task, labelled / "3.png"), task.model):
+        lines = [line for line in verdict.wrong if line.startswith("3.png: ")]
+        assert lines == verdict.wrong
+        assert set(lines) == {f"3.png: in process: {NOT_FINITE}"}
+        assert verdict.same == verdict.pictures - len(lines)
 
 
 def test_a_single_golden_picture_proves_what_it_can(
