@@ -278,15 +278,15 @@ def measured(
 ) -> Verdict:
     """The verdict with the metric on the labels of ``images``, or on the reference's answers.
 
-    Pictures that the archive, unpacked in ``folder``, was calibrated with are left out, and those
-    of the reference where it is an archive, unpacked in ``other``. ``reference`` None: there is
-    none but the archive itself. ``drop`` None allows what the archive was built with. Where one
-    picture has no answer, so has the metric none, and the verdict says why. Raises SpecError.
+    As many are drawn, by the same seed, as for the archive's build. Left out are pictures that the
+    archive, unpacked in ``folder``, was calibrated with, and those of the reference where it is an
+    archive, unpacked in ``other``. ``reference`` None: there is none but the archive itself.
+    ``drop`` None allows what the archive was built with. Where one picture has no answer, so has
+    the metric none, and the verdict says why. Raises SpecError.
     """
     built: dict[str, Any] = task.bundle.provenance["spec"].get("accuracy") or {}
-    if drop is None:
-        drop = built.get("drop", AccuracySpec.model_fields["drop"].default)
-    spec = AccuracySpec(folder=str(images), drop=drop)
+    said = {} if drop is None else {"drop": drop}
+    spec = AccuracySpec(**{**built, "folder": str(images), **said})
     taken = _calibrated(task, folder)
     if reference is not None and other is not None:
         taken += _calibrated(reference, other)

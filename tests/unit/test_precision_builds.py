@@ -108,6 +108,9 @@ def test_int8_passes_and_is_recorded(
         "data": quantise.digest(drawn),
         "float_layers": [],
     }
+    made_of = bundle.provenance["spec"]
+    assert made_of["calibration"] == {"folder": DIGITS, "count": 5, "seed": 0, "keep_fp32": 0}
+    assert made_of["accuracy"] == {"folder": DIGITS, "drop": 0.01, "count": None, "seed": 0}
     assert quantise.read(folder) == quantise.digests(drawn)
     assert found.proof.accuracy is not None
     assert report["accuracy"] == json.loads(json.dumps(found.proof.accuracy.to_json()))

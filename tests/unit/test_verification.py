@@ -21,11 +21,12 @@ from handlers.errors import IntegrityError, RequestError, SpecError, WeightsErro
 from handlers.runtimes import Array, Arrays
 from handlers.task import TaskHandler
 from marsmith import build, foreign, quantise, samples, spec, subject, verification, weights
+from marsmith.accuracy import Evaluation
 from marsmith.archive import read_json, unpack
 from marsmith.asking import Asked
 from marsmith.client import Reply
 from marsmith.commands import verify
-from marsmith.spec_parts import WeightsSpec
+from marsmith.spec_parts import AccuracySpec, WeightsSpec
 from marsmith.verification import Verdict
 
 Model = Callable[[Array], Arrays]
@@ -261,10 +262,14 @@ def test_the_artifact_of_others_is_compared_with_itself(
         asked(project, monkeypatch, archive, *images, "--max-drop", "0.1")
 
 
-def test_the_metric_of_an_artifact_of_others_is_recorded(store: Path, project: Path) -> None:
+def test_the_metric_of_an_artifact_of_others_is_recorded(
+    store: Path, project: Path, labelled: Path
+) -> None:
     measured = read_json(store / "theirs-1.0.mar", "parity.json")["accuracy"]
     assert (measured["artifact"], measured["truth"], measured["pictures"]) == (1.0, "labels", 10)
     assert (measured["reference"], measured["drop"], measured["allowed"]) == (None, None, None)
+    made_of = read_json(store / "theirs-1.0.mar", "marsmith.json")["provenance"]["spec"]
+    assert made_of["accuracy"] == {"folder": labelled.name, "count": None, "seed": 0}
     plain = spec.parse(theirs(store, accuracy={"folder": "samples/digits"}), "theirs")
     with pytest.raises(SpecError, match="its pictures have no labels"):
         foreign.measured(plain, project, verification.opened(store / "unpacked"))
@@ -300,6 +305,21 @@ def test_int8_is_measured_as_it_was_built(
     found = verification.measured(verdict, task, task, labelled, said, tmp_path).accuracy
     assert found is not None
     assert (found.pictures, found.allowed) == (6, allowed)
+
+
+def test_the_metric_is_measured_on_what_the_archive_says_was_drawn(
+    store: Path, project: Path, labelled: Path, tmp_path: Path
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task, verdict = verification.opened(tmp_path), Verdict("eager", 10, 10, 0.0, [])
+    for seed in (0, 3):
+        built = AccuracySpec(folder="digits", count=4, seed=seed)
+        task.bundle = replace(task.bundle, provenance={"spec": {"accuracy": built.model_dump()}})
+        found = verification.measured(verdict, task, task, labelled, None, tmp_path).accuracy
+        here = built.model_copy(update={"folder": str(labelled)})
+        wanted = Evaluation.of(here, Path(), task).digest
+        assert found is not None
+        assert (found.pictures, found.data) == (4, wanted)
 
 
 def test_what_the_reference_was_calibrated_with_measures_neither(
