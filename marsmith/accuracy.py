@@ -201,8 +201,9 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
     AccuracyError where it does not answer one."""
     if evaluation.truths is None:
         raise SpecError(
-            "accuracy.folder: its pictures have no labels, and an artifact of others has no eager "
-            "model whose answers could stand for them: give labels (see docs/precision.md)"
+            "accuracy.folder: its pictures have no labels, and there is no eager model here, as an "
+            "artifact of others has none, whose answers could stand for them: give labels (see "
+            "docs/precision.md)"
         )
     answers = evaluation.answers(artifact, "the artifact")
     [ours] = _evidence(artifact, evaluation.files, evaluation.truths, answers)

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handlers import golden, integrity, pictures, plugins
 from handlers.bundle import Bundle
@@ -24,13 +24,15 @@ from handlers.errors import (
 )
 from handlers.integrity import sha256
 from handlers.task import Item, TaskHandler
-from marsmith import accuracy, parity, preparing, quantise, samples
+from marsmith import accuracy, parity, quantise, samples
 from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.asking import Asker, in_order
 from marsmith.client import Client
 from marsmith.spec import ModelSpec
 from marsmith.spec_parts import AccuracySpec
-from marsmith.subject import Subject
+
+if TYPE_CHECKING:
+    from marsmith.subject import Subject
 
 # Requests to a server at once: several batches of them.
 AT_ONCE = 16
@@ -83,6 +85,9 @@ def eager(task: TaskHandler, given: Subject, file: Path | None = None) -> TaskHa
 
     ``file`` is the state_dict; None looks for it in the project. Raises SpecError or WeightsError.
     """
+    # It loads torch, which hosts that serve without it lack: all else here does without.
+    from marsmith import preparing
+
     if file is not None:
         _check_weights(given.spec, file)
     return preparing.reference(task.bundle, given.trained(file))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -423,6 +425,69 @@ def test_large_photographs_are_decoded_as_the_server_does(
     # At an eighth of its size, and as large as it is for those who ask.
     assert read[0].pixels.shape[0] < 1500
     assert read[0].size == (1500, 1500)
+
+
+# Without PyTorch ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torchless(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LeNet-5 for a runtime that does without PyTorch."""
+    changes = {"runtime": "onnx", "version": "3.0"}
+    model = spec.load(project / "models/lenet5_digits.yaml", changes)
+    built = build.build(model, project, tmp_path_factory.mktemp("torchless"), tell=print)
+    return built.path
+
+
+# As an environment that has no torch does.
+WITHOUT = (
+    "import sys; "
+    "sys.modules |= dict.fromkeys(('torch', 'torchvision', 'torchmetrics')); "
+    "from marsmith.cli import main; main()"
+)
+
+
+def without_torch(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT, "verify", *words]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+
+
+def test_what_needs_no_torch_is_proven_without_it(
+    torchless: Path, project: Path, labelled: Path
+) -> None:
+    for against in ("itself", str(torchless)):
+        words = (str(torchless), "--against", against, "--images", str(labelled), "--json")
+        done = without_torch(project, *words)
+        assert done.returncode == 0, done.stderr
+        [verdict] = json.loads(done.stdout)
+        assert (verdict["same"], verdict["accuracy"]["artifact"]) == (10, 1.0)
+        assert verdict["parity"]["batch_sizes"] == [1, 2, 8]
+
+
+def test_what_needs_torch_says_so_in_one_line_where_there_is_none(
+    torchless: Path, store: Path, project: Path
+) -> None:
+    ours, theirs = str(torchless), str(store / "lenet5_digits-1.0.mar")
+    for words, said in (
+        ([ours], "eager needs PyTorch, which is not installed here: install requirements.txt, or"),
+        ([theirs], "lenet5_digits-1.0.mar: its worker needs PyTorch, which is not installed here"),
+        ([ours, "--against", theirs], "lenet5_digits-1.0.mar: its worker needs PyTorch, which is"),
+    ):
+        done = without_torch(project, *words)
+        assert (done.returncode, done.stdout) == (1, "")
+        [line] = done.stderr.splitlines()
+        assert line.startswith(f"error: {said}")
+
+
+def test_an_archive_of_ours_is_compared_with_itself(
+    store: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = str(store / "lenet5_digits-1.0.mar")
+    status, words = asked(project, monkeypatch, archive, "--against", "itself")
+    assert status == 0
+    assert "agrees with itself, one by one: 10 of 10 decisions the same" in words
+    with pytest.raises(SpecError, match="--weights goes with eager alone"):
+        asked(project, monkeypatch, archive, "--against", "itself", "--weights", "w.pth")
 
 
 # A server that runs the same artifact ----------------------------------------------------------
