@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from handlers.contract import file_of
-from handlers.errors import PluginError, SpecError
+from handlers.errors import AccuracyError, PluginError, RequestError, SpecError
 from handlers.integrity import sha256
 from handlers.runtimes import Array
 from handlers.task import TaskHandler
@@ -125,13 +124,22 @@ class Evaluation:
         _ = made.digest
         return made
 
-    def answers(self, task: TaskHandler) -> list[Any]:
-        """The task's answers to all pictures, with its widest options.
+    def answers(self, task: TaskHandler, name: str = "eager") -> list[Any]:
+        """The task's answers to all pictures, with its widest options; errors call it ``name``.
 
-        Raises SpecError for a picture that cannot be read, RequestError for one without an answer.
+        Raises SpecError for a picture that cannot be read, AccuracyError for one without an answer.
         """
         options = task.widest()
-        return [answer for chunk in self._chunks() for answer in task.answer(chunk, **options)]
+        found: list[Any] = []
+        for files in self._chunks():
+            images = [samples.opened(path, self.max_pixels) for path in files]
+            try:
+                found += task.answer(images, **options)
+            except RequestError as error:
+                raise AccuracyError(
+                    f"{name} does not answer one of {files[0].name} to {files[-1].name}: {error}"
+                ) from error
+        return found
 
     @cached_property
     def digest(self) -> str:
@@ -145,10 +153,9 @@ class Evaluation:
                     digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
 
-    def _chunks(self) -> Iterator[list[Image.Image]]:
+    def _chunks(self) -> Iterator[list[Path]]:
         for start in range(0, len(self.files), _CHUNK):
-            chunk = self.files[start : start + _CHUNK]
-            yield [samples.opened(path, self.max_pixels) for path in chunk]
+            yield self.files[start : start + _CHUNK]
 
 
 def compare(
@@ -158,12 +165,15 @@ def compare(
     evaluation: Evaluation,
     allowed: float,
 ) -> Accuracy:
-    """Measure ``artifact`` beside eager's answers ``expected`` to the same pictures."""
+    """Measure ``artifact`` beside eager's answers ``expected`` to the same pictures.
+
+    Raises AccuracyError where it does not answer one.
+    """
     truths = evaluation.truths
     known = truths is not None
     if truths is None:
         truths = [reference.as_truth(answer) for answer in expected]
-    answers = evaluation.answers(artifact)
+    answers = evaluation.answers(artifact, "the artifact")
     ours, theirs = _evidence(reference, evaluation.files, truths, answers, expected)
     why = "their labels have nothing" if known else "eager finds nothing"
     best = _metric(reference, theirs, why)
@@ -187,13 +197,15 @@ def compare(
 
 
 def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
-    """Measure an artifact that has no reference; raises SpecError for pictures without labels."""
+    """Measure an artifact that has no reference; raises SpecError for pictures without labels,
+    AccuracyError where it does not answer one."""
     if evaluation.truths is None:
         raise SpecError(
-            "accuracy.folder: its pictures have no labels, and an artifact of others has no eager "
-            "model whose answers could stand for them: give labels (see docs/precision.md)"
+            "accuracy.folder: its pictures have no labels, and there is no eager model here, as an "
+            "artifact of others has none, whose answers could stand for them: give labels (see "
+            "docs/precision.md)"
         )
-    answers = evaluation.answers(artifact)
+    answers = evaluation.answers(artifact, "the artifact")
     [ours] = _evidence(artifact, evaluation.files, evaluation.truths, answers)
     return Accuracy(
         metric=artifact.metric_name,

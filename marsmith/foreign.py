@@ -115,9 +115,10 @@ def check(artifact: TaskHandler, images: list[Image.Image]) -> Report:
     try:
         expected = parity.Expected.of(alone(artifact), images, "the artifact alone")
         return Report(**vars(parity.check(expected, artifact)))
-    except RequestError as error:
-        raise ParityError(f"a sample is not answered: {error}") from error
     except ParityError as error:
+        if isinstance(error.__cause__, RequestError):
+            # The answer that there is not says itself why.
+            raise
         raise ParityError(
             f"{error}. Was the artifact exported in training mode, or for one picture (then say "
             "serving.batch_size 1)? Are mean, std, scale and color those it was made for?"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MODELS, STORE = Path("models"), Path("model-store")
 AUTO = "auto"
+# In the place of an archive, what it was exported from.
+EAGER = "eager"
 # build_mar.sh says here where its caller stands: paths on the command line are relative to that.
 CALLER = "MARSMITH_CALLER"
 # For helps.

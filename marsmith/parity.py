@@ -13,7 +13,13 @@ from PIL import Image
 
 from handlers.closeness import Closeness
 from handlers.contract import file_of
-from handlers.errors import LimitError, ParityError, PluginError
+from handlers.errors import (
+    LimitError,
+    MarsmithError,
+    ParityError,
+    PluginError,
+    RequestError,
+)
 from handlers.plugins import described
 from handlers.runtimes import Array, Arrays
 from handlers.task import TaskHandler
@@ -73,17 +79,18 @@ class Expected:
 
     @classmethod
     def of(cls, reference: TaskHandler, images: list[Image.Image], name: str = "eager") -> Expected:
-        """Ask ``reference``; raises ParityError where it tells the pictures not apart, PluginError
-        where its task's ``compare`` finds a difference between an answer and itself.
+        """Ask ``reference``; raises ParityError where it tells the pictures not apart or answers
+        one of them not at all, PluginError where its task's ``compare`` finds a difference between
+        an answer and itself.
 
         How far apart they must be is what rounding does in fp32, whatever the artifact's precision:
         the question is whether the reference says anything of the pictures at all.
         """
         arrays = [reference.preprocess(image) for image in images]
         outputs = [_alone(reference, array, name) for array in arrays]
-        answers = reference.answer(images, **reference.widest())
+        answers = _asked(reference, images, reference.widest(), name)
         _check_compare(reference, answers[0])
-        spread, least = _spread(reference, images, answers), Closeness().outputs
+        spread, least = _spread(reference, images, answers, name), Closeness().outputs
         if spread <= least:
             raise ParityError(
                 f"the answers of {name} to {len(images)} samples differ by no more than "
@@ -101,7 +108,7 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     """
     closeness, most = artifact.bundle.closeness, artifact.bundle.artifact_batch
     # Answers are compared by the reference, which may have other limits of its own.
-    expected = replace(expected, task=_held_to(expected.task, closeness))
+    expected = replace(expected, task=held_to(expected.task, closeness))
     sizes = sorted({1, min(2, most), most})
     differences = np.zeros(len(expected.arrays))
     beyond: str | None = None
@@ -150,7 +157,13 @@ def _batches(arrays: list[Array], size: int) -> Iterator[list[int]]:
 
 
 def _alone(handler: TaskHandler, array: Array, name: str) -> Arrays:
-    outputs = handler.model(np.stack([array]))
+    try:
+        outputs = handler.model(np.stack([array]))
+    except MarsmithError:
+        raise
+    # A runtime fails in ways of its own.
+    except Exception as error:
+        raise ParityError(f"{name} fails on a sample: {described(error)}") from error
     _check_axes(outputs, 1, name)
     if not all(np.isfinite(output).all() for output in outputs):
         raise ParityError(f"the outputs of {name} itself are not finite: look at the weights")
@@ -250,7 +263,7 @@ def _compare_answers(
         for name, value in difference.figures.items():
             # What is counted is counted once a picture.
             if not (index in seen and _is_count(name)):
-                figures[name] = _joined(name, figures[name], value) if name in figures else value
+                figures[name] = joined(name, figures.get(name), value)
         seen.add(index)
     return worst, figures
 
@@ -272,18 +285,31 @@ def is_decided(task: TaskHandler, answer: Any, tolerance: float, options: dict[s
     return bool(task.compared_by) or task.margin(answer, **options) > 2 * tolerance
 
 
+def _asked(
+    task: TaskHandler, images: list[Image.Image], options: dict[str, Any], name: str
+) -> list[Any]:
+    """Its answers; raises ParityError where it has none, as a segmenter that computes NaN, whose
+    outputs are bytes."""
+    try:
+        return task.answer(images, **options)
+    except RequestError as error:
+        raise ParityError(f"{name} does not answer a sample: {error}") from error
+
+
 def _answers(
     expected: Expected, artifact: TaskHandler, sizes: Sequence[int], options: dict[str, Any]
 ) -> Iterator[tuple[int, Any, str]]:
     """Answers with the index of their picture and where they come from; in full batches of every
-    size where outputs were not compared so."""
+    size where outputs were not compared so. Raises ParityError where there is none."""
     if expected.task.continuous:
-        for index, answer in enumerate(artifact.answer(expected.images, **options)):
+        answers = _asked(artifact, expected.images, options, "the artifact")
+        for index, answer in enumerate(answers):
             yield index, answer, f"sample {index}"
         return
     for size in sizes:
         for indices in _batches(expected.arrays, size):
-            answers = artifact.answer([expected.images[i] for i in indices], **options)
+            images = [expected.images[i] for i in indices]
+            answers = _asked(artifact, images, options, f"the artifact, in a batch of {size},")
             for index, answer in zip(indices, answers, strict=True):
                 yield index, answer, f"sample {index}, batch of {size}"
 
@@ -292,29 +318,33 @@ def _is_count(name: str) -> bool:
     return not name.startswith(("least_", "largest_"))
 
 
-def _joined(name: str, one: float, other: float) -> float:
-    """A figure of two sets of pictures; see ``Difference``."""
+def joined(name: str, one: float | None, other: float) -> float:
+    """A figure of two sets of pictures, of which one may have none; see ``Difference``."""
+    if one is None:
+        return other
     if name.startswith("least_"):
         return min(one, other)
     return max(one, other) if name.startswith("largest_") else one + other
 
 
-def _held_to(task: TaskHandler, closeness: Closeness) -> TaskHandler:
+def held_to(task: TaskHandler, closeness: Closeness) -> TaskHandler:
     """The same handler with other limits."""
     made = copy.copy(task)
     made.bundle = replace(task.bundle, closeness=closeness)
     return made
 
 
-def _spread(reference: TaskHandler, images: list[Image.Image], answers: list[Any]) -> float:
+def _spread(
+    reference: TaskHandler, images: list[Image.Image], answers: list[Any], name: str
+) -> float:
     """Largest difference between the answer to the first picture and to any other, as of fp32.
 
     All as large as the first: of another size a mask or a box is another in any case.
     """
-    exact, options = _held_to(reference, Closeness()), reference.widest()
+    exact, options = held_to(reference, Closeness()), reference.widest()
     size = images[0].size
     answers = [
-        answer if image.size == size else reference.answer([image.resize(size)], **options)[0]
+        answer if image.size == size else _asked(reference, [image.resize(size)], options, name)[0]
         for image, answer in zip(images, answers, strict=True)
     ]
     differences = [exact.compare(answers[0], other, **options) for other in answers[1:]]

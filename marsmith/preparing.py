@@ -149,6 +149,12 @@ def _provenance(spec: ModelSpec, root: Path, notes: list[str], **files: Path) ->
     for key in {"mean", "std"} & (spec.input.model_fields_set if spec.input else set()):
         # Said, they hold for a task with others of its own, also where they are the usual ones.
         given.setdefault("input", {})[key] = list(getattr(spec.input, key))
+    for key in ("calibration", "accuracy"):
+        if (drawn := getattr(spec, key)) is not None:
+            # Which pictures were drawn, and what they may lose, is so when defaults are others.
+            # Of an artifact of others a drop is refused.
+            left_out = {"drop"} if spec.artifact is not None else set[str]()
+            given[key] = drawn.model_dump(mode="json", exclude=left_out)
     holders = [(given, key) for key in ("architecture", "labels", "samples")]
     holders += [(given.get(key) or {}, "folder") for key in ("calibration", "accuracy")]
     for holder, key in holders:

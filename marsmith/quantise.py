@@ -1,4 +1,8 @@
-"""What int8 needs of a model: pictures to calibrate with, and which layers suffer most."""
+"""What int8 needs of a model: pictures to calibrate with, and which layers suffer most.
+
+torch is imported where layers are looked at: who measures an archive again asks for its pictures
+alone, and may have none.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,23 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from handlers.errors import SpecError
 from handlers.inner import NETWORK
 from handlers.integrity import sha256
 from handlers.runtimes import Array
-from handlers.servable import Servable
 from marsmith import samples
 from marsmith.spec_parts import CalibrationSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from handlers.servable import Servable
 
 FILE = "calibration.json"
 # Pictures on which layers are ranked: the order needs fewer than the ranges.
 RANKED = 8
-LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention)
 
 
 def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:
@@ -61,16 +65,24 @@ def digest(files: Sequence[Path]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests(files)))).hexdigest()
 
 
+def kinds() -> tuple[type[nn.Module], ...]:
+    """The layers that int8 computes."""
+    from torch import nn
+
+    return nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention
+
+
 def layers(module: Servable, part: str = NETWORK) -> list[str]:
     """Names of the convolutions, transposed ones too, linear layers and attention in ``part``,
     which int8 computes.
 
     Attention is one layer: it calls its projections as functions.
     """
+    computed = kinds()
     found = {
         name: child
         for name, child in module.named_modules()
-        if isinstance(child, LAYERS) and name.startswith(part)
+        if isinstance(child, computed) and name.startswith(part)
     }
     return [name for name in found if name.rpartition(".")[0] not in found]
 
@@ -93,6 +105,9 @@ def rank(
     of one batch and its weights as 8 bits per output channel, given the exact input: the share of
     the output's energy, sum((q - y)^2) / sum(y^2), which is the inverse of the SQNR.
     """
+    import torch
+    from torch import nn
+
     names = {module.get_submodule(name): name for name in layers(module, part)}
     noise, signal = dict.fromkeys(names.values(), 0.0), dict.fromkeys(names.values(), 0.0)
     busy = False

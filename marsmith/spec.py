@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from handlers import plugins
+from handlers.closeness import DEFAULTS
 from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError, one_line
 from handlers.foreign import meaning_of
@@ -147,7 +148,8 @@ class ModelSpec(Strict):
         _check_values("decode", self.decode, task.decode_settings, nulls=own)
         read = {"tolerance" if task.continuous else "answers", *task.compared_by}
         _check_keys(f"parity of task {self.task}", self.parity.said(), {"golden", *read})
-        _check_keys(f"parity.fp32 of task {self.task}", self.parity.fp32.said(), read)
+        for each in DEFAULTS:
+            _check_keys(f"parity.{each} of task {self.task}", self.parity.of(each).said(), read)
         if self.input is not None and self.input.crop is not None and not task.crops:
             raise ValueError(
                 f"input.crop: task {self.task} answers for every pixel of a picture, and a crop "

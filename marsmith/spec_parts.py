@@ -110,7 +110,7 @@ class ArtifactSpec(Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
-class ExactSpec(Strict):
+class ClosenessSpec(Strict):
     """How close an artifact must be to eager; None takes the default of the precision.
 
     See ``handlers.closeness.Closeness``; ``tolerance`` is its ``outputs``. A task takes those that
@@ -125,33 +125,41 @@ class ExactSpec(Strict):
 
     def said(self) -> dict[str, float]:
         """The keys that have a value."""
-        return self.model_dump(exclude_none=True, exclude={"fp32"})
+        return self.model_dump(exclude_none=True, exclude=set(DEFAULTS))
 
 
-class ParitySpec(ExactSpec):
+class ParitySpec(ClosenessSpec):
     """How close the artifact must be, whatever its precision, and two hosts' golden scores.
 
-    ``fp32`` is of fp32 alone: of an archive in fp32, and of the artifact in fp32 that one in few
-    bits is made of, to which nothing else that is said here applies.
+    ``fp32``, ``bf16``, ``fp16`` and ``int8`` are of that precision alone, and go before what is
+    said of all. ``fp32`` is also of the artifact in fp32 that one in few bits is made of, to which
+    nothing else that is said here applies.
     """
 
     golden: Annotated[float, Field(gt=0, lt=0.5)] | None = None
-    fp32: ExactSpec = ExactSpec()
+    fp32: ClosenessSpec = ClosenessSpec()
+    bf16: ClosenessSpec = ClosenessSpec()
+    fp16: ClosenessSpec = ClosenessSpec()
+    int8: ClosenessSpec = ClosenessSpec()
+
+    def of(self, precision: str) -> ClosenessSpec:
+        """What was said of one precision alone."""
+        own: ClosenessSpec = getattr(self, precision)
+        return own
 
     def closeness(self, precision: str) -> Closeness:
         """What was said, over the precision's defaults."""
-        own = self.fp32.said() if precision == "fp32" else {}
-        return _closeness(precision, {**self.said(), **own})
+        return _closeness(precision, {**self.said(), **self.of(precision).said()})
 
     def own_limits(self, precision: str) -> str:
         """What was said of a precision, beside its default, for a message; "" where nothing was."""
-        said = {f"parity.{key}": (key, value) for key, value in self.said().items()}
-        if precision == "fp32":
-            said |= {f"parity.fp32.{k}": (k, value) for k, value in self.fp32.said().items()}
+        said = {key: (f"parity.{key}", value) for key, value in self.said().items()}
+        own = self.of(precision).said()
+        said |= {key: (f"parity.{precision}.{key}", value) for key, value in own.items()}
         usual = DEFAULTS[precision]
         return ", ".join(
             f"{name} {value:g} (default in {precision}: {getattr(usual, _FIELDS.get(key, key)):g})"
-            for name, (key, value) in said.items()
+            for key, (name, value) in said.items()
             if key != "golden"
         )
 

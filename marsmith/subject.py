@@ -26,8 +26,6 @@ from marsmith.spec import ModelSpec, parse, weights_files
 from marsmith.spec_parts import WeightsSpec
 
 ARCHIVE = ".mar"
-# In the place of an archive, what it was exported from.
-EAGER = "eager"
 
 
 @dataclass(frozen=True)

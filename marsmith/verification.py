@@ -9,24 +9,34 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handlers import golden, integrity, pictures, plugins
 from handlers.bundle import Bundle
-from handlers.errors import LimitError, ParityError, RequestError, SpecError, WeightsError
+from handlers.closeness import Closeness
+from handlers.errors import (
+    AccuracyError,
+    LimitError,
+    ParityError,
+    RequestError,
+    SpecError,
+    WeightsError,
+)
 from handlers.integrity import sha256
 from handlers.task import Item, TaskHandler
-from marsmith import accuracy, parity, preparing, quantise, samples
+from marsmith import accuracy, parity, quantise, samples
 from marsmith.accuracy import Accuracy, Evaluation
 from marsmith.asking import Asker, in_order
 from marsmith.client import Client
 from marsmith.spec import ModelSpec
 from marsmith.spec_parts import AccuracySpec
-from marsmith.subject import Subject
+
+if TYPE_CHECKING:
+    from marsmith.subject import Subject
 
 # Requests to a server at once: several batches of them.
 AT_ONCE = 16
-# A picture's file, what it should be answered with, and what it was.
+# A picture's file, what it should be answered with, and what it was; either may be a RequestError.
 Answer = tuple[Path, Any, Any]
 
 
@@ -75,6 +85,9 @@ def eager(task: TaskHandler, given: Subject, file: Path | None = None) -> TaskHa
 
     ``file`` is the state_dict; None looks for it in the project. Raises SpecError or WeightsError.
     """
+    # It loads torch, which hosts that serve without it lack: all else here does without.
+    from marsmith import preparing
+
     if file is not None:
         _check_weights(given.spec, file)
     return preparing.reference(task.bundle, given.trained(file))
@@ -98,8 +111,8 @@ def compare(
     outputs and answers at several batch sizes, of at most as many pictures as there.
 
     Outputs of two archives that take other inputs are of other pixels: their answers alone are
-    compared. Raises SpecError for two of different tasks, and ParityError where the reference does
-    not tell the pictures apart.
+    compared. An answer that fails, on either side, is part of the verdict, and so is a reference
+    that does not tell the pictures apart. Raises SpecError for two of different tasks.
     """
     if reference.bundle.task != task.bundle.task:
         raise SpecError(
@@ -108,11 +121,16 @@ def compare(
         )
     options = task.widest()
 
-    def ask(handler: TaskHandler, path: Path) -> Any:
+    def ask(handler: TaskHandler, path: Path, name: str) -> Any:
         image = samples.opened(path, handler.bundle.limits.max_pixels)
-        return handler.answer([image], **options)[0]
+        try:
+            return handler.answer([image], **options)[0]
+        except RequestError as error:
+            return RequestError(f"{name} fails: {error}")
 
-    answers = ((path, ask(reference, path), ask(task, path)) for path in files)
+    answers = (
+        (path, ask(reference, path, against), ask(task, path, "the artifact")) for path in files
+    )
     verdict = _compare(task, answers, against, options)
     if reference.bundle.input != task.bundle.input:
         return verdict
@@ -121,8 +139,8 @@ def compare(
     if len(images) < 2:
         # One alone, as where a single golden picture stands for the samples, tells nothing apart.
         return verdict
-    expected = parity.Expected.of(reference, images, against)
     try:
+        expected = parity.Expected.of(reference, images, against)
         return replace(verdict, parity=parity.check(expected, task))
     except ParityError as error:
         line = f"as a build compares: {error}"
@@ -137,9 +155,11 @@ def served(
     """Answers of a running server to the pictures' own bytes, against the archive's in process.
 
     First one picture after the other, then ``AT_ONCE`` requests at once, of which the server makes
-    batches. ``connect`` gives a client, of which each thread needs one.
+    batches. ``connect`` gives a client, of which each thread needs one. Both sides run the same
+    artifact, so that ``steady`` says how close they must be.
     """
-    expected = {path: _as_served(task, path) for path in files}
+    expected = {path: _as_served(task, path)[0] for path in files}
+    held = parity.held_to(task, steady(task, expected))
     serving = task.bundle.provenance["spec"].get("serving", {})
     # More than its queue takes would be answered 503.
     together = min(AT_ONCE, serving.get("queue_size", AT_ONCE))
@@ -147,22 +167,74 @@ def served(
     found = {"the server": (files, 1), f"the server, {together} at once": (many, together)}
     with closing(Asker(connect, task.bundle.name, task.bundle.version)) as asker:
         return [
-            _compare(task, _answers(asker, asked, count, expected), against, {})
+            _compare(held, _answers(asker, asked, count, expected), against, {})
             for against, (asked, count) in found.items()
         ]
 
 
-def _as_served(task: TaskHandler, path: Path) -> Any:
-    """The answer to a picture that is decoded as a worker decodes it; raises SpecError."""
+def steady(task: TaskHandler, alone: Mapping[Path, Any]) -> Closeness:
+    """How close two answers of one artifact on one host must be, whatever its precision.
+
+    fp32's limits; or twice what a full batch moves an answer from ``alone``, those to pictures one
+    by one, where that is more, for kernels of few bits round otherwise at other batch sizes. Never
+    further than a golden request's score may move, or than the archive's own limits of the rest.
+    """
+    own, exact = task.bundle.closeness, Closeness()
+    score, figures = _moved_by_batches(task, alone)
+    outputs, answers = (max(each, 2 * score) for each in (exact.outputs, exact.answers))
+    changed = max(exact.changed, 2 * figures.get("largest_changed", 0.0))
+    overlap, iou = (
+        min(getattr(exact, name), 1 - 2 * (1 - figures.get(f"least_{name}", 1.0)))
+        for name in ("overlap", "iou")
+    )
+    return replace(
+        own,
+        outputs=min(own.golden, outputs),
+        answers=min(own.golden, answers),
+        overlap=max(own.overlap, overlap),
+        changed=min(own.changed, changed),
+        iou=max(own.iou, iou),
+    )
+
+
+def _moved_by_batches(
+    task: TaskHandler, alone: Mapping[Path, Any]
+) -> tuple[float, dict[str, float]]:
+    """The largest move of a score, and the task's figures, between answers alone and in batches."""
+    files, size = list(alone), task.bundle.limits.batch_size
+    score = 0.0
+    figures: dict[str, float] = {}
+    for start in range(0, len(files), size):
+        # Repeated from the front, so that the last batch is full, too.
+        batch = [files[(start + i) % len(files)] for i in range(size)]
+        for path, answer in zip(batch, _as_served(task, *batch), strict=True):
+            if isinstance(answer, RequestError) or isinstance(alone[path], RequestError):
+                continue
+            found = task.compare(alone[path], answer)
+            score = max(score, found.score)
+            for name, value in found.figures.items():
+                figures[name] = parity.joined(name, figures.get(name), value)
+    return score, figures
+
+
+def _as_served(task: TaskHandler, *files: Path) -> list[Any]:
+    """Answers, or RequestErrors, to pictures together, decoded as a worker decodes them; raises
+    SpecError for a file that is no picture."""
+    answers = task.predict([Item(_picture(task, path), task.defaults()) for path in files])
+    return [
+        RequestError(f"in process: {answer}")
+        if isinstance(answer, RequestError)
+        else json.loads(json.dumps(answer))
+        for answer in answers
+    ]
+
+
+def _picture(task: TaskHandler, path: Path) -> pictures.Picture:
     limits, given = task.bundle.limits, task.bundle.input
     try:
-        picture = pictures.read(path.read_bytes(), limits.max_pixels, given.wanted)
+        return pictures.read(path.read_bytes(), limits.max_pixels, given.wanted)
     except RequestError as error:
         raise SpecError(f"{path}: {error}") from error
-    [answer] = task.predict([Item(picture, task.defaults())])
-    if isinstance(answer, RequestError):
-        raise SpecError(f"{path}: {answer}") from answer
-    return json.loads(json.dumps(answer))
 
 
 def _answers(
@@ -184,8 +256,9 @@ def _compare(
     moved: list[str] = []
     for path, expected, answer in answers:
         count += 1
-        if isinstance(answer, RequestError):
-            wrong.append(f"{path.name}: {answer}")
+        failed = [each for each in (expected, answer) if isinstance(each, RequestError)]
+        if failed:
+            wrong += [f"{path.name}: {each}" for each in failed]
             continue
         difference = task.compare(expected, answer, **options)
         same += difference.same
@@ -210,23 +283,26 @@ def measured(
 ) -> Verdict:
     """The verdict with the metric on the labels of ``images``, or on the reference's answers.
 
-    Pictures that the archive, unpacked in ``folder``, was calibrated with are left out, and those
-    of the reference where it is an archive, unpacked in ``other``. ``reference`` None: there is
-    none but the archive itself. ``drop`` None allows what the archive was built with. Raises
-    SpecError.
+    As many are drawn, by the same seed, as for the archive's build. Left out are pictures that the
+    archive, unpacked in ``folder``, was calibrated with, and those of the reference where it is an
+    archive, unpacked in ``other``. ``reference`` None: there is none but the archive itself.
+    ``drop`` None allows what the archive was built with. Where one picture has no answer, so has
+    the metric none, and the verdict says why. Raises SpecError.
     """
     built: dict[str, Any] = task.bundle.provenance["spec"].get("accuracy") or {}
-    if drop is None:
-        drop = built.get("drop", AccuracySpec.model_fields["drop"].default)
-    spec = AccuracySpec(folder=str(images), drop=drop)
+    said = {} if drop is None else {"drop": drop}
+    spec = AccuracySpec(**{**built, "folder": str(images), **said})
     taken = _calibrated(task, folder)
     if reference is not None and other is not None:
         taken += _calibrated(reference, other)
     evaluation = Evaluation.of(spec, Path(), task, without=taken)
-    if reference is None:
-        return replace(verdict, accuracy=accuracy.alone(task, evaluation))
-    expected = evaluation.answers(reference)
-    found = accuracy.compare(reference, expected, task, evaluation, spec.drop)
+    try:
+        if reference is None:
+            return replace(verdict, accuracy=accuracy.alone(task, evaluation))
+        expected = evaluation.answers(reference, verdict.against)
+        found = accuracy.compare(reference, expected, task, evaluation, spec.drop)
+    except AccuracyError as error:
+        return replace(verdict, wrong=[*verdict.wrong, f"the metric: {error}"])
     failed = [] if found.passed else [f"the metric: {found}"]
     # Of many pictures int8 decides some otherwise; whether too many, the metric says.
     decides = task.bundle.precision == "int8"

@@ -11,6 +11,7 @@ import click
 
 from handlers.errors import SpecError
 from marsmith import terminal
+from marsmith.model_options import EAGER
 from marsmith.uncut import print_uncut
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def command(
     from marsmith import subject
 
     names = (first, second)
-    archives = [name for name in names if name != subject.EAGER]
+    archives = [name for name in names if name != EAGER]
     if not archives or not all(name.endswith(subject.ARCHIVE) for name in archives):
         raise SpecError(f"bisect {first} {second}: give two archives (.mar), or one and eager")
     with ExitStack() as stack:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from handlers.errors import SpecError
+from handlers.errors import RuntimeUnavailable, SpecError
 from marsmith.client import Client
-from marsmith.model_options import caller
+from marsmith.model_options import EAGER, caller
 from marsmith.processes import require_running
 
+if TYPE_CHECKING:
+    from handlers.task import TaskHandler
+
+ITSELF = "itself"
 _LISTED = 10
 
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Default: the model's samples.")
-@click.option("--against", help="eager (the default where there is one), or another archive.")
+@click.option("--against", help="eager (default where there is one), itself, another archive.")
 @click.option("--served", is_flag=True, help="Ask this project's running server, as well.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Those the archive was made of.")
 @click.option("--max-drop", type=float, help="Largest loss of the metric. Default: as at build.")
@@ -40,12 +45,11 @@ def command(
     requests and its answers.
 
     Outputs are compared with eager's at several batch sizes, as at build, of an artifact that
-    others exported with its own to single pictures. With --images the metric is measured, too:
-    against the folder's labels, or where it has none against the answers of the reference. Exits
-    with 1 where anything is wrong.
+    others exported, or against itself, with its own to single pictures. With --images the metric is
+    measured, too: against the folder's labels, or where it has none against the answers of the
+    reference. Exits with 1 where anything is wrong.
     """
-    from marsmith import foreign, samples, store, subject, verification
-    from marsmith.archive import unpack
+    from marsmith import foreign, samples, store, verification
 
     here, root = caller(), Path.cwd()
     if max_drop is not None and images is None:
@@ -54,23 +58,20 @@ def command(
         raise SpecError(f"--max-drop {max_drop:g}: write a share from 0 to 1, 0.01 for one point")
     with tempfile.TemporaryDirectory(prefix="marsmith-verify-") as temporary:
         folder, other = Path(temporary) / "archive", Path(temporary) / "other"
-        unpack(store.locate(archive, here), folder)
-        task = verification.opened(folder)
-        alone = against is None and task.bundle.foreign is not None
+        task = _opened(store.locate(archive, here), folder)
+        against = against or (EAGER if task.bundle.foreign is None else ITSELF)
+        alone = against == ITSELF
         given = {"--weights": weights, "--max-drop": max_drop if alone else None}
         for option, value in given.items():
-            if value is not None and (alone or against not in (None, subject.EAGER)):
+            if value is not None and against != EAGER:
                 raise SpecError(f"{option} goes with eager alone")
         if alone:
             name, reference = "itself, one by one", foreign.alone(task)
-        elif against is None or against == subject.EAGER:
+        elif against == EAGER:
             file = None if weights is None else here / weights
-            made_of = subject.of_archive(archive, folder)
-            name = subject.EAGER
-            reference = verification.eager(task, made_of, file)
+            name, reference = EAGER, _eager(task, archive, folder, file)
         else:
-            unpack(store.locate(Path(against), here), other)
-            name, reference = against, verification.opened(other)
+            name, reference = against, _opened(store.locate(Path(against), here), other)
         files = (
             verification.sample_files(task, root, folder)
             if images is None
@@ -95,6 +96,28 @@ def command(
     else:
         _show(archive.name, verdicts)
     sys.exit(0 if all(verdict.passed for verdict in verdicts) else 1)
+
+
+def _opened(path: Path, folder: Path) -> TaskHandler:
+    """The handler of an archive, unpacked into ``folder``; raises ArchiveError or LoadError."""
+    from marsmith import archive, verification
+
+    archive.check_torch(path)
+    archive.unpack(path, folder)
+    return verification.opened(folder)
+
+
+def _eager(task: TaskHandler, archive: Path, folder: Path, file: Path | None) -> TaskHandler:
+    """Eager of an unpacked archive, which alone needs PyTorch; raises RuntimeUnavailable."""
+    if find_spec("torch") is None:
+        raise RuntimeUnavailable(
+            "eager needs PyTorch, which is not installed here: install requirements.txt, or "
+            "compare with another archive (--against OTHER.mar), or the archive's answers in "
+            "batches with its own to single pictures (--against itself)"
+        )
+    from marsmith import subject, verification
+
+    return verification.eager(task, subject.of_archive(archive, folder), file)
 
 
 def _show(name: str, verdicts: list[Any]) -> None:

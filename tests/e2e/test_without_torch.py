@@ -82,6 +82,11 @@ def test_all_tasks_are_served_and_what_needs_torch_is_refused(
                 reply = client.predict(name, (project / "samples" / picture).read_bytes())
                 assert reply.status == 200
                 answers[name] = reply.json()
+        for name in ASKED:
+            words = ("verify", f"{name}-1.0.mar", "--against", "itself", "--served")
+            proven = _marsmith(bare, stocked, *words)
+            assert proven.returncode == 0, proven.stdout + proven.stderr
+            assert "agrees with the server, 16 at once: 16 of 16 decisions" in proven.stdout
         status = _marsmith(bare, stocked, "status", "--json")
         assert _marsmith(bare, stocked, "stop").returncode == 0
     assert answers["mobilenet_v2_shapes"][0]["label"] == "star"

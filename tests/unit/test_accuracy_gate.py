@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from handlers import pictures, truths
 from handlers.bundle import Bundle, Limits
-from handlers.errors import PluginError, SpecError
+from handlers.errors import AccuracyError, PluginError, SpecError
 from handlers.inputs import ImageInput
 from handlers.servable import Network, Servable
 from handlers.tasks.image_classification import softmax
@@ -87,6 +87,25 @@ def test_an_artifacts_metric_that_is_no_number_is_refused(tmp_path: Path) -> Non
     task.metric = lambda evidence: next(given)  # type: ignore[method-assign]
     with pytest.raises(PluginError, match="top-1 is nan, and a metric is from 0 to 1"):
         accuracy.compare(task, measured.answers(task), task, measured, 0.01)
+
+
+def test_a_picture_without_an_answer_fails_the_gate(tmp_path: Path) -> None:
+    folder, task = grey(tmp_path, [10, 200]), classifier(120)
+    (folder / "labels.csv").write_text("file,label\n00.png,dark\n01.png,light")
+    measured, artifact = evaluation(folder, task), classifier(120)
+    expected, right = measured.answers(task), artifact.model
+
+    def model(pixels: Any) -> Any:
+        return tuple(np.where(pixels.max() > 120, np.nan, each) for each in right(pixels))
+
+    artifact.model = model
+    words = "^the artifact does not answer one of 00.png to 01.png: the model's output for this pic"
+    with pytest.raises(AccuracyError, match=words):
+        accuracy.compare(task, expected, artifact, measured, 1.0)
+    with pytest.raises(AccuracyError, match=words):
+        accuracy.alone(artifact, measured)
+    with pytest.raises(AccuracyError, match="^eager does not answer one of 00.png to 01.png: the"):
+        measured.answers(artifact)
 
 
 def test_without_labels_the_truth_is_eagers_answer(tmp_path: Path) -> None:

@@ -108,6 +108,9 @@ def test_int8_passes_and_is_recorded(
         "data": quantise.digest(drawn),
         "float_layers": [],
     }
+    made_of = bundle.provenance["spec"]
+    assert made_of["calibration"] == {"folder": DIGITS, "count": 5, "seed": 0, "keep_fp32": 0}
+    assert made_of["accuracy"] == {"folder": DIGITS, "drop": 0.01, "count": None, "seed": 0}
     assert quantise.read(folder) == quantise.digests(drawn)
     assert found.proof.accuracy is not None
     assert report["accuracy"] == json.loads(json.dumps(found.proof.accuracy.to_json()))
@@ -188,6 +191,28 @@ def test_only_what_is_said_of_fp32_loosens_the_limits_of_what_few_bits_are_made_
     assert given.golden is None
 
 
+def test_what_is_said_of_one_precision_leaves_the_others_at_their_defaults() -> None:
+    given = spec_parts.ParitySpec.model_validate({"int8": {"tolerance": 0.5}})
+    assert given.closeness("int8") == replace(DEFAULTS["int8"], outputs=0.5)
+    for other in ("fp32", "bf16", "fp16"):
+        assert given.closeness(other) == DEFAULTS[other]
+    assert given.exact() == DEFAULTS["fp32"]
+
+
+@pytest.mark.parametrize("precision", DEFAULTS)
+def test_what_is_said_of_one_precision_goes_before_what_is_said_of_all(precision: str) -> None:
+    said = {"tolerance": 0.2, "overlap": 0.8, precision: {"tolerance": 0.003}}
+    given = spec_parts.ParitySpec.model_validate(said)
+    for each in DEFAULTS:
+        found = given.closeness(each)
+        assert (found.outputs, found.overlap) == (0.003 if each == precision else 0.2, 0.8)
+    usual = DEFAULTS[precision]
+    assert given.own_limits(precision) == (
+        f"parity.{precision}.tolerance 0.003 (default in {precision}: {usual.outputs:g}), "
+        f"parity.overlap 0.8 (default in {precision}: {usual.overlap:g})"
+    )
+
+
 def test_a_limit_of_the_model_file_that_is_missed_is_named(built: Build) -> None:
     narrow = spec_parts.ParitySpec(tolerance=1e-6)
     words = (
@@ -199,7 +224,7 @@ def test_a_limit_of_the_model_file_that_is_missed_is_named(built: Build) -> None
 
 
 def test_limits_are_named_by_their_keys_beside_the_defaults() -> None:
-    exact = spec_parts.ExactSpec(answers=0.01)
+    exact = spec_parts.ClosenessSpec(answers=0.01)
     given = spec_parts.ParitySpec(tolerance=0.2, golden=0.01, fp32=exact)
     assert given.own_limits("int8") == "parity.tolerance 0.2 (default in int8: 0.4)"
     assert given.own_limits("fp32") == (
@@ -209,10 +234,16 @@ def test_limits_are_named_by_their_keys_beside_the_defaults() -> None:
     assert spec_parts.ParitySpec().own_limits("int8") == ""
 
 
-def test_limits_of_fp32_that_the_task_does_not_read_are_refused(project: Path) -> None:
-    changes = {"parity": {"fp32": {"overlap": 0.9}}}
-    with pytest.raises(SpecError, match=r"parity\.fp32 of task .* key 'overlap': accepted are tol"):
-        spec.load(project / "models/lenet5_digits.yaml", changes)
+@pytest.mark.parametrize("precision", DEFAULTS)
+def test_limits_of_a_precision_that_the_task_does_not_read_are_refused(
+    project: Path, precision: str
+) -> None:
+    path = project / "models/lenet5_digits.yaml"
+    words = rf"parity\.{precision} of task .* key 'overlap': accepted are tol"
+    with pytest.raises(SpecError, match=words):
+        spec.load(path, {"parity": {precision: {"overlap": 0.9}}})
+    with pytest.raises(SpecError, match=rf"parity\.{precision}\.golden: Extra inputs are not"):
+        spec.load(path, {"parity": {precision: {"golden": 0.1}}})
 
 
 def test_a_network_of_ones_own_is_proven_in_fp32_with_its_source(built: Build) -> None:

@@ -324,6 +324,23 @@ def test_a_network_that_computes_nan_fails_on_that_picture_alone(count: int) -> 
     assert "not finite" in str(bad)
 
 
+def test_a_segmenter_that_computes_nan_for_one_picture_is_no_parity() -> None:
+    def broken(images: Any) -> Any:
+        ids, confidence = _planes(images)
+        # As ``argmax`` makes of NaN; three quarters of one picture alone are white.
+        confidence[ids.mean(axis=(1, 2)) > 0.6] = 0
+        return ids, confidence
+
+    words = "does not answer a sample: the model's output for this picture is not finite$"
+    expected = parity.Expected.of(_Any(_planes), _pictures())
+    with pytest.raises(ParityError, match=f"^the artifact, in a batch of 1, {words}") as refused:
+        parity.check(expected, _Any(broken))
+    # An attempt of int8 that is told by it goes on to the next.
+    assert refused.type is ParityError
+    with pytest.raises(ParityError, match=f"^eager {words}"):
+        parity.Expected.of(_Any(broken), _pictures())
+
+
 def test_masks_are_compared_in_batches_of_every_size() -> None:
     def mixed(images: Any) -> Any:
         ids, confidence = _planes(images)
@@ -342,6 +359,30 @@ def test_a_margin_is_0_for_a_coin_and_1_where_all_is_sure(task: SemanticSegmenta
     for score, margin in ((0.5, 0.0), (0.75, 0.5), (1.0, 1.0), (0.2, 0.0)):
         found = {"classes": [{"label": "cat", "share": 1.0, "score": score}]}
         assert task.margin(found) == pytest.approx(margin)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changed", "iou"), [(0, 0.001, 0.9), (2, 0.04, 0.9), (10, 0.1, 0.6), (20, 0.1, 0.2)]
+)
+def test_a_server_s_masks_change_as_far_as_batches_change_them(
+    tmp_path: Path, rows: int, changed: float, iou: float
+) -> None:
+    def batched(images: Any) -> Any:
+        ids, confidence = _planes(images)
+        if len(ids) > 1:
+            # Of the 50 that are of a cat.
+            ids[:, 50 - rows : 50] = 0
+        return ids, confidence
+
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    pixels[:50] = 255
+    path = tmp_path / "half.png"
+    Image.fromarray(pixels).save(path)
+    task = _Any(batched, batch=4, precision="int8")
+    [alone] = verification._as_served(task, path)
+    limits = verification.steady(task, {path: alone})
+    # fp32's, or twice what was seen, within int8's own.
+    assert (limits.changed, limits.iou) == (pytest.approx(changed), pytest.approx(iou))
 
 
 def test_an_archive_is_held_against_another_one_by_its_own_limits(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_layers_that_stay_in_float_are_those_of_the_exported_half(tmp_path: Path
     request = made.request
     exported = dict(request.module.named_modules())
     assert request.float_layers <= exported.keys()
-    kinds = {name for name, each in exported.items() if isinstance(each, quantise.LAYERS)}
+    kinds = {name for name, each in exported.items() if isinstance(each, quantise.kinds())}
     assert request.float_layers == kinds
     shapes = [module.get_submodule(name).weight.shape for name in sorted(layers)]
     assert shapes == [exported[name].weight.shape for name in sorted(request.float_layers)]

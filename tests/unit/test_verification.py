@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +18,20 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from handlers.errors import IntegrityError, SpecError, WeightsError
+from handlers.closeness import DEFAULTS
+from handlers.errors import IntegrityError, RequestError, SpecError, WeightsError
+from handlers.runtimes import Array, Arrays
+from handlers.task import TaskHandler
 from marsmith import build, foreign, quantise, samples, spec, subject, verification, weights
+from marsmith.accuracy import Evaluation
 from marsmith.archive import read_json, unpack
+from marsmith.asking import Asked
+from marsmith.client import Reply
 from marsmith.commands import verify
-from marsmith.spec_parts import WeightsSpec
+from marsmith.spec_parts import AccuracySpec, WeightsSpec
 from marsmith.verification import Verdict
+
+Model = Callable[[Array], Arrays]
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +145,78 @@ def test_the_metric_of_int8_excuses_what_moved_and_not_what_is_broken(
     assert not compared.passed
 
 
+def not_finite(task: TaskHandler, picture: Path) -> Model:
+    """The model of ``task``, which computes NaN for one picture alone."""
+    right, lone = task.model, task.preprocess(samples.opened(picture, 10**8))
+
+    def model(pixels: Array) -> Arrays:
+        scores = right(pixels)[0].copy()
+        scores[[np.array_equal(each, lone) for each in pixels]] = np.nan
+        return (scores,)
+
+    return model
+
+
+NOT_FINITE = "the model's output for this picture is not finite"
+
+
+@pytest.mark.parametrize("broken", ["the artifact", "b.mar"])
+def test_a_picture_without_an_answer_is_part_of_the_verdict(
+    store: Path, labelled: Path, tmp_path: Path, broken: str
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task, reference = verification.opened(tmp_path), verification.opened(tmp_path)
+    files = samples.files(labelled, "--images")
+    side = task if broken == "the artifact" else reference
+    side.model = not_finite(side, files[3])
+    verdict = verification.compare(task, reference, files, "b.mar")
+    verdict = verification.measured(verdict, task, reference, labelled, None, tmp_path)
+    parity = {
+        "the artifact": "sample 3, batch of 1, output 0: not finite where b.mar is",
+        "b.mar": "the outputs of b.mar itself are not finite: look at the weights",
+    }
+    assert verdict.wrong == [
+        f"3.png: {broken} fails: {NOT_FINITE}",
+        f"as a build compares: {parity[broken]}",
+        f"the metric: {broken} does not answer one of 0.png to 9.png: {NOT_FINITE}",
+    ]
+    assert (verdict.pictures, verdict.same, verdict.accuracy) == (10, 9, None)
+
+
+def test_a_reference_that_fails_on_a_batch_is_part_of_the_verdict(
+    store: Path, labelled: Path, tmp_path: Path
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task, reference = verification.opened(tmp_path), verification.opened(tmp_path)
+
+    def model(pixels: Array) -> Arrays:
+        raise RuntimeError("no memory")
+
+    reference.model = model
+    files = samples.files(labelled, "--images")
+    wrong = verification.compare(task, reference, files, "b.mar").wrong
+    assert len(wrong) == len(files) + 1
+    assert wrong[-1] == "as a build compares: b.mar fails on a sample: RuntimeError: no memory"
+
+
+def test_a_verdict_is_printed_where_a_picture_has_no_answer(
+    store: Path, project: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = verification.opened
+
+    def broken(folder: Path) -> TaskHandler:
+        task = opened(folder)
+        task.model = not_finite(task, labelled / "3.png")
+        return task
+
+    monkeypatch.setattr(verification, "opened", broken)
+    archive = str(store / "lenet5_digits-1.0.mar")
+    status, words = asked(project, monkeypatch, archive, "--images", str(labelled), "--json")
+    [verdict] = json.loads(words)
+    assert (status, verdict["pictures"], verdict["same"]) == (1, 10, 9)
+    assert verdict["wrong"][0] == f"3.png: the artifact fails: {NOT_FINITE}"
+
+
 def test_an_archive_is_proven_where_its_model_file_is_not(
     store: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,10 +276,14 @@ def test_the_artifact_of_others_is_compared_with_itself(
         asked(project, monkeypatch, archive, *images, "--max-drop", "0.1")
 
 
-def test_the_metric_of_an_artifact_of_others_is_recorded(store: Path, project: Path) -> None:
+def test_the_metric_of_an_artifact_of_others_is_recorded(
+    store: Path, project: Path, labelled: Path
+) -> None:
     measured = read_json(store / "theirs-1.0.mar", "parity.json")["accuracy"]
     assert (measured["artifact"], measured["truth"], measured["pictures"]) == (1.0, "labels", 10)
     assert (measured["reference"], measured["drop"], measured["allowed"]) == (None, None, None)
+    made_of = read_json(store / "theirs-1.0.mar", "marsmith.json")["provenance"]["spec"]
+    assert made_of["accuracy"] == {"folder": labelled.name, "count": None, "seed": 0}
     plain = spec.parse(theirs(store, accuracy={"folder": "samples/digits"}), "theirs")
     with pytest.raises(SpecError, match="its pictures have no labels"):
         foreign.measured(plain, project, verification.opened(store / "unpacked"))
@@ -231,6 +319,21 @@ def test_int8_is_measured_as_it_was_built(
     found = verification.measured(verdict, task, task, labelled, said, tmp_path).accuracy
     assert found is not None
     assert (found.pictures, found.allowed) == (6, allowed)
+
+
+def test_the_metric_is_measured_on_what_the_archive_says_was_drawn(
+    store: Path, project: Path, labelled: Path, tmp_path: Path
+) -> None:
+    unpack(store / "lenet5_digits-1.0.mar", tmp_path)
+    task, verdict = verification.opened(tmp_path), Verdict("eager", 10, 10, 0.0, [])
+    for seed in (0, 3):
+        built = AccuracySpec(folder="digits", count=4, seed=seed)
+        task.bundle = replace(task.bundle, provenance={"spec": {"accuracy": built.model_dump()}})
+        found = verification.measured(verdict, task, task, labelled, None, tmp_path).accuracy
+        here = built.model_copy(update={"folder": str(labelled)})
+        wanted = Evaluation.of(here, Path(), task).digest
+        assert found is not None
+        assert (found.pictures, found.data) == (4, wanted)
 
 
 def test_what_the_reference_was_calibrated_with_measures_neither(
@@ -329,11 +432,174 @@ def test_large_photographs_are_decoded_as_the_server_does(
     read: list[Any] = []
     preprocess = task.preprocess
     task.preprocess = lambda given: (read.append(given), preprocess(given))[1]  # type: ignore[method-assign]
-    answer = verification._as_served(task, tmp_path / "large.jpg")
+    [answer] = verification._as_served(task, tmp_path / "large.jpg")
     assert answer[0]["label"]
     # At an eighth of its size, and as large as it is for those who ask.
     assert read[0].pixels.shape[0] < 1500
     assert read[0].size == (1500, 1500)
+
+
+# Without PyTorch ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torchless(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LeNet-5 for a runtime that does without PyTorch."""
+    changes = {"runtime": "onnx", "version": "3.0"}
+    model = spec.load(project / "models/lenet5_digits.yaml", changes)
+    built = build.build(model, project, tmp_path_factory.mktemp("torchless"), tell=print)
+    return built.path
+
+
+# As an environment that has no torch does.
+WITHOUT = (
+    "import sys; "
+    "sys.modules |= dict.fromkeys(('torch', 'torchvision', 'torchmetrics')); "
+    "from marsmith.cli import main; main()"
+)
+
+
+def without_torch(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT, "verify", *words]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+
+
+def test_what_needs_no_torch_is_proven_without_it(
+    torchless: Path, project: Path, labelled: Path
+) -> None:
+    for against in ("itself", str(torchless)):
+        words = (str(torchless), "--against", against, "--images", str(labelled), "--json")
+        done = without_torch(project, *words)
+        assert done.returncode == 0, done.stderr
+        [verdict] = json.loads(done.stdout)
+        assert (verdict["same"], verdict["accuracy"]["artifact"]) == (10, 1.0)
+        assert verdict["parity"]["batch_sizes"] == [1, 2, 8]
+
+
+def test_what_needs_torch_says_so_in_one_line_where_there_is_none(
+    torchless: Path, store: Path, project: Path
+) -> None:
+    ours, theirs = str(torchless), str(store / "lenet5_digits-1.0.mar")
+    for words, said in (
+        ([ours], "eager needs PyTorch, which is not installed here: install requirements.txt, or"),
+        ([theirs], "lenet5_digits-1.0.mar: its worker needs PyTorch, which is not installed here"),
+        ([ours, "--against", theirs], "lenet5_digits-1.0.mar: its worker needs PyTorch, which is"),
+    ):
+        done = without_torch(project, *words)
+        assert (done.returncode, done.stdout) == (1, "")
+        [line] = done.stderr.splitlines()
+        assert line.startswith(f"error: {said}")
+
+
+def test_an_archive_of_ours_is_compared_with_itself(
+    store: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = str(store / "lenet5_digits-1.0.mar")
+    status, words = asked(project, monkeypatch, archive, "--against", "itself")
+    assert status == 0
+    assert "agrees with itself, one by one: 10 of 10 decisions the same" in words
+    with pytest.raises(SpecError, match="--weights goes with eager alone"):
+        asked(project, monkeypatch, archive, "--against", "itself", "--weights", "w.pth")
+
+
+# A server that runs the same artifact ----------------------------------------------------------
+
+
+class Server:
+    """Stands for ``Asker``: answers as the handler does, with the scores that ``model`` gives."""
+
+    def __init__(self, task: TaskHandler, model: Model) -> None:
+        self._task = copy.copy(task)
+        self._task.model = model
+
+    def __call__(self, *_: Any) -> Server:
+        return self
+
+    def ask(self, path: Path) -> Asked:
+        [answer] = verification._as_served(self._task, path)
+        if isinstance(answer, RequestError):
+            return Asked(path, None, str(answer))
+        return Asked(path, Reply(200, "application/json", json.dumps(answer).encode()), None)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def scored(*scores: float, further: float = 0.0) -> Model:
+    """The same scores for all pictures; in batches the best is ``further`` off."""
+
+    def model(pixels: Array) -> Arrays:
+        found = np.tile(np.float32([*scores, *[0.0] * (10 - len(scores))]), (len(pixels), 1))
+        found[:, 0] -= further if len(pixels) > 1 else 0.0
+        return (found,)
+
+    return model
+
+
+@pytest.fixture
+def asked_server(
+    unpacked: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[Verdict]]:
+    """What ``served`` says of an archive in a precision, its model, and that of the server."""
+
+    def ask(precision: str, ours: Model, theirs: Model) -> list[Verdict]:
+        task = verification.opened(unpacked)
+        closeness = DEFAULTS[precision]
+        task.bundle = replace(task.bundle, precision=precision, closeness=closeness)
+        task.model = ours
+        monkeypatch.setattr(verification, "Asker", Server(task, theirs))
+        files = samples.files(labelled, "--images")
+        return verification.served(task, lambda: pytest.fail("nobody connects"), files)
+
+    return ask
+
+
+def test_a_server_s_other_decision_is_told_whatever_the_precision(
+    asked_server: Callable[..., list[Verdict]],
+) -> None:
+    # A margin of 0.5, and no score that moves as far as int8 may be from eager.
+    right, swapped = scored(0.6, 0.1, 0.1), scored(0.35, 0.4, 0.1)
+    for verdict in asked_server("int8", right, swapped):
+        assert (verdict.same, verdict.passed) == (0, False)
+        assert len(verdict.moved) == verdict.pictures
+        words = "0.png: top-1 is 1, expected 0, scores moved by 0.3 (allowed 0.0001)"
+        assert verdict.moved[0] == words
+    assert all(verdict.passed for verdict in asked_server("int8", right, right))
+
+
+@pytest.mark.parametrize(
+    ("precision", "further", "off", "passes"),
+    [
+        ("bf16", 0.004, 0.007, True),
+        ("bf16", 0.004, 0.009, False),
+        ("bf16", 0.0, 0.0002, False),
+        # A golden request may move by 0.2 in int8 and by 0.001 in fp32, and no answer further.
+        ("int8", 0.2, 0.19, True),
+        ("int8", 0.2, 0.21, False),
+        ("fp32", 0.002, 0.0009, True),
+        ("fp32", 0.002, 0.0011, False),
+    ],
+)
+def test_a_server_s_scores_move_as_far_as_batches_move_them(
+    asked_server: Callable[..., list[Verdict]],
+    precision: str,
+    further: float,
+    off: float,
+    passes: bool,
+) -> None:
+    found = asked_server(precision, scored(0.9, 0.1, further=further), scored(0.9 - off, 0.1))
+    assert [verdict.passed for verdict in found] == [passes, passes]
+
+
+def test_a_picture_that_fails_in_process_is_part_of_the_verdict_on_a_server(
+    asked_server: Callable[..., list[Verdict]], unpacked: Path, labelled: Path
+) -> None:
+    task = verification.opened(unpacked)
+    for verdict in asked_server("fp32", not_finite(task, labelled / "3.png"), task.model):
+        lines = [line for line in verdict.wrong if line.startswith("3.png: ")]
+        assert lines == verdict.wrong
+        assert set(lines) == {f"3.png: in process: {NOT_FINITE}"}
+        assert verdict.same == verdict.pictures - len(lines)
 
 
 def test_a_single_golden_picture_proves_what_it_can(
