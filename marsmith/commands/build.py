@@ -272,7 +272,7 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> dict[str
         return told
     proof, size = built.proof, built.path.stat().st_size / 1e6
     console.print(
-        f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}, "
+        f"[green]built[/] {built.path} ({size:.1f} MB, {told['runtime']} {told['precision']}, "
         f"{told['seconds']} s{', unchanged' if built.unchanged else ''})\n"
         f"  {proof.parity.words('eager')}\n  sha256 {built.sha256}",
         soft_wrap=True,
