@@ -33,22 +33,24 @@ from marsmith.spec import ModelSpec, load, parse
 PROJECT = Path(__file__).parents[1]
 
 PAGE = PROJECT / "docs/matrix.md"
-# For detectors on runtimes whose shapes may not depend on data.
+# For detectors on runtimes whose shapes may not depend on data: what ``_HEAD`` has as options.
 _FIXED: dict[str, Any] = {"resize": [320, 320], "letterbox": 0, "mean": [0.0] * 3, "std": [1.0] * 3}
 
 _HEAD = """# Models and runtimes
 
 `python -m benchmarks.matrix` made this table: each model of the catalogue, with prepared weights
-(see `docs/catalogue.md`), in fp32 on each runtime, built as a user builds it and loaded in a clean
-process. A cell is the largest difference of a score from eager's on the sample pictures, where all
-decisions (labels, boxes, masks) must agree as well; a number in brackets refers to the reason why a
-pair does not work. Where a * stands, the detector has a fixed input of 320x320 with letterboxing,
-to which its weights were prepared, and its second half runs in the handler. Models that are
-missing were not run. TensorRT needs an NVIDIA GPU, which the machine of this table has not: where a
-~ stands, ONNX Runtime ran the ONNX that it would be given, which shows that the model has such a
-form, and not that TensorRT takes it. *commit* is what a row was made with, several where it was
-made in parts; f25dce8 and those before it are what brought the figures here. Speed is for
-`marsmith formats` to say, on your machine.
+(see `docs/catalogue.md`), in fp32 on each runtime. Where no ~ stands, the archive is the one of
+`./build_mar.sh MODEL --runtime RUNTIME --weights FILE`, and was loaded in a clean process. A cell
+is the largest difference of a score from eager's on the sample pictures, where all decisions
+(labels, boxes, masks) must agree as well; a number in brackets refers to the reason why a pair does
+not work. Where a * stands, the command has `--resize 320,320 --letterbox 0` as well, without which
+it is refused: this runtime takes a detector with a fixed input alone, whose second half runs in the
+handler. The weights were prepared to that input. Models that are missing were not run. TensorRT
+needs an NVIDIA GPU, which the machine of this table has not: where a ~ stands, nothing was built,
+and ONNX Runtime ran the ONNX that TensorRT would be given (with a *, of that input), which shows
+that the model has such a form, and not that TensorRT takes it. *commit* is what a row was made
+with, several where it was made in parts; f25dce8 and those before it are what brought the figures
+here. Speed is for `marsmith formats` to say, on your machine.
 
 """
 

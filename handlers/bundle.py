@@ -15,6 +15,17 @@ from handlers.inputs import ImageInput
 FILE = "marsmith.json"
 # The half of a model that runs in the handler, where it was exported in two; see ``split``.
 DECODE_FILE = "decode.pth"
+# In the place of a precision.
+AS_EXPORTED = "as exported"
+
+
+def told_precision(precision: str, foreign: object) -> str:
+    """What people and programs are told of a bundle's ``precision``.
+
+    What an artifact that others exported (``foreign`` is something) computes in, nobody has said:
+    of such the bundle has what the runtime takes where the artifact leaves that open.
+    """
+    return AS_EXPORTED if foreign else precision
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,11 @@ class Bundle:
     closeness: Closeness = field(default_factory=Closeness)
     foreign: Contract | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def told_precision(self) -> str:
+        """The precision for people and programs, as the function of this name has it."""
+        return told_precision(self.precision, self.foreign)
 
     @classmethod
     def read(cls, folder: Path) -> Bundle:

@@ -375,7 +375,7 @@ class TaskHandler(BaseHandler):
             "version": bundle.version,
             "task": bundle.task,
             "runtime": bundle.runtime,
-            "precision": bundle.precision,
+            "precision": bundle.told_precision,
             "labels": bundle.labels,
             "input": {
                 **bundle.input.describe(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers import onnx_data
-from handlers.bundle import DECODE_FILE, FILE
+from handlers.bundle import DECODE_FILE, FILE, told_precision
 from handlers.errors import SmokeError
 from marsmith import smoke
 from marsmith.archive import read_header, read_json
@@ -64,7 +64,7 @@ def describe(path: Path, load: bool) -> ArchiveCost:
         file=path.name,
         version=header.version,
         runtime=bundle["runtime"],
-        precision=bundle["precision"],
+        precision=told_precision(bundle["precision"], bundle.get("foreign")),
         artifact_bytes=size,
         archive_bytes=path.stat().st_size,
         **measured,

@@ -71,7 +71,7 @@ class Built:
             "model": bundle.name,
             "version": bundle.version,
             "runtime": bundle.runtime,
-            "precision": bundle.precision,
+            "precision": bundle.told_precision,
             "path": str(self.path),
             "bytes": self.path.stat().st_size,
             "sha256": self.sha256,

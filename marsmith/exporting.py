@@ -118,7 +118,8 @@ def _trunk(bundle: Bundle, module: Servable, folder: Path) -> nn.Module:
         precisions = ", ".join(plugins.load_runtime(bundle.runtime).static_precisions)
         raise ExportError(
             f"runtime {bundle.runtime} takes no shapes that depend on data in {precisions}: give "
-            "the input a fixed size, such as resize: [320, 320] with letterbox: 0"
+            "the input a fixed size, such as --resize 320,320 --letterbox 0 (in a model file "
+            "input: {resize: [320, 320], letterbox: 0})"
         )
     network, rest = split.halves(module, bundle.input)
     split.save(rest, module.recipe, folder)

@@ -54,6 +54,7 @@ def _read(path: Path, keys: Sequence[Path]) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "sha256": sha256(path),
         **model,
+        "precision": bundle.told_precision(model["precision"], model.get("foreign")),
         "golden": [{"picture": case.picture, "answer": case.answer} for case in cases],
         "report": read_json(path, "parity.json"),
         "serving": serving,

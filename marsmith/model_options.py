@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,38 @@ CALLER = "MARSMITH_CALLER"
 TASKS, RUNTIMES = (", ".join(plugins.names(kind)) for kind in ("tasks", "runtimes"))
 PRECISIONS = ", ".join(DEFAULTS)
 Command = TypeVar("Command", bound=Callable[..., Any])
+# Of a model file's ``input`` what says together which part of a picture is seen, and how large.
+SHAPE = ("resize", "crop", "letterbox")
+# Options that are keys of ``input``; the last three are of an artifact that others exported.
+INPUT = (
+    "color",
+    *SHAPE,
+    "letterbox_position",
+    "interpolation",
+    "antialias",
+    "backend",
+    "mean",
+    "std",
+    "layout",
+    "dtype",
+    "scale",
+)
+
+
+def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
+    """Reads one number (where ``single``), or several with commas between."""
+
+    def read(context: click.Context, option: click.Parameter, text: str | None) -> Any:
+        if text is None:
+            return None
+        try:
+            values = [kind(part) for part in text.split(",")]
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r}: write numbers with commas between") from error
+        return values[0] if single and len(values) == 1 else values
+
+    return read
+
 
 _OPTIONS = [
     click.option(
@@ -48,11 +80,37 @@ _OPTIONS = [
     click.option("--max-drop", type=float, help="Largest loss of the metric: 0.01 is one point."),
     click.option("--keep-fp32", help="How many of the worst layers int8 leaves in fp32, or auto."),
 ]
+_CHANNELS = "Per channel, of pixels from 0 to 1; of an artifact's / --scale."
+_INPUT_OPTIONS = [
+    click.option("--resize", callback=_numbers(int, True), help="Shorter side, or HEIGHT,WIDTH."),
+    click.option(
+        "--crop", callback=_numbers(int, True), help="Centre crop: side, or HEIGHT,WIDTH."
+    ),
+    click.option("--mean", callback=_numbers(float, False), help=_CHANNELS),
+    click.option("--std", callback=_numbers(float, False), help=_CHANNELS),
+    click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos."),
+    click.option("--color", help="rgb, bgr or gray."),
+    click.option(
+        "--antialias/--no-antialias", default=None, help="Smooth when shrinking, or as cv2."
+    ),
+    click.option("--backend", help="Whose resize: pil (exact to Pillow) or tensor (faster)."),
+    click.option("--letterbox", type=int, help="Keep the shape in --resize; grey level around it."),
+    click.option("--letterbox-position", help="Where the picture lies in it: center or top-left."),
+]
 
 
 def model_options(command: Command) -> Command:
     """Add the options to a click command."""
-    for option in reversed(_OPTIONS):
+    return _with(_OPTIONS, command)
+
+
+def input_options(command: Command) -> Command:
+    """Add those that say what becomes of a picture before it is the network's input."""
+    return _with(_INPUT_OPTIONS, command)
+
+
+def _with(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -101,7 +159,19 @@ def overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
         keys["runtime_options"] = {"method": given["method"]}
     if given["weights"]:
         keys["weights"] = {"file": place(here / given["weights"], Path.cwd())}
+    if said := input_said(given):
+        keys["input"] = said
     return keys
+
+
+def input_said(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of ``input`` that options say."""
+    return {key: given[key] for key in INPUT if given.get(key) is not None}
+
+
+def as_option(key: str) -> str:
+    """What the command line calls a key of a model file."""
+    return f"--{key.replace('_', '-')}"
 
 
 def _measured(given: dict[str, Any], here: Path) -> dict[str, Any]:

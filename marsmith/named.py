@@ -7,6 +7,7 @@ tell (``TaskHandler.torchvision``).
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,70 @@ from handlers import plugins, vision
 from handlers.errors import PluginError, SpecError
 from handlers.nearest import hint
 from marsmith import spec
-from marsmith.model_options import MODELS, model_file
+from marsmith.model_options import MODELS, as_option, model_file
 from marsmith.spec import ModelSpec
 
+# Keys of ``input`` that say nothing where the key after them is not there.
+_NEEDED = {
+    **dict.fromkeys(("interpolation", "antialias", "backend"), "resize"),
+    "letterbox_position": "letterbox",
+}
 
-def load(name: str, here: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
+
+def load(
+    name: str,
+    here: Path,
+    overrides: dict[str, Any] | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> ModelSpec:
     """The spec of a model's name or of the path of a YAML file, relative to ``here``.
 
-    ``overrides`` replace its keys. Raises SpecError, which names the nearest where there is none.
+    ``overrides`` replace its keys; those of ``input`` change what the model has, and ``tell`` hears
+    where the network gets other pixels by them. Raises SpecError, which names the nearest where
+    there is no such model.
     """
-    path = model_file(name, here)
+    path, said = model_file(name, here), overrides or {}
     if path is not None:
-        return spec.load(path, overrides)
-    found = torchvision_names()
-    if name not in found:
-        raise SpecError(_unknown(name, here, found))
-    return spec.merged(_fields(name, found[name]), overrides, f"torchvision's {name}")
+        fields, where = spec.read(path), str(path)
+    else:
+        found = torchvision_names()
+        if name not in found:
+            raise SpecError(_unknown(name, here, found))
+        fields, where = _fields(name, found[name]), f"torchvision's {name}"
+    if "input" not in said:
+        return spec.merged(fields, said, where)
+    return _with_input(fields, said, where, tell or (lambda words: None))
+
+
+def _with_input(
+    fields: dict[str, Any], overrides: dict[str, Any], where: str, tell: Callable[[str], object]
+) -> ModelSpec:
+    """The spec of the ``fields`` of a model, whose input is its own but for what is said of it."""
+    # Here, since it imports torch, which a spec needs for nothing else.
+    from marsmith import resolve
+
+    said = overrides["input"]
+    others = {key: value for key, value in overrides.items() if key != "input"}
+    plain = spec.merged(fields, others, where)
+    own = resolve.own_input(plain)
+    given = {**resolve.kept(own or {}, said), **said}
+    made = spec.merged(
+        fields, {**others, "input": given}, f"{where} with {', '.join(map(as_option, said))}"
+    )
+    for key, needed in _NEEDED.items():
+        if key in said and given.get(needed) is None:
+            raise SpecError(
+                f"{as_option(key)}: the input of {made.name} has no {needed} that it is for: give "
+                f"{as_option(needed)}, too, or leave it out"
+            )
+    if own is not None and resolve.image_input(made) != resolve.image_input(plain):
+        values = ", ".join(f"{key} {value}" for key, value in said.items())
+        tell(
+            f"input: {values} in the place of its own: {made.name} gets other pixels, and may "
+            "answer otherwise. The build does not notice, for it compares answers to the same "
+            "pixels; --evaluate with labelled pictures shows it"
+        )
+    return made
 
 
 def torchvision_names() -> dict[str, str]:

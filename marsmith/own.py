@@ -12,25 +12,11 @@ from handlers import plugins, vision
 from handlers.errors import SpecError, one_line
 from handlers.integrity import sha256
 from marsmith import named
-from marsmith.model_options import place
-from marsmith.resolve import preset_input
+from marsmith.model_options import as_option, input_said, place
+from marsmith.resolve import kept, preset_input, told
 from marsmith.spec import ModelSpec, foreign_runtimes, renaming, runtimes_for
 
-SHAPE = ("resize", "crop", "letterbox")
-INPUT = (
-    "color",
-    *SHAPE,
-    "letterbox_position",
-    "interpolation",
-    "antialias",
-    "backend",
-    "mean",
-    "std",
-    "layout",
-    "dtype",
-    "scale",
-)
-# Options that make a model without a file, beside those that change one.
+# Options that make a model without a file; others change one with a file, too.
 KEYS = (
     "name",
     "arch",
@@ -41,7 +27,6 @@ KEYS = (
     "outputs",
     "labels",
     "task",
-    *INPUT,
 )
 
 
@@ -152,7 +137,7 @@ def _labels(given: Mapping[str, Any], here: Path, root: Path) -> str | list[str]
 
 def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The key ``input``: what was said, over the preset of torchvision's architecture."""
-    said = {key: given[key] for key in INPUT if given.get(key) is not None}
+    said = input_said(given)
     origin, _, name = (given.get("arch") or "").partition(":")
     if origin != "torchvision":
         unsaid = [key for key in ("mean", "std") if key not in said]
@@ -168,11 +153,7 @@ def _input(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     # A task of one's own may take them all.
     if name in kinds and kinds[name] != task and task in kinds.values():
         raise SpecError(f"--task {task}: torchvision's {name} is a network for {kinds[name]}")
-    preset = preset_input(entry).model_dump(mode="json", exclude_unset=True)
-    preset = {key: value for key, value in preset.items() if value is not None}
-    # A crop belongs to the resize before it.
-    known = {*said, *(SHAPE if said.keys() & set(SHAPE) else ())}
-    taken = {key: value for key, value in preset.items() if key not in known}
+    taken = kept(told(preset_input(entry)), said)
     values = ", ".join(f"{key} {value}" for key, value in taken.items())
     note = f"input: as the preset of torchvision's {entry} has it: {values}"
     return taken | said, [note] if taken else []
@@ -190,7 +171,7 @@ def _usual(keys: Sequence[str], task: str) -> str:
 def _refuse(given: Mapping[str, Any], keys: Sequence[str], partner: str) -> None:
     for key in keys:
         if given.get(key) not in (None, ()):
-            raise SpecError(f"--{key.replace('_', '-')} goes with {partner} alone")
+            raise SpecError(f"{as_option(key)} goes with {partner} alone")
 
 
 def _file(option: str, given: Path | str, here: Path) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from handlers import plugins
 from handlers.errors import SpecError, WeightsError
 from handlers.foreign import Contract
 from handlers.inputs import ImageInput
+from marsmith.model_options import SHAPE
 from marsmith.spec import ModelSpec, whole
 from marsmith.spec_parts import InputSpec
 from marsmith.weights import torchvision_weights
@@ -36,6 +39,34 @@ def image_input(spec: ModelSpec) -> ImageInput:
         # Such an artifact gets the pixels themselves.
         mean, std = [0.0] * given.channels, [1.0] * given.channels
     return ImageInput(**{**fields, "mean": tuple(mean), "std": tuple(std)})
+
+
+def own_input(spec: ModelSpec) -> dict[str, Any] | None:
+    """The keys of ``input`` that hold for a spec, whoever says them; None where nothing does."""
+    if spec.input is not None:
+        return told(spec.input)
+    if spec.weights.torchvision is not None:
+        return told(preset_input(torchvision_weights(spec)))
+    default = plugins.load_task(spec.task).default_input
+    return None if default is None else _without_none(asdict(default))
+
+
+def kept(own: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays of a model's ``own`` input where some of its keys are ``said`` anew.
+
+    A crop belongs to the resize before it, and so does a letterbox: they go together.
+    """
+    shape = (*SHAPE, "letterbox_position") if said.keys() & set(SHAPE) else ()
+    return {key: value for key, value in own.items() if key not in {*said, *shape}}
+
+
+def told(given: InputSpec) -> dict[str, Any]:
+    """The keys that an input says, as a model file has them."""
+    return _without_none(given.model_dump(mode="json", exclude_unset=True))
+
+
+def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def contract(spec: ModelSpec) -> Contract | None:

@@ -330,10 +330,11 @@ def _unknown(where: str, given: dict[str, Any], accepted: Any) -> list[str]:
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> ModelSpec:
     """Read a model file; ``overrides`` replace its keys. Raises SpecError naming every mistake."""
-    return merged(_fields(path), overrides, str(path))
+    return merged(read(path), overrides, str(path))
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The keys of a model file, unchecked; raises SpecError for what is no YAML mapping."""
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     # PyYAML meets a date of month 13 with ValueError, other tags of its own with more.
@@ -374,7 +375,7 @@ def defaults(root: Path, tell: Callable[[str], object] = lambda words: None) -> 
     specs = []
     for path in sorted((root / MODELS).glob("*.yaml")):
         try:
-            fields = _fields(path)
+            fields = read(path)
         except SpecError as error:
             tell(f"left out: {error}")
             continue
@@ -391,7 +392,7 @@ def weights_files(folder: Path) -> list[Path]:
     found = []
     for path in sorted(folder.glob("*.yaml")):
         try:
-            given = _fields(path).get("weights")
+            given = read(path).get("weights")
         except SpecError:
             continue
         if isinstance(given, dict) and isinstance(given.get("file"), str):

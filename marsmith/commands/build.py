@@ -21,13 +21,17 @@ from marsmith import several
 from marsmith.importing import for_good
 from marsmith.model_options import (
     AUTO,
+    INPUT,
     MODELS,
     PRECISIONS,
     RUNTIMES,
     STORE,
     TASKS,
+    as_option,
     caller,
     checked,
+    input_options,
+    input_said,
     model_options,
     overrides,
 )
@@ -40,21 +44,6 @@ if TYPE_CHECKING:
 _BEGUN = time.perf_counter()
 # The folders of an absolute path: where something lay on the build machine does not travel.
 _PLACE = re.compile(r"(?<![\w./~-])/(?:[^\s/:'\"]+/)+")
-
-
-def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
-    """Reads one number (where ``single``), or several with commas between."""
-
-    def read(context: click.Context, option: click.Parameter, text: str | None) -> Any:
-        if text is None:
-            return None
-        try:
-            values = [kind(part) for part in text.split(",")]
-        except ValueError as error:
-            raise click.BadParameter(f"{text!r}: write numbers with commas between") from error
-        return values[0] if single and len(values) == 1 else values
-
-    return read
 
 
 @click.command()
@@ -85,16 +74,7 @@ def _numbers(kind: Callable[[str], Any], single: bool) -> Callable[..., Any]:
     help="What that gives: logits, probabilities, ids, or boxes=dets,scores=conf,labels=ids.",
 )
 @click.option("--labels", type=click.Path(path_type=Path), help="File with one label a line.")
-@click.option("--resize", callback=_numbers(int, True), help="Shorter side, or HEIGHT,WIDTH.")
-@click.option("--crop", callback=_numbers(int, True), help="Centre crop: side, or HEIGHT,WIDTH.")
-@click.option("--mean", callback=_numbers(float, False), help="Per channel, of pixels / --scale.")
-@click.option("--std", callback=_numbers(float, False), help="Per channel, of pixels / --scale.")
-@click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos.")
-@click.option("--color", help="rgb, bgr or gray.")
-@click.option("--antialias/--no-antialias", default=None, help="Smooth when shrinking, or as cv2.")
-@click.option("--backend", help="Whose resize: pil (exact to Pillow) or tensor (faster).")
-@click.option("--letterbox", type=int, help="Keep the shape in --resize; grey level around it.")
-@click.option("--letterbox-position", help="Where the picture lies in it: center or top-left.")
+@input_options
 @click.option("--layout", help="nchw, nhwc, or without batch axis chw, hwc; of an artifact.")
 @click.option("--dtype", help="float32, float16 or uint8, of an artifact.")
 @click.option("--scale", type=float, help="What an artifact's pixels are divided by (255).")
@@ -112,9 +92,9 @@ def command(
 ) -> None:
     """Build archives of the named models (default: those whose weights are in this project).
 
-    NAMES are files of models/ without .yaml, networks of torchvision, or paths of YAML files. A
-    model of your own needs no file: give --name, --task, --labels and --arch with --weights, or
-    --artifact.
+    NAMES are files of models/ without .yaml, networks of torchvision, or paths of YAML files;
+    --resize and the options beside it change their input. A model of your own needs no file: give
+    --name, --task, --labels and --arch with --weights, or --artifact.
     """
     if listing:
         _list()
@@ -126,16 +106,23 @@ def command(
     mine = [key for key in own.KEYS if given[key] not in (None, ())]
     if mine or given["save_yaml"]:
         if names:
-            option = (mine or ["save_yaml"])[0].replace("_", "-")
-            raise SpecError(f"--{option} makes a model without a file: leave out {names[0]}")
+            made = as_option((mine or ["save_yaml"])[0])
+            raise SpecError(f"{made} makes a model without a file: leave out {names[0]}")
         if given["profile"]:
             raise SpecError("--profile is for models with a file: save one with --save-yaml first")
         _own(given, here, force, missing, as_json)
         return
+    tell = partial(click.echo, err=True)
     if not names:
-        tell = partial(click.echo, err=True)
+        if said := input_said(given):
+            shown = ", ".join(map(as_option, said))
+            raise SpecError(
+                f"{shown}: of which model? Name it, or make one of your own with --name, --task, "
+                "--labels and --arch or --artifact"
+            )
         names = tuple(spec.name for spec in defaults(Path.cwd(), tell))
-    specs = {name: _spec(name, given, here) for name in names}
+    # Of several each has a process of its own, which tells.
+    specs = {name: _spec(name, given, here, tell if len(names) == 1 else None) for name in names}
     if missing:
         store = _store(given, here)
         specs = {name: spec for name, spec in specs.items() if not _is_built(spec, store)}
@@ -171,21 +158,35 @@ def _options_given() -> list[str]:
     """The options on the command line, of those that go with names of models: one value each."""
     context = click.get_current_context()
     words = []
-    for option in context.command.params:
-        source = context.get_parameter_source(str(option.name))
-        if isinstance(option, click.Option) and source is ParameterSource.COMMANDLINE:
-            value = "" if option.is_flag else f"={context.params[str(option.name)]}"
-            words.append(option.opts[0] + value)
+    for each in context.command.params:
+        source = context.get_parameter_source(str(each.name))
+        if isinstance(each, click.Option) and source is ParameterSource.COMMANDLINE:
+            words.append(_word(each, context.params[str(each.name)]))
     return words
 
 
-def _spec(name: str, given: dict[str, Any], here: Path) -> ModelSpec:
-    """A model's spec with the keys of ``--profile`` and, over them, those of other options."""
+def _word(given: click.Option, value: Any) -> str:
+    """An option with its value as one word of a command line."""
+    if given.is_flag:
+        return (given.opts if value else given.secondary_opts)[0]
+    return f"{given.opts[0]}={','.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def _spec(
+    name: str,
+    given: dict[str, Any],
+    here: Path,
+    tell: Callable[[str], object] | None = None,
+) -> ModelSpec:
+    """A model's spec with the keys of ``--profile`` and, over them, those of other options.
+
+    ``tell`` hears what ``named.load`` has to say of them.
+    """
     from marsmith import host_profile
     from marsmith.named import load
 
     if not given["profile"]:
-        return load(name, here, overrides(given, here))
+        return load(name, here, overrides(given, here), tell)
     if given["runtime"] == AUTO:
         raise SpecError("--runtime auto and --profile both choose the runtime: give one of them")
     found = host_profile.overrides(here / given["profile"], load(name, here).name)
@@ -193,7 +194,7 @@ def _spec(name: str, given: dict[str, Any], here: Path) -> ModelSpec:
     if said.get("runtime", found.get("runtime")) != found.get("runtime"):
         # The profile's are of the runtime that it names.
         found.pop("runtime_options", None)
-    return load(name, here, {**found, **said})
+    return load(name, here, {**found, **said}, tell)
 
 
 def _is_built(spec: ModelSpec, store: Path) -> bool:
@@ -209,7 +210,8 @@ def _own(given: dict[str, Any], here: Path, force: bool, missing: bool, as_json:
 
     automatic = given["runtime"] == AUTO
     keys, notes = own.fields({**given, "runtime": None} if automatic else given, here, Path.cwd())
-    changes = overrides({**given, "weights": None}, here)
+    # ``own.fields`` has read these.
+    changes = overrides({**given, "weights": None, **dict.fromkeys(INPUT)}, here)
     spec = parse({**keys, **changes}, "command line")
     if missing and _is_built(spec, _store(given, here)):
         return
@@ -270,7 +272,7 @@ def _build(spec: ModelSpec, store: Path, force: bool, as_json: bool) -> dict[str
         return told
     proof, size = built.proof, built.path.stat().st_size / 1e6
     console.print(
-        f"[green]built[/] {built.path} ({size:.1f} MB, {spec.runtime} {spec.precision}, "
+        f"[green]built[/] {built.path} ({size:.1f} MB, {told['runtime']} {told['precision']}, "
         f"{told['seconds']} s{', unchanged' if built.unchanged else ''})\n"
         f"  {proof.parity.words('eager')}\n  sha256 {built.sha256}",
         soft_wrap=True,

@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from marsmith.model_options import caller, check_pictures, chosen_options, model_options, overrides
+from marsmith.model_options import (
+    caller,
+    check_pictures,
+    chosen_options,
+    input_options,
+    model_options,
+    overrides,
+)
 
 
 @click.command()
 @click.argument("model")
 @chosen_options
 @model_options
+@input_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Save speed against accuracy as PNG.")
 @click.option(
@@ -39,14 +48,15 @@ def command(
     Every pair is built, proven, loaded in a clean process and timed, one after the other, with
     all cores and batches of 8, whatever workers and batches the model is served with. A pair that
     does not work says why, and Ctrl-C shows what was found so far. int8 needs --calibrate and
-    --evaluate, or the model file's own.
+    --evaluate, or the model file's own; a detector on some runtimes --resize H,W.
     """
     from marsmith import named, terminal, trial_tables, trials
 
     if plot is not None:
         trial_tables.new_figure()
     here = caller()
-    spec = trials.alone(named.load(model, here, overrides(given, here)))
+    say = partial(click.echo, err=True)
+    spec = trials.alone(named.load(model, here, overrides(given, here), say))
     check_pictures(spec, given)
     chosen = trials.pairs(spec, precisions, runtimes)
     console = Console(stderr=True, highlight=False)

@@ -18,9 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from handlers.errors import SpecError
 from marsmith.model_options import (
+    as_option,
     caller,
     check_pictures,
     chosen_options,
+    input_options,
+    input_said,
     model_file,
     model_options,
     overrides,
@@ -66,6 +69,7 @@ def _milliseconds(context: click.Context, option: click.Parameter, text: str | N
 )
 @chosen_options
 @model_options
+@input_options
 @click.option("--write", is_flag=True, help="Write the choice into the model's file.")
 @click.option("--profile", type=click.Path(path_type=Path), help="Write it into a host's profile.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -98,6 +102,8 @@ def command(
 
     if plot is not None:
         trial_tables.new_figure()
+    if (write or profile is not None) and not model.endswith(ARCHIVE):
+        _check_written(given)
     here = caller()
     told = Console(stderr=True, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
@@ -134,6 +140,16 @@ def command(
         _write(session, file if write else None, here / profile if profile else None, told)
 
 
+def _check_written(given: dict[str, Any]) -> None:
+    """Raise SpecError for options that the choice depends on, and that are not written with it."""
+    if said := input_said(given):
+        raise SpecError(
+            f"{', '.join(map(as_option, said))}: --write and --profile keep nothing of the input, "
+            "and what is chosen here needs this one: write it into the model's file (input:), and "
+            "tune that"
+        )
+
+
 def _of_model(
     name: str,
     here: Path,
@@ -147,7 +163,8 @@ def _of_model(
     from marsmith import named, trials
     from marsmith.tuning.session import Session
 
-    spec, file = named.load(name, here, overrides(given, here)), model_file(name, here)
+    say = partial(click.echo, err=True)
+    spec, file = named.load(name, here, overrides(given, here), say), model_file(name, here)
     if write and file is None:
         raise SpecError(f"--write: {name} is torchvision's and has no file here: --profile FILE")
     check_pictures(spec, given)

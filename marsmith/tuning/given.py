@@ -43,7 +43,7 @@ class ArchiveSession(Session):
         loaded = artifacts.describe(self.path, load=True)
         if loaded.resident_bytes is None:
             raise ArchiveError(f"{self.path.name} does not load: {loaded.refused}")
-        pair = (self.bundle.runtime, self.bundle.precision)
+        pair = (self.bundle.runtime, self.bundle.told_precision)
         sizes = (self._most, *(size for size in BATCHES if size < self._most))
         room = self._room(pair, loaded.resident_bytes, loaded.device or "cpu")
         self._serve({pair: room}, 1, sizes)

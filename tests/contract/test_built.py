@@ -20,7 +20,7 @@ from handlers.bundle import DECODE_FILE
 from handlers.inner import NETWORK
 from handlers.layer_names import module_of
 from handlers.servable import Servable, create_network
-from marsmith import preparing, proving, quantise, samples, spec
+from marsmith import named, preparing, proving, quantise, samples, spec
 from marsmith.proving import Proven
 from marsmith.spec import ModelSpec
 
@@ -140,7 +140,8 @@ def test_it_answers_like_eager(
         given |= {"calibration": {**pictures, "keep_fp32": 1}}
         given |= {"accuracy": {"folder": str(SCENES), "drop": 0.5}}
     own = project / f"models/{name}.yaml"
-    model = spec.load(own, given) if own.exists() else _small(tmp_path, name, given)
+    # FIXED is what --resize 128,128 --letterbox 0 say of it.
+    model = named.load(str(own), Path(), given) if own.exists() else _small(tmp_path, name, given)
     (folder := tmp_path / "archive").mkdir()
     proof, module = _proven(model, project if own.exists() else tmp_path, folder)
     bundle = proof.artifact.bundle

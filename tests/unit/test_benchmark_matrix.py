@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 
 from benchmarks import matrix
+from marsmith import named
+from marsmith.commands.build import command
+from marsmith.model_options import overrides
 from marsmith.spec import load
 
 
@@ -30,6 +34,23 @@ def test_the_page_is_what_is_written_of_it(page: Path) -> None:
     assert len(results) > 10
     assert results.keys() == commits.keys()
     assert all(all(each) for each in commits.values())
+
+
+def test_the_star_stands_for_options_of_the_command(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    (options,) = re.findall(r"`(--resize[^`]*)`", matrix._HEAD)
+    rows = [line for line in matrix.PAGE.read_text("utf-8").splitlines() if "* |" in line]
+    assert len(rows) > 4
+    for name in (row.split("`")[1] for row in rows):
+        words = [name, "--weights", "w.pth", "--runtime", "aotinductor", *options.split()]
+        given = command.make_context("build", words).params
+        built = named.load(name, project, overrides(given, project))
+        fixed = matrix._changed(load(project / f"models/{name}.yaml"), True, project / "w.pth")
+        weights = {"torchvision": built.weights.torchvision, "file": "w.pth", "sha256": None}
+        said = {**fixed.on("aotinductor").model_dump(), "weights": weights}
+        assert built.model_dump() == said
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -18,8 +19,9 @@ from click.testing import CliRunner, Result
 
 from handlers import plugins
 from handlers.errors import MarsmithError, PluginError, SpecError, WeightsError
-from marsmith import build, cli, named, resolve, weights
-from marsmith.spec import defaults
+from marsmith import build, cli, model_options, named, resolve, trials, weights
+from marsmith.commands.build import command as build_command
+from marsmith.spec import ModelSpec, defaults, parse
 from marsmith.tuning.session import Session
 
 MODELS = torchvision.models
@@ -102,6 +104,129 @@ def test_a_detector_answers_with_as_many_boxes_as_torchvisions_own() -> None:
     network = MODELS.get_model("ssd300_vgg16", weights=None, weights_backbone=None)
     plugins.load_task(spec.task).adapt(network, settings)
     assert network.detections_per_img == 200
+
+
+def changed(name: str, *words: str) -> tuple[ModelSpec, list[str]]:
+    """What ``marsmith build`` makes of a name and options, and what it tells of that."""
+    given = build_command.make_context("build", [name, *words]).params
+    told: list[str] = []
+    return named.load(name, Path(), model_options.overrides(given, Path()), told.append), told
+
+
+SQUARE = ("--resize", "320,320", "--letterbox", "0")
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("name", "words", "wanted"),
+    [
+        # Nothing in the file, and a task that leaves the picture as it is.
+        ("ssdlite_shapes", SQUARE, {"resize": [320, 320], "letterbox": 0}),
+        # The preset of torchvision's weights, with a file and without.
+        ("efficientnet_b0", ("--resize", "200"), {"resize": 200, "crop": None}),
+        ("ssd300_vgg16", SQUARE[:2], {"resize": [320, 320]}),
+        ("resnet34", ("--crop", "99", "--resize", "120"), {"resize": 120, "crop": 99}),
+        ("mobilenet_v2", ("--backend", "tensor"), {"backend": "tensor"}),
+        # The file's own.
+        (
+            "lenet5_digits",
+            ("--mean", "0.5", "--no-antialias"),
+            {"mean": (0.5,), "antialias": False},
+        ),
+        ("lraspp_shapes", SQUARE, {"resize": [320, 320], "letterbox": 0}),
+    ],
+)
+def test_options_change_the_input_of_a_named_model_and_nothing_else_of_it(
+    name: str, words: tuple[str, ...], wanted: dict[str, Any]
+) -> None:
+    before = named.load(name, Path())
+    found, told = changed(name, *words)
+    own = asdict(resolve.image_input(before))
+    assert asdict(resolve.image_input(found)) == own | wanted
+    assert found.model_dump(exclude={"input"}) == before.model_dump(exclude={"input"})
+    [line] = told
+    assert f"{name} gets other pixels, and may answer otherwise" in line
+    # As ``formats`` and --runtime auto hand it on.
+    again = parse(found.model_dump(mode="json", exclude_unset=True), "again")
+    assert resolve.image_input(again) == resolve.image_input(found)
+
+
+def test_a_letterbox_goes_with_the_resize_that_it_fills(tmp_path: Path) -> None:
+    fields = json.dumps({"resize": [64, 64], "letterbox": 9, "letterbox_position": "top-left"})
+    path = tmp_path / "m.yaml"
+    path.write_text(f"{Path('models/ssdlite_shapes.yaml').read_text()}input: {fields}\n")
+    moved = resolve.image_input(changed(str(path), "--letterbox-position", "center")[0])
+    assert (moved.resize, moved.letterbox, moved.letterbox_position) == ([64, 64], 9, "center")
+    plain = resolve.image_input(changed(str(path), "--resize", "80")[0])
+    assert (plain.resize, plain.letterbox, plain.letterbox_position) == (80, None, "center")
+
+
+def test_an_input_that_stays_as_it_was_is_not_told_of() -> None:
+    found, told = changed("lenet5_digits", "--resize", "32,32", "--color", "gray")
+    assert told == []
+    assert resolve.image_input(found) == resolve.image_input(named.load("lenet5_digits", Path()))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("lraspp_shapes", ("--crop", "9"), r"lraspp_shapes\.yaml with --crop: .* every pixel"),
+        ("ssdlite_shapes", SQUARE[2:], "with --letterbox: input: letterbox needs resize"),
+        (
+            "ssdlite_shapes",
+            ("--backend", "tensor"),
+            "^--backend: .* no resize .* give --resize, too",
+        ),
+        (
+            "ssdlite_shapes",
+            (*SQUARE[:2], "--letterbox-position", "center"),
+            "^--letterbox-position: .* no letterbox .* give --letterbox, too",
+        ),
+        ("mobilenet_v2", ("--color", "gray"), "mean has 3 values, gray has 1"),
+    ],
+)
+@pytest.mark.parametrize("command", ["build", "formats", "tune"])
+def test_an_input_option_that_means_nothing_is_refused(
+    command: str, name: str, words: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        raise run(command, name, *words).exception or AssertionError
+
+
+def test_what_an_artifact_of_others_takes_is_no_option_of_a_network() -> None:
+    with pytest.raises(SpecError, match="mobilenet_v2.yaml with --layout: .* others exported"):
+        raise run("build", "mobilenet_v2", "--layout", "nhwc").exception or AssertionError
+
+
+def test_an_input_option_wants_a_model() -> None:
+    with pytest.raises(SpecError, match="^--resize, --letterbox: of which model"):
+        raise run("build", *SQUARE).exception or AssertionError
+
+
+def test_formats_compares_with_the_input_that_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[ModelSpec] = []
+
+    def tried(spec: ModelSpec, *_: Any) -> Any:
+        asked.append(spec)
+        yield trials.Trial("torch-compile", "fp32", "no room")
+
+    monkeypatch.setattr(trials, "run", tried)
+    words = ("--runtime", "torch-compile", "--precision", "fp32", *SQUARE)
+    result = run("formats", "ssdlite_shapes", *words)
+    assert result.exit_code == 0, repr(result.exception)
+    assert resolve.image_input(asked[0]).fixed
+    assert "input: resize [320, 320], letterbox 0 in the place of its own" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--write", "--profile=host.yaml"])
+def test_a_choice_for_another_input_is_not_kept(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "run", lambda *_: pytest.fail("searched in vain"))
+    with pytest.raises(
+        SpecError, match="^--resize, --letterbox: --write and --profile keep nothing"
+    ):
+        raise run("tune", "ssdlite_shapes", *SQUARE, option).exception or AssertionError
 
 
 @pytest.mark.parametrize(
@@ -191,6 +316,16 @@ def test_each_of_several_models_is_built_with_all_options(builds: Builds) -> Non
     for command in builds:
         assert command[0] == "build"
         assert sorted(command[1:-1]) == sorted(given)
+
+
+def test_each_of_several_models_gets_the_input_that_options_say(builds: Builds) -> None:
+    names = ["lenet5_digits", "mobilenet_v2_shapes"]
+    result = run("build", *names, "--resize", "40,50", "--no-antialias", "--crop", "30")
+    assert result.exit_code == 0, repr(result.exception)
+    for command in builds:
+        assert sorted(command[1:-1]) == ["--crop=30", "--no-antialias", "--resize=40,50"]
+    # Each tells of its own.
+    assert "input:" not in result.stderr
 
 
 def test_what_fails_of_several_models_leaves_the_rest_and_a_table_closes_them(

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from user import OWN, PROJECT, SQUARE, labelled, run, standing
 
+from handlers.bundle import Bundle
 from handlers.errors import BuildError, ExportError, ParityError, SpecError
 from handlers.integrity import sha256
-from marsmith import archive, build, spec
+from handlers.tasks.image_classification import ImageClassification
+from marsmith import archive, artifacts, build, inspection, spec
 
 
 @pytest.fixture
@@ -75,6 +77,25 @@ def test_an_artifact_for_one_picture_works_and_says_so(user: Path) -> None:
     bundle = archive.read_json(path, "marsmith.json")
     assert (bundle["artifact_batch"], bundle["limits"]["batch_size"]) == (1, 8)
     assert bundle["provenance"]["spec"]["artifact"]["sha256"] == sha256(user / "m.pt")
+
+
+def test_nobody_is_told_a_precision_that_others_have_not_said(user: Path) -> None:
+    onnx_file(user / "m.onnx", 0, 3, 32, 32)
+    words = ("--artifact", "m.onnx", "--outputs", "logits", *OWN, *SQUARE)
+    result = run(*words)
+    assert result.exit_code == 0, repr(result.exception)
+    assert " MB, onnx as exported, " in " ".join(result.output.split())
+    assert json.loads(run(*words, "--json").stdout)["precision"] == "as exported"
+    path = user / "store/own-1.0.mar"
+    assert inspection.read(path)["precision"] == "as exported"
+    assert artifacts.describe(path, load=False).precision == "as exported"
+    archive.unpack(path, user / "unpacked")
+    bundle = Bundle.read(user / "unpacked")
+    # What ONNX Runtime and the limits of parity go by stays, as in archives of before.
+    assert bundle.precision == "fp32"
+    served = ImageClassification()
+    served.bundle = bundle
+    assert served.describe()["precision"] == "as exported"
 
 
 class GrayBytes(nn.Module):

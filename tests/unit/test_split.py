@@ -138,7 +138,8 @@ def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
     module = _module("ssdlite320_mobilenet_v3_large")
     given = ImageInput(mean=(0.0,) * 3, std=(1.0,) * 3)
     pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
-    accepted = r"in fp32, bf16, fp16: give the input a fixed size, .*letterbox"
+    options = r"--resize 320,320 --letterbox 0 \(in a model file input: .*letterbox"
+    accepted = rf"in fp32, bf16, fp16: give the input a fixed size, such as {options}"
     with pytest.raises(ExportError, match=accepted):
         exporting.artifact(_bundle(module, given), module, pixels, tmp_path).make()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from tuned import HOST, MODEL, OPTIONS, point
 
 from handlers.errors import SpecError
+from handlers.foreign import Contract
 from marsmith import host_profile, spec, trials
 from marsmith.commands import build
 from marsmith.subject import Subject, of_archive
@@ -152,6 +154,22 @@ def test_no_batch_is_tried_that_an_artifact_does_not_take(
         session._most = most
         session.search()
         assert tried.pop() == sizes
+
+
+def test_the_points_of_an_artifact_of_others_claim_no_precision(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = SimpleNamespace(resident_bytes=10**6, device="cpu")
+    monkeypatch.setattr("marsmith.tuning.given.artifacts.describe", lambda *_, **__: loaded)
+    found = of_archive(tmp_path / "m.mar", unpacked)
+    session = _session(found, tmp_path, found.spec)
+    served: list[Any] = []
+    monkeypatch.setattr(session, "_serve", lambda pairs, *_: served.extend(pairs))
+    session.search()
+    session.bundle = replace(session.bundle, foreign=Contract())
+    session.search()
+    runtime = session.bundle.runtime
+    assert served == [(runtime, "fp32"), (runtime, "as exported")]
 
 
 def test_who_may_read_a_model_file_stays_as_it_was(tmp_path: Path) -> None:
