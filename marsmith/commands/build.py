@@ -183,6 +183,7 @@ def _spec(name: str, given: dict[str, Any], here: Path) -> ModelSpec:
     """A model's spec with the keys of ``--profile`` and, over them, those of other options."""
     from marsmith import host_profile
     from marsmith.named import load
+    from marsmith.spec import overlaid
 
     if not given["profile"]:
         return load(name, here, overrides(given, here))
@@ -193,7 +194,7 @@ def _spec(name: str, given: dict[str, Any], here: Path) -> ModelSpec:
     if said.get("runtime", found.get("runtime")) != found.get("runtime"):
         # The profile's are of the runtime that it names.
         found.pop("runtime_options", None)
-    return load(name, here, {**found, **said})
+    return load(name, here, overlaid(found, said))
 
 
 def _is_built(spec: ModelSpec, store: Path) -> bool:
@@ -210,18 +211,24 @@ def _own(given: dict[str, Any], here: Path, force: bool, missing: bool, as_json:
     automatic = given["runtime"] == AUTO
     keys, notes = own.fields({**given, "runtime": None} if automatic else given, here, Path.cwd())
     changes = overrides({**given, "weights": None}, here)
-    spec = parse({**keys, **changes}, "command line")
-    if missing and _is_built(spec, _store(given, here)):
-        return
-    for note in notes:
-        print(note, file=sys.stderr)
+    spec, store = parse({**keys, **changes}, "command line"), _store(given, here)
+    file = here / given["save_yaml"] if given["save_yaml"] else None
     with several.reporting(None, spec, as_json):
-        spec = _chosen(checked(spec, given), given)
-        if given["save_yaml"]:
-            own.check(spec, here / given["save_yaml"], force)
-        _build(spec, _store(given, here), force, as_json)
-    if given["save_yaml"]:
-        own.save(spec, here / given["save_yaml"], force)
+        spec = checked(spec, given)
+        if file:
+            own.check(None if automatic else spec, file, force)
+        if not (missing and _is_built(spec, store)):
+            for note in notes:
+                print(note, file=sys.stderr)
+            spec = _chosen(spec, given)
+            _build(spec, store, force, as_json)
+        elif file and automatic:
+            raise SpecError(
+                f"--save-yaml: {spec.name} {spec.version} is in the store already, so that "
+                "--runtime auto chooses none: name its runtime, or leave out --missing"
+            )
+    if file:
+        own.save(spec, file, force)
         print(f"  model file {given['save_yaml']}", file=sys.stderr)
 
 

@@ -11,7 +11,14 @@ from typing import Any
 import click
 from rich.console import Console
 
-from marsmith.model_options import caller, check_pictures, chosen_options, model_options, overrides
+from marsmith.model_options import (
+    caller,
+    check_pictures,
+    check_precisions,
+    chosen_options,
+    model_options,
+    overrides,
+)
 
 
 @click.command()
@@ -49,6 +56,7 @@ def command(
     spec = trials.alone(named.load(model, here, overrides(given, here)))
     check_pictures(spec, given)
     chosen = trials.pairs(spec, precisions, runtimes)
+    check_precisions(given, (precision for _, precision in chosen))
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:
         tried: list[trials.Trial] = []

@@ -20,6 +20,7 @@ from handlers.errors import SpecError
 from marsmith.model_options import (
     caller,
     check_pictures,
+    check_precisions,
     chosen_options,
     model_file,
     model_options,
@@ -152,6 +153,7 @@ def _of_model(
         raise SpecError(f"--write: {name} is torchvision's and has no file here: --profile FILE")
     check_pictures(spec, given)
     pairs = trials.pairs(spec, precisions, runtimes)
+    check_precisions(given, (precision for _, precision in pairs))
     session = Session(**settings(spec))
     return session, partial(session.run, pairs), file
 

@@ -15,6 +15,7 @@ from handlers.errors import SpecError
 from marsmith.client import Client
 from marsmith.model_options import caller
 from marsmith.processes import require_running
+from marsmith.unused import only_with
 
 EAGER = "eager"
 _LISTED = 10
@@ -58,10 +59,8 @@ def command(
         unpack(store.locate(archive, here), folder)
         task = verification.opened(folder)
         alone = against is None and task.bundle.foreign is not None
-        given = {"--weights": weights, "--max-drop": max_drop if alone else None}
-        for option, value in given.items():
-            if value is not None and (alone or against not in (None, EAGER)):
-                raise SpecError(f"{option} goes with eager alone")
+        if alone or against not in (None, EAGER):
+            only_with(EAGER, {"--weights": weights, "--max-drop": max_drop if alone else None})
         if alone:
             name, reference = "itself, one by one", foreign.alone(task)
         elif against is None or against == EAGER:
