@@ -21,7 +21,7 @@ from PIL import Image
 
 from handlers.closeness import DEFAULTS, Closeness
 from handlers.errors import BadRequest, PluginError
-from handlers.options import Option, shown
+from handlers.options import Option, shown, within
 
 # A name as like to one of a contract as this is a slip of the pen.
 _LIKE = 0.66
@@ -127,12 +127,17 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in inner
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(each, inner[0]) for each in value)
+        if not isinstance(value, tuple):
+            return False
+        wanted = inner[:1] * len(value) if inner[-1] is ... else inner
+        return len(value) == len(wanted) and all(map(_fits, value, wanted))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(
             _fits(key, inner[0]) and _fits(each, inner[1]) for key, each in value.items()
         )
-    if hint in (int, float, bool):
+    if hint is float:
+        return type(value) in (int, float)
+    if hint in (int, bool):
         # True is an int.
         return type(value) is hint
     return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
@@ -142,6 +147,15 @@ def _names(kind: str) -> set[str]:
     from handlers import plugins
 
     return set(plugins.names(kind))
+
+
+def _bounds(kind: Any, name: str, least: float | None, most: float | None) -> bool:
+    """Whether a task's class may bound one of its settings so: a number, or one of the network."""
+    if name not in kind.decode_settings:
+        return False
+    default = kind.decode_settings[name]
+    ends = (least, most) if default is None else (default,)
+    return all(each is None or (_is_number(each) and within(each, least, most)) for each in ends)
 
 
 # Beyond types: whether a value means something, by the class that has it, and what does.
@@ -182,6 +196,10 @@ _VALUES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "decode_settings": (
         lambda value, _: all(type(each) in _YAML for each in value.values()),
         "values that a model file can have: numbers, text, lists, mappings, true, false, null",
+    ),
+    "decode_bounds": (
+        lambda value, kind: all(_bounds(kind, name, *each) for name, each in value.items()),
+        "the least and the most, or None, of settings that are numbers, whose defaults are between",
     ),
     "metric_name": (lambda value, _: bool(value.strip()), "the name of the metric"),
     **dict.fromkeys(

@@ -38,9 +38,7 @@ class Option:
             raise self._refusal(value) from error
         if self.choices and parsed not in self.choices:
             raise self._refusal(value)
-        if self.minimum is not None and not parsed >= self.minimum:
-            raise self._refusal(value)
-        if self.maximum is not None and not parsed <= self.maximum:
+        if not within(parsed, self.minimum, self.maximum):
             raise self._refusal(value)
         return parsed
 
@@ -59,9 +57,7 @@ class Option:
         if self.choices:
             return "one of " + ", ".join(self.choices)
         words = {int: "a whole number", float: "a number", str: "text"}[self.kind]
-        if self.minimum is not None:
-            words += f" from {self.minimum:g}"
-        return words + (f" to {self.maximum:g}" if self.maximum is not None else "")
+        return words + between(self.minimum, self.maximum)
 
     def _refusal(self, value: object) -> BadRequest:
         return BadRequest(
@@ -69,6 +65,17 @@ class Option:
             option=self.name,
             accepted=self.describe(),
         )
+
+
+def within(value: Any, least: float | None, most: float | None) -> bool:
+    """Whether a value is in its bounds, of which None is none; NaN is in no others."""
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def between(least: float | None, most: float | None) -> str:
+    """Bounds in words that follow those for the kind of value: " from 0 to 1"."""
+    words = "" if least is None else f" from {least:g}"
+    return words + ("" if most is None else f" to {most:g}")
 
 
 def parse_options(

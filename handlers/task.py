@@ -87,6 +87,8 @@ class TaskHandler(BaseHandler):
 
     # What a spec's ``decode`` may set, with defaults: it is fixed in the exported module.
     decode_settings: ClassVar[dict[str, Any]] = {}
+    # The least and the most of those that are numbers; None: there is no such bound.
+    decode_bounds: ClassVar[Mapping[str, tuple[float | None, float | None]]] = {}
     # The input where a spec says none, and the mean and std where its input says none; None: it
     # must say the input, and mean and std are ImageNet's.
     default_input: ClassVar[ImageInput | None] = None

@@ -42,11 +42,11 @@ def examine(home: Path, config: Path) -> list[Finding]:
         _java(),
         *_user(),
         *_wait_policy(),
-        _temp(home),
+        _temp(properties, home),
         *_ports(properties, home),
         *doctor_settings.check(properties, home),
         *_places(config, store),
-        *_room(store, home),
+        *_room(store, properties, home),
         *_archives(store, properties, home),
     ]
 
@@ -78,16 +78,17 @@ def _wait_policy() -> Iterator[Finding]:
     yield judge(bad, "OMP_WAIT_POLICY", policy, mend, soft=True)
 
 
-def _temp(home: Path) -> Finding:
+def _temp(properties: Mapping[str, str], home: Path) -> Finding:
     try:
-        return Finding("ok", "temp folder", f"{environment.temp_folder(home)}, private")
+        temp = environment.temp_folder(home, properties)
+        return Finding("ok", "temp folder", f"{temp}, private")
     except ServerError as error:
         return Finding("wrong", "temp folder", str(error), "or name another: temp_folder=PATH")
 
 
 def _ports(properties: Mapping[str, str], home: Path) -> Iterator[Finding]:
     try:
-        running = find_running(environment.temp_folder(home))
+        running = find_running(environment.temp_folder(home, properties))
     except ServerError:
         # The temp folder has a finding of its own.
         running = None
@@ -115,9 +116,9 @@ def _places(config: Path, store: Path) -> Iterator[Finding]:
             yield Finding("wrong", path.name, f"{who} may change it", f"chown it, chmod o-w {path}")
 
 
-def _room(store: Path, home: Path) -> Iterator[Finding]:
+def _room(store: Path, properties: Mapping[str, str], home: Path) -> Iterator[Finding]:
     try:
-        temp = environment.temp_folder(home)
+        temp = environment.temp_folder(home, properties)
     except ServerError:
         # It has a finding of its own.
         return

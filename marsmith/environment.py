@@ -42,14 +42,15 @@ _LONGEST = 107 - len("/.ts.sock.65535")
 _OPTIONS = "JDK_JAVA_OPTIONS"
 
 
-def temp_folder(home: Path) -> Path:
+def temp_folder(home: Path, properties: Mapping[str, str] | None = None) -> Path:
     """The private temp folder (mode 700) of the project in ``home``; made where it is missing.
 
-    It is what ``temp_folder`` in ``home``'s configuration names, or else one below ``/tmp`` of this
-    user's, and never ``$TMPDIR``: every shell must find the same server. Raises ServerError where
-    somebody else owns it, it is open to others, or its path is too long for sockets.
+    It is what ``temp_folder`` in ``home``'s configuration names, or in the ``properties`` of
+    another, or else one below ``/tmp`` of this user's, and never ``$TMPDIR``: every shell must find
+    the same server. Raises ServerError where somebody else owns it, it is open to others, or its
+    path is too long for sockets.
     """
-    folder = _named(home) or Path("/tmp") / f"marsmith-{os.getuid()}-{_digest(home)}"
+    folder = _named(home, properties) or Path("/tmp") / f"marsmith-{os.getuid()}-{_digest(home)}"
     if len(bytes(folder)) > _LONGEST:
         raise ServerError(
             f"{folder} is too long for a socket's path: {TEMP_SETTING} takes {_LONGEST} bytes"
@@ -80,9 +81,11 @@ def _as_user(uid: int) -> str:
     return f"run this as the user who served here, `sudo -u {name} ...`"
 
 
-def _named(home: Path) -> Path | None:
-    config = home / CONFIG_NAME
-    name = read_properties(config).get(TEMP_SETTING) if config.exists() else None
+def _named(home: Path, properties: Mapping[str, str] | None) -> Path | None:
+    if properties is None:
+        config = home / CONFIG_NAME
+        properties = read_properties(config) if config.exists() else {}
+    name = properties.get(TEMP_SETTING)
     return home.resolve() / name if name else None
 
 

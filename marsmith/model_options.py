@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -155,8 +155,6 @@ def overrides(given: dict[str, Any], here: Path) -> dict[str, Any]:
     keys |= _measured(given, here)
     if given["samples"]:
         keys["samples"] = place(here / given["samples"], Path.cwd())
-    if given.get("method"):
-        keys["runtime_options"] = {"method": given["method"]}
     if given["weights"]:
         keys["weights"] = {"file": place(here / given["weights"], Path.cwd())}
     if said := input_said(given):
@@ -198,12 +196,39 @@ def check_pictures(spec: ModelSpec, given: dict[str, Any]) -> None:
         raise SpecError("--calibrate is for int8, which needs --evaluate DIR, too")
 
 
-def checked(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
-    """The spec, unless options were given that it has no use for."""
+def check_precisions(given: dict[str, Any], precisions: Iterable[str]) -> None:
+    """Raise SpecError for options of int8 where nothing of ``precisions`` is."""
     asked = [given["calibrate"], given["keep_fp32"], given["calibrate_count"]]
-    if spec.precision != "int8" and any(asked):
+    if any(asked) and "int8" not in (found := dict.fromkeys(precisions)):
         raise SpecError(
             "--calibrate, --calibrate-count and --keep-fp32 are for --precision int8, and this is "
-            f"{spec.precision}"
+            f"{', '.join(found)}"
         )
-    return spec
+
+
+def checked(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
+    """The spec with ``--method``, unless options were given that it has no use for."""
+    check_precisions(given, [spec.precision])
+    return _with_method(spec, given) if given["method"] else spec
+
+
+def _with_method(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
+    """The spec with ``--method`` among its runtime's options, or of those that may be chosen."""
+    own, said = spec.runtime_options, {"method": given["method"]}
+    runtimes = {name: plugins.load_runtime(name) for name in plugins.names("runtimes")}
+    able = [name for name, runtime in runtimes.items() if "method" in runtime.options]
+    if spec.runtime in able:
+        return spec.model_copy(update={"runtime_options": {**own, **said}})
+    known = " or ".join(able)
+    if given["runtime"] != AUTO:
+        raise SpecError(
+            f"--method is of runtime {known}, and this builds for {spec.runtime}: add --runtime "
+            f"{known}"
+        )
+    if not (tried := [name for name in able if spec.precision in runtimes[name].precisions]):
+        raise SpecError(
+            f"--method is of runtime {known}, which does not compute in {spec.precision}: leave it "
+            "out"
+        )
+    named = {name: {**own.get(name, {}), **said} for name in tried}
+    return spec.model_copy(update={"runtime_options": {**own, **named}})

@@ -44,6 +44,8 @@ def roll_out(running: Running, archive: Path, options: Options, keep: bool, say:
                 f"{new.name} {new.version} is the default version already: build the new one with"
                 " a --version of its own"
             )
+        if options.pictures and not old:
+            heedless(say)(f"nothing to compare with: no version of {new.name} is registered")
         name = name_in(running.model_store, archive)
         change = Change(running, clients.both, name, new, old, options)
         steps = [_admission(archive, running.model_store)]

@@ -62,11 +62,21 @@ def save(spec: ModelSpec, path: Path, force: bool) -> None:
         raise SpecError(f"--save-yaml: {path} cannot be written: {error.strerror}") from error
 
 
-def check(spec: ModelSpec, path: Path, force: bool) -> None:
-    """Raise SpecError where ``save`` would, before anything is built."""
+def check(spec: ModelSpec | None, path: Path, force: bool) -> None:
+    """Raise SpecError where ``save`` would, before anything is built.
+
+    None is a spec that is not known yet, for what ``--runtime auto`` chooses is part of it.
+    """
     if not path.parent.is_dir():
         raise SpecError(f"--save-yaml: there is no folder {path.parent}")
-    if path.exists() and path.read_text(encoding="utf-8") != _text(spec) and not force:
+    if force or not path.exists():
+        return
+    if spec is None:
+        raise SpecError(
+            f"--save-yaml: {path} is there, and what --runtime auto chooses is not in it yet: "
+            "--force replaces it"
+        )
+    if path.read_text(encoding="utf-8") != _text(spec):
         raise SpecError(
             f"--save-yaml: {path} is there and says something else: --force replaces it"
         )
@@ -84,8 +94,13 @@ def _architecture(given: Mapping[str, Any], here: Path, root: Path) -> dict[str,
     weights = _file("--weights", given["weights"], here)
     arguments = _pairs("--arg", given.get("arg") or ())
     decode = _pairs("--decode", given.get("decode") or ())
-    if given.get("num_classes") is not None:
-        arguments["num_classes"] = given["num_classes"]
+    if (classes := given.get("num_classes")) is not None:
+        if "num_classes" in arguments:
+            raise SpecError(
+                f"--num-classes {classes} is short for --arg num_classes={classes}, and there is "
+                f"--arg num_classes={arguments['num_classes']} as well: give one of them"
+            )
+        arguments["num_classes"] = classes
     origin, _, name = given["arch"].rpartition(":")
     if origin and origin != "torchvision":
         # "./" tells a folder of one's own from the origins that a model file knows.
@@ -183,11 +198,13 @@ def _file(option: str, given: Path | str, here: Path) -> Path:
 
 def _pairs(option: str, given: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE of an option, values as YAML has them: 3, 0.5, true, null, [1, 2], text."""
-    made = {}
+    made: dict[str, Any] = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not (equals and key.isidentifier()):
             raise SpecError(f"{option} {text!r}: write KEY=VALUE, the value as YAML has it")
+        if key in made:
+            raise SpecError(f"{option} {text!r}: {key} is {made[key]!r} already: give it once")
         made[key] = _value(f"{option} {text}", value)
     return made
 

@@ -25,6 +25,7 @@ from handlers.closeness import DEFAULTS
 from handlers.device import KINDS
 from handlers.errors import LoadError, SpecError, one_line
 from handlers.foreign import meaning_of
+from handlers.options import between, within
 from handlers.runtimes import Runtime
 from handlers.task import TaskHandler
 from marsmith.archive import model_name
@@ -145,7 +146,8 @@ class ModelSpec(Strict):
             raise ValueError(_INT8)
         task = plugins.load_task(self.task)
         own = task.settled is not TaskHandler.settled
-        _check_values("decode", self.decode, task.decode_settings, nulls=own)
+        bounds = task.decode_bounds
+        _check_values("decode", self.decode, task.decode_settings, bounds, nulls=own)
         read = {"tolerance" if task.continuous else "answers", *task.compared_by}
         _check_keys(f"parity of task {self.task}", self.parity.said(), {"golden", *read})
         for each in DEFAULTS:
@@ -294,20 +296,27 @@ def _check_keys(where: str, given: dict[str, Any], accepted: Any) -> None:
 
 
 def _check_values(
-    where: str, given: dict[str, Any], defaults: Mapping[str, Any], nulls: bool
+    where: str,
+    given: dict[str, Any],
+    defaults: Mapping[str, Any],
+    bounds: Mapping[str, tuple[float | None, float | None]],
+    nulls: bool,
 ) -> None:
     """Keys of ``defaults`` and values of their types: a whole number does for any number.
 
     A default of None is of a number that the network has itself, and ``nulls`` says that all may
-    be; raises ValueError with all mistakes.
+    be. ``bounds`` are the least and the most of a key. Raises ValueError with all mistakes.
     """
     mistakes = _unknown(where, given, defaults)
     for key, value in given.items():
-        kind = float if defaults.get(key) is None else type(defaults[key])
-        null = nulls or defaults.get(key) is None
-        if key not in defaults or (value is None and null) or _fits(value, kind):
+        if key not in defaults:
             continue
-        words = _WORDS.get(kind, kind.__name__) + (" or null" if null else "")
+        default, ends = defaults[key], bounds.get(key, (None, None))
+        kind = float if default is None else type(default)
+        null = nulls or default is None
+        if (value is None and null) or (_fits(value, kind) and within(value, *ends)):
+            continue
+        words = _WORDS.get(kind, kind.__name__) + between(*ends) + (" or null" if null else "")
         mistakes.append(f"{where}.{key} is {value!r:.60}: write {words}")
     if mistakes:
         raise ValueError("; ".join(mistakes))
@@ -347,6 +356,11 @@ def read(path: Path) -> dict[str, Any]:
 
 def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str) -> ModelSpec:
     """The spec of a model file's ``fields`` with ``overrides``; see ``load``."""
+    return parse(overlaid(fields, overrides), where)
+
+
+def overlaid(fields: dict[str, Any], overrides: dict[str, Any] | None) -> dict[str, Any]:
+    """The keys of a model file, or of what changes one, with ``overrides`` in their places."""
     fields = dict(fields)
     said, options = overrides or {}, fields.get("runtime_options")
     runtime = fields.get("runtime", ModelSpec.model_fields["runtime"].default)
@@ -363,7 +377,7 @@ def merged(fields: dict[str, Any], overrides: dict[str, Any] | None, where: str)
     if same and isinstance(ours, dict) and isinstance(theirs, dict) and "torchvision" in ours:
         # Another file does not change what made the network, its preset and its labels.
         given["weights"] = {"torchvision": ours["torchvision"], **theirs}
-    return parse(given, where)
+    return given
 
 
 def defaults(root: Path, tell: Callable[[str], object] = lambda words: None) -> list[ModelSpec]:

@@ -96,6 +96,7 @@ class ObjectDetection(TaskHandler):
         ),
     )
     decode_settings = {"score_floor": 0.05, "nms_iou": None, "max_detections": 100}
+    decode_bounds = {"score_floor": (0, 1), "nms_iou": (0, 1), "max_detections": (1, None)}
     # The detector resizes and normalises by itself; it takes the picture's own pixels.
     default_input = ImageInput(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     continuous = False

@@ -13,6 +13,7 @@ from handlers.errors import SpecError
 from marsmith import terminal
 from marsmith.model_options import EAGER
 from marsmith.uncut import print_uncut
+from marsmith.unused import only_with
 
 if TYPE_CHECKING:
     from marsmith.bisecting import Report, Row
@@ -59,6 +60,8 @@ def command(
     archives = [name for name in names if name != EAGER]
     if not archives or not all(name.endswith(subject.ARCHIVE) for name in archives):
         raise SpecError(f"bisect {first} {second}: give two archives (.mar), or one and eager")
+    if EAGER not in names:
+        only_with(EAGER, {"--weights": weights})
     with ExitStack() as stack:
         found = {name: stack.enter_context(subject.find(name)) for name in archives}
         report = _report([found.get(name) for name in names], picture, weights, tolerance)

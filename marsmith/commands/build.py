@@ -184,6 +184,7 @@ def _spec(
     """
     from marsmith import host_profile
     from marsmith.named import load
+    from marsmith.spec import overlaid
 
     if not given["profile"]:
         return load(name, here, overrides(given, here), tell)
@@ -194,7 +195,7 @@ def _spec(
     if said.get("runtime", found.get("runtime")) != found.get("runtime"):
         # The profile's are of the runtime that it names.
         found.pop("runtime_options", None)
-    return load(name, here, {**found, **said}, tell)
+    return load(name, here, overlaid(found, said), tell)
 
 
 def _is_built(spec: ModelSpec, store: Path) -> bool:
@@ -212,18 +213,24 @@ def _own(given: dict[str, Any], here: Path, force: bool, missing: bool, as_json:
     keys, notes = own.fields({**given, "runtime": None} if automatic else given, here, Path.cwd())
     # ``own.fields`` has read these.
     changes = overrides({**given, "weights": None, **dict.fromkeys(INPUT)}, here)
-    spec = parse({**keys, **changes}, "command line")
-    if missing and _is_built(spec, _store(given, here)):
-        return
-    for note in notes:
-        print(note, file=sys.stderr)
+    spec, store = parse({**keys, **changes}, "command line"), _store(given, here)
+    file = here / given["save_yaml"] if given["save_yaml"] else None
     with several.reporting(None, spec, as_json):
-        spec = _chosen(checked(spec, given), given)
-        if given["save_yaml"]:
-            own.check(spec, here / given["save_yaml"], force)
-        _build(spec, _store(given, here), force, as_json)
-    if given["save_yaml"]:
-        own.save(spec, here / given["save_yaml"], force)
+        spec = checked(spec, given)
+        if file:
+            own.check(None if automatic else spec, file, force)
+        if not (missing and _is_built(spec, store)):
+            for note in notes:
+                print(note, file=sys.stderr)
+            spec = _chosen(spec, given)
+            _build(spec, store, force, as_json)
+        elif file and automatic:
+            raise SpecError(
+                f"--save-yaml: {spec.name} {spec.version} is in the store already, so that "
+                "--runtime auto chooses none: name its runtime, or leave out --missing"
+            )
+    if file:
+        own.save(spec, file, force)
         print(f"  model file {given['save_yaml']}", file=sys.stderr)
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from marsmith.model_options import (
     caller,
     check_pictures,
+    check_precisions,
     chosen_options,
     input_options,
     model_options,
@@ -59,6 +60,7 @@ def command(
     spec = trials.alone(named.load(model, here, overrides(given, here), say))
     check_pictures(spec, given)
     chosen = trials.pairs(spec, precisions, runtimes)
+    check_precisions(given, (precision for _, precision in chosen))
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory() as temporary, console.status(spec.name) as status:
         tried: list[trials.Trial] = []

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from marsmith.unused import said
+
 HOST = "127.0.0.1"
 
 
@@ -29,7 +31,11 @@ def command(model: str, save: Path | None, boxes: int, port: int, browser: bool)
     from marsmith import graphs
 
     if save is None:
+        if said("boxes"):
+            raise click.UsageError("--boxes is of a picture: give --save FILE as well")
         graphs.require("netron")
+    elif idle := said("port", "browser"):
+        raise click.UsageError(f"{idle}: with --save nothing is served: leave that out")
     with graphs.onnx_of(model) as (path, kinds):
         if save is None:
             _serve(path, port, browser)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from handlers.errors import SpecError
 from marsmith.model_options import STORE
+from marsmith.unused import said
 
 if TYPE_CHECKING:
     from marsmith.artifacts import ArchiveCost
@@ -64,6 +66,11 @@ def command(
         # Of what others exported there is no network to count, only the archive.
         if found.spec.artifact is None or found.path is None:
             counted = _count(found, weights, size, batch)
+        elif idle := said("weights", "size", "batch", "top"):
+            raise SpecError(
+                f"{idle}: {model} was exported by others, so that there is no network to count, "
+                "only the archive to time: leave that out"
+            )
         listed = []
         for path in paths:
             status.update(f"{model}: {path.name}")

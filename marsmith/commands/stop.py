@@ -19,7 +19,7 @@ from marsmith.processes import START_LOCK, find_running, stop_running
 @seconds(
     "--drain-timeout",
     30.0,
-    "How long requests that wait or are under way are waited for.",
+    "How long requests that wait or are under way are waited for; 0: they are lost.",
     zero=True,
 )
 @seconds(
@@ -36,7 +36,7 @@ def command(drain: bool, drain_timeout: float, patience: float) -> None:
     workers are gone; a `marsmith serve` that waits for it ends with status 0.
     """
     temp = temp_folder(Path.cwd())
-    if drain and (running := find_running(temp)):
+    if drain and drain_timeout and (running := find_running(temp)):
         drain_before_stop(running, drain_timeout, partial(click.echo, err=True))
     # A start that is under way would bring up the server after this had found none
     with alone(temp / START_LOCK):

@@ -21,6 +21,7 @@ from marsmith.model_options import (
     as_option,
     caller,
     check_pictures,
+    check_precisions,
     chosen_options,
     input_options,
     input_said,
@@ -169,6 +170,7 @@ def _of_model(
         raise SpecError(f"--write: {name} is torchvision's and has no file here: --profile FILE")
     check_pictures(spec, given)
     pairs = trials.pairs(spec, precisions, runtimes)
+    check_precisions(given, (precision for _, precision in pairs))
     session = Session(**settings(spec))
     return session, partial(session.run, pairs), file
 

@@ -16,6 +16,7 @@ from handlers.errors import RuntimeUnavailable, SpecError
 from marsmith.client import Client
 from marsmith.model_options import EAGER, caller
 from marsmith.processes import require_running
+from marsmith.unused import only_with
 
 if TYPE_CHECKING:
     from handlers.task import TaskHandler
@@ -61,10 +62,8 @@ def command(
         task = _opened(store.locate(archive, here), folder)
         against = against or (EAGER if task.bundle.foreign is None else ITSELF)
         alone = against == ITSELF
-        given = {"--weights": weights, "--max-drop": max_drop if alone else None}
-        for option, value in given.items():
-            if value is not None and against != EAGER:
-                raise SpecError(f"{option} goes with eager alone")
+        if against != EAGER:
+            only_with(EAGER, {"--weights": weights, "--max-drop": max_drop if alone else None})
         if alone:
             name, reference = "itself, one by one", foreign.alone(task)
         elif against == EAGER:

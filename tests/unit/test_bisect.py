@@ -138,6 +138,12 @@ def test_mistakes_are_named(
     assert "give their file with --weights" in str(result.exception)
 
 
+def test_weights_that_neither_side_takes_are_refused() -> None:
+    result = _bisect("a.mar", "b.mar", "--weights", "w.pth")
+    assert isinstance(result.exception, SpecError)
+    assert str(result.exception) == "--weights goes with eager alone"
+
+
 def _one(first: list[float], second: list[float]) -> Any:
     pair = [np.array([values], dtype=np.float32) for values in (first, second)]
     return compare({"network": pair[0]}, {"network": pair[1]}, 1e-3).rows[0]

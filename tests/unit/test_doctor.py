@@ -254,6 +254,16 @@ def test_the_configuration_to_look_at_can_be_named(
     assert isinstance(ended.exception, ServerError)
 
 
+def test_the_temp_folder_is_that_of_the_configuration_that_is_looked_at(home: Path) -> None:
+    text = (home / "config.properties").read_text()
+    (home / "other.properties").write_text(f"{text}temp_folder=elsewhere\n")
+    found = doctor.examine(home, home / "other.properties")
+    texts = {one.subject: one.text for one in found}
+    assert texts["temp folder"] == f"{home / 'elsewhere'}, private"
+    assert f" free in {home / 'elsewhere'}, " in texts["disk"]
+    assert "elsewhere" not in {one.subject: one.text for one in examine(home)}["temp folder"]
+
+
 def test_java_is_looked_for_where_a_start_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("JAVA_HOME", raising=False)

@@ -168,6 +168,20 @@ def test_mistakes_are_named(model: str, save: str, error: str, lenet5_onnx: Path
         CliRunner().invoke(cli.group, arguments, catch_exceptions=False, standalone_mode=False)
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--boxes", "30"), "--boxes is of a picture: give --save FILE as well"),
+        (("--save", "x.svg", "--port", "0"), "--port: with --save nothing is served"),
+        (("--save", "x.svg", "--no-browser"), "--no-browser: with --save nothing is served"),
+        (("--save", "x.svg", "--browser", "--port", "1"), "--port, --browser: with --save"),
+    ],
+)
+def test_options_of_the_other_form_are_refused(words: tuple[str, ...], error: str) -> None:
+    result = CliRunner().invoke(cli.group, ["graph", "none.onnx", *words])
+    assert (result.exit_code, error in result.output) == (2, True), result.output
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "find_spec", lambda name: None)
     with pytest.raises(RuntimeUnavailable, match=r"netron: install .* `make extra-graph`"):

@@ -17,7 +17,17 @@ from user import NET, OWN, PROJECT, SQUARE, labelled, run, standing
 
 from handlers.errors import BuildError, MarsmithError, SpecError
 from handlers.integrity import sha256
-from marsmith import archive, build, model_options, own, preparing, resolve, sources, spec
+from marsmith import (
+    archive,
+    build,
+    model_options,
+    own,
+    preparing,
+    resolve,
+    sources,
+    spec,
+    trials,
+)
 from marsmith.spec_parts import WeightsSpec
 
 # Source of one's own -------------------------------------------------------------------------
@@ -112,6 +122,36 @@ def test_what_is_in_the_store_is_left_out_where_missing_is_asked_for(user: Path)
     assert there.stat().st_size == 0
 
 
+def test_what_is_in_the_store_gets_its_model_file_all_the_same(user: Path) -> None:
+    (user / "store").mkdir()
+    (user / "store/own-1.0.mar").touch()
+    words = ("--arch", "my_model.py:Net", *NETWORK, "--missing", "--save-yaml")
+    result = run(*words, "own.yaml")
+    assert result.exit_code == 0, repr(result.exception)
+    assert "model file own.yaml" in result.stderr
+    assert spec.load(user / "own.yaml").arguments == {"width": 6}
+    assert "labels.txt is there and says" in str(run(*words, "labels.txt").exception)
+    result = run(*words, "auto.yaml", "--runtime", "auto")
+    assert "own 1.0 is in the store already, so that --runtime auto" in str(result.exception)
+    assert not (user / "auto.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("none/own.yaml", "--save-yaml: there is no folder .*none"),
+        ("labels.txt", "labels.txt is there, and what --runtime auto chooses is not in it yet"),
+    ],
+)
+def test_a_model_file_that_cannot_be_saved_is_named_before_any_runtime_is_tried(
+    user: Path, monkeypatch: pytest.MonkeyPatch, file: str, words: str
+) -> None:
+    monkeypatch.setattr(trials, "run", lambda *_, **__: pytest.fail("a runtime was tried"))
+    result = run("--arch", "my_model.py:Net", *NETWORK, "--runtime", "auto", "--save-yaml", file)
+    assert isinstance(result.exception, SpecError)
+    assert re.search(words, str(result.exception))
+
+
 def test_prefixed_weights_are_noted_in_the_output_and_the_archive(user: Path) -> None:
     state = torch.load(user / "net.pth", weights_only=True)
     torch.save({f"module.{key}": value for key, value in state.items()}, user / "net.pth")
@@ -204,7 +244,22 @@ def test_an_import_that_would_fail_in_the_archive_stops_the_build(
             r"--arg x=\[1: '\[1' is no YAML value: while parsing a flow sequence .* expected ','",
         ),
         (("--arch", "my_model.py:Net", *NETWORK, "--arg", "classes=3"), "are of 2 classes"),
-        (("--arch", "my_model.py:Net", *NETWORK, "--arg", "width=7"), "another architecture"),
+        (
+            ("--arch", "my_model.py:Net", *NETWORK[:2], "--arg", "width=7", *NETWORK[4:]),
+            "another architecture",
+        ),
+        (
+            ("--arch", "my_model.py:Net", *NETWORK, "--arg", "width=7"),
+            "--arg 'width=7': width is 6 already: give it once",
+        ),
+        (
+            ("--arch", "my_model.py:Net", *NETWORK, "--decode", "x=1", "--decode", "x=1"),
+            "--decode 'x=1': x is 1 already: give it once",
+        ),
+        (
+            ("--arch", "my:Net", *NETWORK, "--arg", "num_classes=5", "--num-classes", "2"),
+            "--num-classes 2 is short for --arg num_classes=2, and there is --arg num_classes=5",
+        ),
         (("--arch", "torchvision:resnet18", *NETWORK), "resnet18 with arguments .*width"),
         (
             ("--arch", "my_model.py:Net", "--weights", "net.pth", *OWN),

@@ -243,6 +243,18 @@ def test_a_runtime_that_is_declared_wrong_says_how(folder: Path, lines: str, wor
             "    decode_settings = {'best': {1}}",
             "has decode_settings = .*: it takes values that a m",
         ),
+        (
+            "    decode_bounds = {'best': (0,)}",
+            r"has decode_bounds = .*: it takes Mapping\[str, tuple\[float \| None, float \|",
+        ),
+        ("    decode_bounds = {'best': (0, 1)}", "has decode_bounds = .*: it takes the least and"),
+        *(
+            (
+                f"    decode_settings, decode_bounds = {{'best': {default}}}, {{'best': {bounds}}}",
+                "has decode_bounds = .*: it takes the least and the most, or None, of settings",
+            )
+            for default, bounds in ((2, (0, 1)), ("'x'", (None, 1)), (True, (0, 1)), (None, (1, 0)))
+        ),
         ("    most_labels = '2'", r"has most_labels = '2': it takes int \| None$"),
         ("    default_input = 224", r"has default_input = 224: it takes ImageInput \| None$"),
         (
@@ -271,6 +283,12 @@ def test_a_runtime_that_is_declared_wrong_says_how(folder: Path, lines: str, wor
 def test_a_task_that_is_declared_wrong_says_how(folder: Path, lines: str, words: str) -> None:
     with pytest.raises(PluginError, match=rf"^handlers/tasks/my_own\.py: Mine {words}"):
         task(folder, lines)
+
+
+def test_settings_of_a_task_may_have_bounds(folder: Path) -> None:
+    lines = "    decode_settings = {'best': None, 'most': 3, 'share': 0.5}\n"
+    bounds = {"best": (0, 0.5), "most": (1, None), "share": (None, 0.5)}
+    assert task(folder, f"{lines}    decode_bounds = {bounds}").decode_bounds == bounds
 
 
 def test_a_method_may_be_of_python_itself(folder: Path) -> None:

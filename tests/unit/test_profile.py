@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +15,8 @@ import torchvision
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from handlers.errors import WeightsError
-from marsmith import artifacts, cli, subject
+from handlers.errors import SpecError, WeightsError
+from marsmith import artifacts, cli, resolve, spec, subject
 from marsmith.profiling import Layer, Profile, profile
 
 
@@ -211,6 +213,42 @@ def test_weights_are_used_where_they_are_given() -> None:
         first = next(found.trained(Path("weights/mobilenet_v2_shapes.pth")).bare().parameters())
         given = torch.load("weights/mobilenet_v2_shapes.pth", weights_only=True)
         assert torch.equal(first, given["features.0.0.weight"].float())
+
+
+THEIRS = {
+    "name": "theirs",
+    "task": "image-classification",
+    "artifact": {"file": "m.onnx"},
+    "runtime": "onnx",
+    "labels": ["a", "b"],
+    "outputs": "logits",
+    "input": {"resize": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        (("--size", "8,8", "--batch", "1"), "--size, --batch: theirs.mar was exported by others"),
+        (("--weights", "w.pth"), "--weights: theirs.mar"),
+        (("--top", "10"), "--top: theirs.mar"),
+        ((), ""),
+    ],
+)
+def test_what_counts_nothing_of_an_archive_of_others_is_refused(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], idle: str
+) -> None:
+    theirs = spec.parse(THEIRS, "theirs")
+    made = subject.Subject(theirs, resolve.image_input(theirs), Path(), Path("theirs.mar"))
+    monkeypatch.setattr(subject, "find", lambda *_: nullcontext(made))
+    described = SimpleNamespace(to_json=lambda: "described")
+    monkeypatch.setattr(artifacts, "describe", lambda *_: described)
+    result = CliRunner().invoke(cli.group, ["profile", "theirs.mar", "--json", *words])
+    if idle:
+        assert isinstance(result.exception, SpecError)
+        assert str(result.exception).startswith(idle)
+    else:
+        assert json.loads(result.stdout)["archives"] == ["described"]
 
 
 @pytest.mark.parametrize("size", ["224", "0,224", "a,b", "1,2,3"])

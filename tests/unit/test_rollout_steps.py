@@ -7,9 +7,11 @@ import json
 import os
 import re
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -386,6 +388,36 @@ def test_where_the_journal_cannot_be_written_the_outcome_is_told_first(
         steps = [Step("a", full), last]
         with pytest.raises(ServerError, match=outcome):
             operate._carry_out(change._running, change, steps, journal.ROLLOUT, keep, print)
+
+
+@pytest.mark.parametrize(
+    ("model", "pictures", "told"),
+    [
+        ("n", ["a.png"], ["nothing to compare with: no version of n is registered"]),
+        ("n", [], []),
+        ("m", ["a.png"], []),
+    ],
+)
+def test_a_model_that_is_new_has_nothing_to_be_compared_with(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    pictures: list[str],
+    told: list[str],
+) -> None:
+    server = _Server({"1.0": 1})
+    running, name = _change(tmp_path, server)._running, f"{model}-2.0.mar"
+    clients = nullcontext(SimpleNamespace(rest=server, both=(server, _Grpc())))
+    monkeypatch.setattr(operate, "_clients", lambda *_: clients)
+    monkeypatch.setattr(operate, "locate", lambda *_, **__: tmp_path / name)
+    monkeypatch.setattr(operate, "read_header", lambda _: Header(model, "2.0"))
+    carried: list[Change] = []
+    monkeypatch.setattr(operate, "_carry_out", lambda _, change, *__: carried.append(change))
+    said: list[str] = []
+    options = Options([Path(each) for each in pictures])
+    operate.roll_out(running, tmp_path / name, options, False, said.append)
+    assert said == told
+    assert [change.model for change in carried] == [model]
 
 
 def test_a_copy_that_cannot_be_removed_is_told(tmp_path: Path) -> None:

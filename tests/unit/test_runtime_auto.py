@@ -94,6 +94,50 @@ def test_the_fastest_is_built_with_its_own_options(
     }
 
 
+def test_a_method_is_of_the_runtime_that_has_it_wherever_that_is_tried(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = Trials(torchscript=90.0)
+    done = run(model, monkeypatch, tried, "--method", "trace")
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    bundle = packed(model)
+    assert (bundle.runtime, bundle.runtime_options) == ("torchscript", {"method": "trace"})
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (
+            ("--runtime", "openvino"),
+            "--method is of runtime torchscript, and this builds for openvino: add --runtime torch",
+        ),
+        (
+            (*("--runtime", "auto", "--precision", "int8"), "--calibrate", "a", "--evaluate", "b"),
+            "--method is of runtime torchscript, which does not compute in int8: leave it out",
+        ),
+    ],
+)
+def test_a_method_that_no_runtime_takes_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], problem: str
+) -> None:
+    monkeypatch.setattr(trials, "run", lambda *_, **__: pytest.fail("a runtime was tried"))
+    done = CliRunner().invoke(build.command, [str(model), *words, "--method", "trace"])
+    assert isinstance(done.exception, SpecError)
+    assert problem in str(done.exception)
+
+
+def test_a_method_is_taken_in_a_precision_that_other_runtimes_have(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be the first of them, and have no such option."""
+    chosen: list[Any] = []
+    monkeypatch.setattr(build, "_build", lambda spec, *_: chosen.append(spec) or {})
+    tried = Trials(torchscript=90.0)
+    done = run(model, monkeypatch, tried, "--precision", "bf16", "--method", "trace")
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    assert (chosen[0].precision, chosen[0].options) == ("bf16", {"method": "trace"})
+
+
 LOOPS = """
 import torch
 from torch import nn

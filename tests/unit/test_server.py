@@ -140,6 +140,23 @@ def test_stop_waits_for_a_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert stopped.result().output == "TorchServe (pid 7) has stopped\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "drained"),
+    [((), [30.0]), (("--drain-timeout", "0"), []), (("--no-drain",), [])],
+)
+def test_stop_drains_unless_it_is_told_not_to_wait(
+    home: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], drained: list[float]
+) -> None:
+    monkeypatch.chdir(home)
+    running = Running(7, home, home / "config.properties", 0.0)
+    monkeypatch.setattr(stop, "find_running", lambda _: running)
+    monkeypatch.setattr(stop, "stop_running", lambda *_: 7)
+    waited: list[float] = []
+    monkeypatch.setattr(stop, "drain_before_stop", lambda _, seconds, __: waited.append(seconds))
+    assert CliRunner().invoke(stop.command, words).exit_code == 0
+    assert waited == drained
+
+
 def test_the_sample_is_of_the_models_own_folder(home: Path) -> None:
     assert _sample(home, M) == "PICTURE"
     for name in ("a/1.png", "b/2.jpg"):

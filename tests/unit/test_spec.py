@@ -109,6 +109,7 @@ DETECTOR = {"task": "object-detection"}
 
 class Normalised(ImageClassification):
     decode_settings = {"normalise": True, "temperature": 1.0, "kind": "l2", "sizes": [], "most": 3}
+    decode_bounds = {"most": (1, 9)}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,9 @@ class Normalised(ImageClassification):
         ({"temperature": None}, "decode.temperature is None: write a number"),
         ({"kind": 2}, "decode.kind is 2: write text"),
         ({"sizes": 3}, "decode.sizes is 3: write a list"),
-        ({"most": True}, "decode.most is True: write a whole number"),
+        ({"most": True}, "decode.most is True: write a whole number from 1 to 9"),
+        ({"most": 0}, "decode.most is 0: write a whole number from 1 to 9"),
+        ({"most": 10}, "decode.most is 10: write a whole number from 1 to 9"),
         (
             {"kind": 2, "sort": 1, "sizes": "all"},
             "decode has the unknown key 'sort': accepted are kind, most, normalise, sizes, "
@@ -135,15 +138,20 @@ def test_a_decode_setting_of_another_type_is_named(
 ) -> None:
     monkeypatch.setattr(plugins, "load_task", lambda name: Normalised)
     assert mistake(decode=decode) == f"models/m.yaml: model: {words}"
-    with_changes(decode={"temperature": 2, "normalise": False, "kind": "l1"})
+    with_changes(decode={"temperature": 2, "normalise": False, "kind": "l1", "most": 9})
 
 
 @pytest.mark.parametrize(
     ("decode", "words"),
     [
-        ({"score_floor": "high"}, "decode.score_floor is 'high': write a number or null"),
-        ({"max_detections": 1.5}, "decode.max_detections is 1.5: write a whole number or null"),
-        ({"nms_iou": True}, "decode.nms_iou is True: write a number or null"),
+        ({"score_floor": "high"}, "score_floor is 'high': write a number from 0 to 1 or null"),
+        ({"score_floor": 2}, "decode.score_floor is 2: write a number from 0 to 1 or null"),
+        ({"max_detections": 1.5}, "is 1.5: write a whole number from 1 or null"),
+        ({"max_detections": -1}, "max_detections is -1: write a whole number from 1 or null"),
+        ({"max_detections": 0}, "max_detections is 0: write a whole number from 1 or null"),
+        ({"nms_iou": True}, "decode.nms_iou is True: write a number from 0 to 1 or null"),
+        ({"nms_iou": 1.5}, "decode.nms_iou is 1.5: write a number from 0 to 1 or null"),
+        ({"nms_iou": -0.5}, "decode.nms_iou is -0.5: write a number from 0 to 1 or null"),
     ],
 )
 def test_a_detectors_settings_are_numbers_or_the_networks_own(
@@ -151,7 +159,8 @@ def test_a_detectors_settings_are_numbers_or_the_networks_own(
 ) -> None:
     assert words in mistake(**DETECTOR, decode=decode)
     own = {"score_floor": 1, "nms_iou": 0.5, "max_detections": None}
-    assert with_changes(**DETECTOR, decode=own).decode == own
+    for each in (own, {"score_floor": 0, "nms_iou": 1, "max_detections": 1}):
+        assert with_changes(**DETECTOR, decode=each).decode == each
 
 
 @pytest.mark.parametrize(

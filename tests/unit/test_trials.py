@@ -202,6 +202,27 @@ def test_an_artifact_of_others_has_one_runtime_and_nothing_to_compare(
     assert str(done.exception).startswith("theirs: an artifact of others runs in the runtime of")
 
 
+@pytest.mark.parametrize("command", ["formats", "tune"])
+@pytest.mark.parametrize("pairs", [("--precision", "fp32"), ("--runtime", "eager")])
+@pytest.mark.parametrize("option", ["--calibrate", "--calibrate-count", "--keep-fp32"])
+def test_options_of_int8_are_refused_where_nothing_of_it_is_tried(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    pairs: tuple[str, str],
+    option: str,
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(trials, "run", lambda *_, **__: pytest.fail("something was built"))
+    file = tmp_path / "m.yaml"
+    folders = "calibration: {folder: a}\naccuracy: {folder: b}\n"
+    file.write_text((project / "models/lenet5_digits.yaml").read_text() + folders)
+    done = CliRunner().invoke(cli.group, [command, str(file), *pairs, option, "1"])
+    assert isinstance(done.exception, SpecError)
+    assert "--keep-fp32 are for --precision int8, and this is fp32" in str(done.exception)
+
+
 def test_a_plot_without_matplotlib_is_refused_before_anything_is_built(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,25 @@ def test_options_under_a_name_stay_and_a_chosen_one_is_written(tmp_path: Path) -
     assert build._spec(str(path), given, Path()).options == {}
 
 
+def test_an_option_leaves_what_else_a_profile_says_of_its_pictures(tmp_path: Path) -> None:
+    path, profile = tmp_path / "m.yaml", tmp_path / "host.yaml"
+    path.write_text(f"{MODEL}accuracy: {{folder: of the file, count: 5}}\n")
+    int8 = {"calibration": {"folder": "a", "keep_fp32": 2}, "accuracy": {"folder": "b"}}
+    int8["accuracy"] |= {"drop": 0.03}
+    chosen = point(runtime="openvino", precision="int8")
+    writing.to_profile(profile, "m", writing.changes(spec.load(path, int8), chosen, 2), HOST)
+    given = {**dict.fromkeys(OPTIONS), "profile": profile}
+    given |= {"evaluate": tmp_path / "c", "calibrate_count": 7}
+    found = build._spec(str(path), given, Path())
+    assert found.accuracy
+    assert found.calibration
+    said = [each.model_dump(exclude_unset=True) for each in (found.accuracy, found.calibration)]
+    assert said == [
+        {"folder": str(tmp_path / "c"), "drop": 0.03, "count": 5},
+        {"folder": "a", "keep_fp32": 2, "count": 7},
+    ]
+
+
 def test_a_queue_that_was_too_short_for_the_batch_is_written_as_measured(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(MODEL.replace("queue_size: 50", "queue_size: 4"))

@@ -396,6 +396,8 @@ def test_another_archive_that_answers_otherwise_is_named(
     store: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive, other = (str(store / f"lenet5_digits-{version}.mar") for version in ("2.0", "1.0"))
+    with pytest.raises(SpecError, match="--weights goes with eager alone"):
+        asked(project, monkeypatch, archive, "--against", other, "--weights", "w.pth")
     status, words = asked(project, monkeypatch, archive, "--against", other)
     assert status == 1
     assert "DIFFERS" in words
