@@ -156,6 +156,8 @@ class ModelSpec(Strict):
         own = task.settled is not TaskHandler.settled
         _check_values("decode", self.decode, task.decode_settings, nulls=own)
         read = {"tolerance" if task.continuous else "answers", *task.compared_by}
+        # Of what loops some runtimes get the first half.
+        read |= {"features"} if task.loops else set()
         _check_keys(f"parity of task {self.task}", self.parity.said(), {"golden", *read})
         _check_keys(f"parity.fp32 of task {self.task}", self.parity.fp32.said(), read)
         if self.input is not None and self.input.crop is not None and not task.crops:

@@ -243,6 +243,7 @@ def test_a_runtime_that_is_declared_wrong_says_how(folder: Path, lines: str, wor
             "    decode_settings = {'best': {1}}",
             "has decode_settings = .*: it takes values that a m",
         ),
+        ("    resamples = 0", "has resamples = 0: it takes a whole number from 1"),
         ("    most_labels = '2'", r"has most_labels = '2': it takes int \| None$"),
         ("    default_input = 224", r"has default_input = 224: it takes ImageInput \| None$"),
         (
