@@ -27,8 +27,9 @@ from handlers.options import Option, shown, within
 _LIKE = 0.66
 # What a worker says itself to a runtime, among the runtime's own options.
 _TOLD = {"threads", "batch", "precision"}
-# What of handlers.closeness a task may compare by beside the scores, which all have.
-_COMPARED = {each.name for each in fields(Closeness)} - {"outputs", "answers", "golden"}
+# What of handlers.closeness a task may compare by beside the scores, which all have; what halves
+# give no task compares.
+_COMPARED = {each.name for each in fields(Closeness)} - {"outputs", "answers", "golden", "features"}
 # Fields of a request that are no options.
 _FIELDS = {"accept", "body", "data", "instances", "parameters"}
 # Of the input of a runtime, which may vary.
@@ -202,6 +203,7 @@ _VALUES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
         "the least and the most, or None, of settings that are numbers, whose defaults are between",
     ),
     "metric_name": (lambda value, _: bool(value.strip()), "the name of the metric"),
+    "resamples": (lambda value, _: value >= 1, "a whole number from 1"),
     **dict.fromkeys(
         ("requires", "export_requires", "int8_requires"),
         (

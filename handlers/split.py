@@ -2,7 +2,8 @@
 
 Resize, backbone and feature pyramid have fixed shapes for a fixed input: ``Trunk`` is exported.
 Proposals, heads, box decoding and NMS are torchvision's own code, which ``Rest`` runs eagerly in
-the handler on the trunk's features. The build compares both together with the whole detector.
+the handler on the trunk's features. The build compares both together with the whole detector, and
+the features with those of its backbone.
 """
 
 from __future__ import annotations
@@ -152,9 +153,13 @@ class Halves:
         self._runtime, self._rest, self._place = runtime, rest, place
 
     def __call__(self, *arrays: Array) -> Arrays:
-        features = [torch.from_numpy(array).to(self._place) for array in self._runtime(*arrays)]
+        features = [torch.from_numpy(array).to(self._place) for array in self.features(*arrays)]
         with torch.inference_mode():
             return as_arrays(self._rest(*features))
+
+    def features(self, *arrays: Array) -> Arrays:
+        """What the trunk gives for uint8 pictures: feature maps (1, C, H, W)."""
+        return self._runtime(*arrays)
 
     def layers(self, images: Array) -> dict[str, Array]:
         """``Runtime.layers`` of the trunk, under the names that they have in the whole module.

@@ -190,6 +190,8 @@ class TaskHandler(BaseHandler):
     required: ClassVar[tuple[str, ...]] = ("metric_name",)
     optional: ClassVar[tuple[type, ...]] = ()
     metric_name: ClassVar[str]
+    # How often a bootstrap draws pictures and computes it: less where that takes long.
+    resamples: ClassVar[int] = 1000
 
     @abstractmethod
     def evidence(self, answer: Any, truth: Any) -> Any:

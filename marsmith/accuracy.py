@@ -22,8 +22,6 @@ from handlers.truths import Mask
 from marsmith import samples
 from marsmith.spec_parts import AccuracySpec
 
-# Enough for the two digits of an interval that are worth reading.
-RESAMPLES = 100
 CONFIDENCE = 0.95
 # Answered at a time, so that a thousand decoded pictures need not fit into memory.
 _CHUNK = 16
@@ -37,10 +35,10 @@ class Accuracy:
 
     ``truth`` is "labels" or, for pictures without, "eager": then the metric says how far the two
     agree. ``drop`` is ``reference`` less ``artifact``, ``interval`` its 95 % bootstrap confidence
-    interval (percentiles of 100 resamples of the pictures, seeded), ``data`` the sha256 of all
-    pictures and truths. An artifact that others exported has no ``reference``, ``drop`` and what is
-    ``allowed``: they are None, and ``interval`` is that of ``artifact``. ``unlabelled`` counts the
-    folder's pictures that have no label where others have one.
+    interval (percentiles of ``resamples`` draws of the pictures, seeded), ``data`` the sha256 of
+    all pictures and truths. An artifact that others exported has no ``reference``, ``drop`` and
+    what is ``allowed``: they are None, and ``interval`` is that of ``artifact``. ``unlabelled``
+    counts the folder's pictures that have no label where others have one.
     """
 
     metric: str
@@ -52,6 +50,7 @@ class Accuracy:
     interval: tuple[float, float]
     allowed: float | None
     data: str
+    resamples: int
     unlabelled: int = 0
 
     @property
@@ -189,9 +188,10 @@ def compare(
         reference=best,
         artifact=reached,
         drop=best - reached,
-        interval=_interval(len(answers), drop),
+        interval=_interval(len(answers), reference.resamples, drop),
         allowed=allowed,
         data=evaluation.digest,
+        resamples=reference.resamples,
         unlabelled=evaluation.unlabelled,
     )
 
@@ -214,9 +214,12 @@ def alone(artifact: TaskHandler, evaluation: Evaluation) -> Accuracy:
         reference=None,
         artifact=_metric(artifact, ours, "their labels have nothing"),
         drop=None,
-        interval=_interval(len(ours), lambda drawn: _metric_of(artifact, ours, drawn)),
+        interval=_interval(
+            len(ours), artifact.resamples, lambda drawn: _metric_of(artifact, ours, drawn)
+        ),
         allowed=None,
         data=evaluation.digest,
+        resamples=artifact.resamples,
         unlabelled=evaluation.unlabelled,
     )
 
@@ -260,16 +263,16 @@ def _checked(task: TaskHandler, found: float) -> float:
 
 
 def _metric_of(task: TaskHandler, evidence: list[Any], drawn: Array) -> float:
-    return task.metric([evidence[index] for index in drawn])
+    return task.metric([evidence[index] for index in drawn.tolist()])
 
 
-def _interval(count: int, figure: Callable[[Array], float]) -> tuple[float, float]:
+def _interval(count: int, resamples: int, figure: Callable[[Array], float]) -> tuple[float, float]:
     """Percentile bootstrap of a figure of drawn pictures (Efron and Tibshirani 1993, chapter 13).
 
     A difference of two is of the same pictures, so the bootstrap is a paired one.
     """
     generator = np.random.default_rng(0)
-    figures = [figure(generator.integers(count, size=count)) for _ in range(RESAMPLES)]
+    figures = [figure(generator.integers(count, size=count)) for _ in range(resamples)]
     tail = (1 - CONFIDENCE) / 2
     # A draw of pictures in which nothing is to be found has no metric.
     low, high = np.nanquantile(figures, [tail, 1 - tail])

@@ -3,7 +3,8 @@
 The relative difference of a layer is the largest absolute difference of its values, divided by the
 largest absolute value that the first runtime has there: a single small value cannot make it large,
 and 0/0 does not occur. A layer of nothing but zeros where the other has any other value, a value
-that is not finite where the other's is, and other shapes are infinitely far apart.
+that is not finite where the other's is, and other shapes are infinitely far apart. Of values that
+are no numbers in both nothing is known: they do not part, and they do not agree.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from marsmith.subject import Subject
 
 @dataclass(frozen=True)
 class Row:
-    """One layer of both: its largest differences, whether they are past the tolerance, and what is
-    to be said of it; ``scale`` is the largest absolute value of the first."""
+    """One layer of both: its largest differences (NaN where neither has a finite value), whether
+    they are past the tolerance, how many values of each are not finite, and what is to be said of
+    it; ``scale`` is the largest absolute value of the first."""
 
     layer: str
     shape: tuple[int, ...]
@@ -37,6 +39,7 @@ class Row:
     absolute: float
     relative: float
     parts: bool
+    not_finite: tuple[int, int]
     note: str = ""
 
 
@@ -51,8 +54,18 @@ class Report:
 
     @property
     def first(self) -> Row | None:
-        """The first layer past the tolerance; None: they agree everywhere."""
+        """The first layer past the tolerance; None: they part nowhere."""
         return next((row for row in self.rows if row.parts), None)
+
+    @property
+    def not_finite(self) -> list[Row]:
+        """The layers in which either has values that are not finite."""
+        return [row for row in self.rows if any(row.not_finite)]
+
+    @property
+    def agree(self) -> bool:
+        """Whether they part nowhere, and every value of both is finite."""
+        return self.first is None and not self.not_finite
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; a difference that is not finite is a text, for JSON has no such numbers."""
@@ -65,8 +78,9 @@ class Report:
         ]
         first = self.first.layer if self.first else None
         return {
-            "agree": first is None,
+            "agree": self.agree,
             "first": first,
+            "not_finite": {row.layer: list(row.not_finite) for row in self.not_finite},
             "suspects": self.suspects,
             "tolerance": self.tolerance,
             "layers": rows,
@@ -93,23 +107,29 @@ def compare(first: dict[str, Array], second: dict[str, Array], tolerance: float)
 
 
 def _row(name: str, first: Array, second: Array, tolerance: float) -> Row:
+    ours, theirs = first.astype(np.float64), second.astype(np.float64)
+    one, other = (int((~np.isfinite(each)).sum()) for each in (ours, theirs))
     if first.shape != second.shape:
         note = f"{list(first.shape)} against {list(second.shape)}"
-        return Row(name, first.shape, math.nan, math.inf, math.inf, True, note)
-    ours, theirs = first.astype(np.float64), second.astype(np.float64)
+        return Row(name, first.shape, math.nan, math.inf, math.inf, True, (one, other), note)
+    scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=0.0))
+    absolute = _difference(ours, theirs)
+    relative = absolute / scale if scale else (math.inf if absolute > 0 else absolute)
+    note = f"not finite: {one} against {other} values" if one or other else ""
+    parts = relative > tolerance
+    return Row(name, first.shape, scale, absolute, relative, parts, (one, other), note)
+
+
+def _difference(ours: Array, theirs: Array) -> float:
+    """The largest absolute difference of two of one shape; NaN where no value can tell."""
     finite = np.isfinite(ours) & np.isfinite(theirs)
     # The very same value, or not a number in both.
     alike = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-    scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=0.0))
-    absolute = float(np.abs(ours[finite] - theirs[finite]).max(initial=0.0))
-    note = ""
-    if not finite.all():
-        counts = [int((~np.isfinite(each)).sum()) for each in (ours, theirs)]
-        note = f"not finite: {counts[0]} against {counts[1]} values"
     if not (finite | alike).all():
-        absolute = math.inf
-    relative = absolute / scale if scale else (0.0 if absolute == 0 else math.inf)
-    return Row(name, first.shape, scale, absolute, relative, relative > tolerance, note)
+        return math.inf
+    if ours.size and not finite.any():
+        return math.nan
+    return float(np.abs(ours[finite] - theirs[finite]).max(initial=0.0))
 
 
 def handler_of(subject: Subject) -> TaskHandler:

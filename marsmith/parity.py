@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,7 @@ from handlers.errors import (
 )
 from handlers.plugins import described
 from handlers.runtimes import Array, Arrays
+from handlers.split import Halves
 from handlers.task import TaskHandler
 
 
@@ -32,8 +34,9 @@ class Report:
     ``tolerance`` is the limit of outputs, or of scores where outputs are not compared one by one;
     ``spread`` is how far the reference's own answers to different pictures lie apart, without which
     agreement would prove nothing. ``largest_difference`` is None where outputs are not compared;
-    ``figures`` are what the task measures of answers in its own terms (``Difference.figures``), and
-    ``limits`` what it allows of them.
+    ``figures`` are what the task measures of answers in its own terms (``Difference.figures``), for
+    a detector in two halves with ``largest_features``, the largest difference of a feature map as a
+    share of its largest value; ``limits`` are what is allowed of them.
     """
 
     pictures: int
@@ -63,6 +66,14 @@ class Report:
             outputs = f"outputs within {self.largest_difference:.1e} and "
         scores = f"scores within {self.largest_score_difference:.1e}"
         return f"{outputs}{scores}{of} (allowed {self.tolerance:.0e})"
+
+
+@runtime_checkable
+class _Featured(Protocol):
+    """A model that shows the feature maps between a detector's two halves."""
+
+    def features(self, *arrays: Array) -> Arrays:
+        """Those of uint8 pictures."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,14 @@ class Expected:
             )
         return cls(reference, images, arrays, outputs, answers, spread, name)
 
+    @cached_property
+    def features(self) -> list[Arrays] | None:
+        """The feature maps of each picture, where the reference shows them."""
+        model: Any = self.task.model
+        if not isinstance(model, _Featured):
+            return None
+        return [model.features(np.stack([array])) for array in self.arrays]
+
 
 def check(expected: Expected, artifact: TaskHandler) -> Report:
     """Compare ``artifact`` with the reference; raises ParityError at the first miss.
@@ -107,8 +126,6 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
     How close they must be says the artifact's bundle.
     """
     closeness, most = artifact.bundle.closeness, artifact.bundle.artifact_batch
-    # Answers are compared by the reference, which may have other limits of its own.
-    expected = replace(expected, task=held_to(expected.task, closeness))
     sizes = sorted({1, min(2, most), most})
     differences = np.zeros(len(expected.arrays))
     beyond: str | None = None
@@ -127,12 +144,54 @@ def check(expected: Expected, artifact: TaskHandler) -> Report:
         raise (ParityError if alike else LimitError)(beyond)
     if alike:
         raise ParityError(alike)
+    maps = _compare_features(expected, artifact)
     # Box decoding and thresholds magnify what rounding does; the scores' own limit is wider.
     limit = closeness.outputs if expected.task.continuous else closeness.answers
-    score, figures = _compare_answers(expected, artifact, limit, sizes)
+    # Answers are compared by the reference, which may have other limits of its own.
+    held = replace(expected, task=held_to(expected.task, closeness))
+    score, figures = _compare_answers(held, artifact, limit, sizes)
     worst = float(differences.max()) if expected.task.continuous else None
     allowed = {name: getattr(closeness, name) for name in artifact.compared_by}
+    if maps and closeness.features is not None:
+        allowed["features"] = closeness.features
+    figures |= maps
     return Report(len(differences), sizes, limit, worst, score, expected.spread, figures, allowed)
+
+
+def _compare_features(expected: Expected, artifact: TaskHandler) -> dict[str, float]:
+    """``largest_features`` of ``Report``; nothing where no half was exported alone, or where the
+    reference shows none.
+
+    Raises ParityError, of what is past its limit alone LimitError.
+    """
+    model, limit, worst = artifact.model, artifact.bundle.closeness.features, 0.0
+    if not isinstance(model, Halves) or expected.features is None:
+        return {}
+    for index, (array, wanted) in enumerate(zip(expected.arrays, expected.features, strict=True)):
+        found = model.features(np.stack([array]))
+        shapes, ours = ([each.shape for each in maps] for maps in (found, wanted))
+        if shapes != ours:
+            raise ParityError(
+                f"sample {index}: the exported half gives feature maps {shapes}, {expected.name} "
+                f"has {ours}"
+            )
+        for number, (one, other) in enumerate(zip(wanted, found, strict=True)):
+            place = f"sample {index}, feature map {number} of the exported half"
+            worst = max(worst, _share(one, other, limit, place, expected.name))
+    return {"largest_features": worst}
+
+
+def _share(ours: Array, theirs: Array, limit: float | None, place: str, name: str) -> float:
+    """The largest difference of two feature maps, as a share of the first's largest value."""
+    if not np.isfinite(theirs).all():
+        raise ParityError(f"{place}: not finite where {name} is")
+    # Of a map of nothing but zeros there is no share.
+    share = _distance(ours, theirs) / (float(np.abs(ours).max(initial=0.0)) or 1.0)
+    if limit is not None and not share <= limit:
+        raise LimitError(
+            f"{place}: differs from {name} by {share:.3g} of its largest value (> {limit:g})"
+        )
+    return share
 
 
 def _run(artifact: TaskHandler, arrays: list[Array]) -> Arrays:

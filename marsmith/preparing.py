@@ -16,7 +16,7 @@ from handlers import plugins
 from handlers.bundle import Bundle
 from handlers.errors import SpecError
 from handlers.integrity import sha256
-from handlers.runtimes import as_arrays
+from handlers.runtimes import Array, Arrays, as_arrays
 from handlers.servable import SOURCE, Servable
 from handlers.task import TaskHandler
 from marsmith import catalogue, fitting, origin, quantise, resolve, samples, sbom, sources, weights
@@ -92,19 +92,37 @@ def unrecorded(spec: ModelSpec, root: Path) -> Bundle:
     )
 
 
-def reference(bundle: Bundle, module: Servable) -> TaskHandler:
-    """A handler whose model is the eager module in memory."""
+class _InMemory:
+    """The eager module of a bundle as a model: uint8 pictures -> the task's outputs."""
 
-    def run(*arrays: Any) -> Any:
+    def __init__(self, bundle: Bundle, module: Servable) -> None:
+        self._bundle, self._module = bundle, module
+
+    def __call__(self, *arrays: Array) -> Arrays:
         try:
             with torch.inference_mode():
-                return as_arrays(module(*map(torch.from_numpy, arrays)))
+                return as_arrays(self._module(*map(torch.from_numpy, arrays)))
         # A network of one input size fails on others in any way.
         except Exception as error:
-            raise misfit(bundle, arrays[0], error) from error
+            raise misfit(self._bundle, arrays[0], error) from error
 
+    def features(self, *arrays: Array) -> Arrays:
+        """What a detector's backbone gives for one picture, as ``split.Halves.features`` does."""
+        given: list[Any] = []
+        backbone = self._module.bare().get_submodule("backbone")
+        hook = backbone.register_forward_hook(lambda _, __, maps: given.append(maps))
+        try:
+            self(*arrays)
+        finally:
+            hook.remove()
+        (maps,) = given
+        return as_arrays(maps if isinstance(maps, Tensor) else tuple(maps.values()))
+
+
+def reference(bundle: Bundle, module: Servable) -> TaskHandler:
+    """A handler whose model is the eager module in memory."""
     handler = plugins.load_task(bundle.task)()
-    handler.bundle, handler.model = bundle, run
+    handler.bundle, handler.model = bundle, _InMemory(bundle, module)
     return handler
 
 

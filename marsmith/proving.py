@@ -223,7 +223,7 @@ def _passing(
     """The first attempt that passes the gate.
 
     int8 leaves as many of its worst layers in floating point as the spec says, or, with "auto",
-    twice as many at every attempt until the gate passes, up to half of all.
+    twice as many at every attempt until the gate passes, half of all at the last.
     """
     wanted = spec.calibration.keep_fp32 if spec.calibration and gate.calibration else 0
     ranked: list[tuple[str, float]] = []
@@ -244,9 +244,10 @@ def _passing(
             if spec.precision != "int8":
                 raise
             ranked = ranked or quantise.rank(module, gate.calibration, exports.part)
-            if wanted != "auto" or 2 * count > len(ranked) // 2:
+            more = min(max(1, 2 * count), len(ranked) // 2)
+            if wanted != "auto" or more == count:
                 raise type(error)(f"{error}; {_advice(ranked, count, wanted)}") from error
-            count = max(1, 2 * count)
+            count = more
 
 
 def _recorded(bundle: Bundle, calibration: dict[str, Any], kept: list[str]) -> Bundle:

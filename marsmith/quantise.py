@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from handlers.servable import Servable
 
 FILE = "calibration.json"
-# Pictures on which layers are ranked: the order needs fewer than the ranges.
-RANKED = 8
 
 
 def calibration_files(spec: CalibrationSpec, root: Path) -> list[Path]:
@@ -99,7 +97,7 @@ def within(module: Servable, names: Sequence[str]) -> frozenset[str]:
 def rank(
     module: Servable, batches: Sequence[Array], part: str = NETWORK
 ) -> list[tuple[str, float]]:
-    """Layers of ``part`` by what int8 does to them alone, the worst first.
+    """Layers of ``part`` by what int8 does to them alone, on some of the batches, the worst first.
 
     The error is that of a layer's output, with its input as 8 bits per tensor between the extremes
     of one batch and its weights as 8 bits per output channel, given the exact input: the share of
@@ -136,7 +134,9 @@ def rank(
     hooks = [layer.register_forward_hook(measure, with_kwargs=True) for layer in names]
     try:
         with torch.no_grad():
-            for batch in batches[:RANKED]:
+            # The order needs fewer than the ranges. The first alone may be of one folder, and so of
+            # one class.
+            for batch in samples.spread(batches):
                 module(torch.from_numpy(batch))
     finally:
         for hook in hooks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -12,6 +13,7 @@ from handlers.errors import RequestError, SpecError
 from handlers.formats import SUFFIXES, is_picture
 from handlers.truths import MASKS
 
+T = TypeVar("T")
 # Of a model file that names none.
 DEFAULT = "samples/shapes"
 # How many pictures an artifact is compared on, and the size (width, height) of one more where it
@@ -56,8 +58,8 @@ def check(folder: Path, option: str) -> None:
         raise SpecError(f"{option}: there is no folder {folder}: give one of pictures ({_KINDS})")
 
 
-def spread(given: Sequence[Path]) -> list[Path]:
-    """At most ``COMPARED`` of the files, spread evenly over them."""
+def spread(given: Sequence[T]) -> list[T]:
+    """At most ``COMPARED`` of those given, spread evenly over them."""
     most = min(COMPARED, len(given))
     return [given[index * len(given) // most] for index in range(most)]
 

@@ -122,6 +122,7 @@ class ClosenessSpec(Strict):
     overlap: Annotated[float, Field(gt=0, lt=1)] | None = None
     changed: Annotated[float, Field(gt=0, lt=1)] | None = None
     iou: Annotated[float, Field(gt=0, lt=1)] | None = None
+    features: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def said(self) -> dict[str, float]:
         """The keys that have a value."""
@@ -158,7 +159,8 @@ class ParitySpec(ClosenessSpec):
         said |= {key: (f"parity.{precision}.{key}", value) for key, value in own.items()}
         usual = DEFAULTS[precision]
         return ", ".join(
-            f"{name} {value:g} (default in {precision}: {getattr(usual, _FIELDS.get(key, key)):g})"
+            f"{name} {value:g} (default in {precision}: "
+            f"{_shown(getattr(usual, _FIELDS.get(key, key)))})"
             for key, (name, value) in said.items()
             if key != "golden"
         )
@@ -166,6 +168,10 @@ class ParitySpec(ClosenessSpec):
     def exact(self) -> Closeness:
         """The same of the artifact in fp32 that one in few bits is made of."""
         return _closeness("fp32", self.fp32.said())
+
+
+def _shown(limit: float | None) -> str:
+    return "none" if limit is None else f"{limit:g}"
 
 
 def _closeness(precision: str, said: dict[str, float]) -> Closeness:

@@ -16,9 +16,6 @@ from handlers.foreign import flatten
 from handlers.quiet import quiet
 from handlers.runtimes import Array, Arrays, ExportRequest, Runtime, as_arrays
 
-# Of the numbers of pictures that are tried at load.
-LARGEST_BATCH = 256
-
 
 class TorchCompile(Runtime):
     """A program of ``torch.export``; option ``cache`` is the folder of what was compiled."""
@@ -39,7 +36,7 @@ class TorchCompile(Runtime):
         self._compiled = _compiled(move_to_device_pass(program, device).module())
         try:
             with quiet():
-                self._warm(program)
+                self._warm(program, options["batch"])
         # The compiler's own errors and those of the C++ compiler behind it are of many kinds.
         except Exception as error:
             line = one_line(error, 400)
@@ -83,12 +80,13 @@ class TorchCompile(Runtime):
         with torch.no_grad():
             return self._compiled(images)
 
-    def _warm(self, program: ExportedProgram) -> None:
-        """Compile for several pictures, for one, and for numbers that have code of their own."""
+    def _warm(self, program: ExportedProgram, most: int) -> None:
+        """Compile for several pictures, for one, and for numbers up to ``most`` that have code of
+        their own."""
         images = _example(program)
         self._run(images)
         if 0 in self._dynamic:
-            for count in range(1, _most(program) + 1):
+            for count in range(1, _largest(program, most) + 1):
                 # A copy: code for a view of another tensor would be for such views alone.
                 self._run(images[:1].repeat(count, *[1] * (images.ndim - 1)))
 
@@ -118,11 +116,11 @@ def _dynamic(program: ExportedProgram) -> list[int]:
     return [axis for axis, length in enumerate(shape) if isinstance(length, torch.SymInt)]
 
 
-def _most(program: ExportedProgram) -> int:
-    """The largest number of pictures that the program takes, where that varies."""
-    most = program.range_constraints[_shape(program)[0].node.expr].upper
-    # A program of others may have no bound; what it was captured with is all that is known then.
-    return min(int(most), LARGEST_BATCH) if most.is_Integer else len(_example(program))
+def _largest(program: ExportedProgram, most: int) -> int:
+    """How many of ``most`` pictures the program takes, where their number varies."""
+    bound = program.range_constraints[_shape(program)[0].node.expr].upper
+    # A program of others may have none.
+    return min(int(bound), most) if bound.is_Integer else most
 
 
 def _shape(program: ExportedProgram) -> Any:

@@ -220,7 +220,7 @@ class SemanticSegmentation(TaskHandler):
     metric_name = "mIoU"
 
     def evidence(self, answer: Any, truth: Any) -> Tensor:
-        """The confusion matrix (truth, answer) of the pixels, int64 (classes, classes).
+        """Pixels of each class in both the truth and the answer, and in either: int64 (2, classes).
 
         A truth is a map of class ids (H, W) of the picture's size; 255 is not counted. Raises
         SpecError for one of another size.
@@ -238,16 +238,16 @@ class SemanticSegmentation(TaskHandler):
         found, wanted = (torch.from_numpy(ids.astype(np.int64)).flatten() for ids in (mask, truth))
         classes, ignored = len(self.bundle.labels), truths.IGNORED
         confusion = multiclass_confusion_matrix(found, wanted, classes, ignore_index=ignored)
-        return torch.Tensor(confusion)
+        common = confusion.diagonal()
+        # Not the matrix itself: of many classes a bootstrap would add up megabytes a picture.
+        return torch.stack([common, confusion.sum(0) + confusion.sum(1) - common])
 
     @staticmethod
     def metric(evidence: Sequence[Any]) -> float:
         """Mean over the classes of intersection over union (Jaccard 1912) of all pixels."""
         import torch
 
-        total = torch.stack(list(evidence)).sum(0)
-        common = total.diagonal()
-        union = total.sum(0) + total.sum(1) - common
+        common, union = torch.stack(list(evidence)).sum(0)
         # A class in no truth and no answer has no union to share.
         return float((common[union > 0] / union[union > 0]).mean())
 

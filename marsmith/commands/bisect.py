@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +53,8 @@ def command(
 
     eager is the PyTorch network that the other was exported from, with its weights out of this
     project, or --weights. A difference is relative to the largest value of its layer; lower
-    precisions need a larger --tolerance. The exit status is 1 where the two part.
+    precisions need a larger --tolerance. The exit status is 1 where the two part, and where a
+    layer of either has values that are not finite.
     """
     from marsmith import subject
 
@@ -69,7 +71,7 @@ def command(
         click.echo(json.dumps(report.to_json(), indent=1))
     else:
         _print(report, names, everything)
-    if report.first:
+    if not report.agree:
         ctx.exit(1)
 
 
@@ -98,12 +100,11 @@ def _report(
 
 def _print(report: Report, names: tuple[str, str], everything: bool) -> None:
     console = terminal.console()
-    rows, place = report.rows, None
-    if report.first is not None:
-        place = rows.index(report.first)
+    rows = report.rows
     start, end = 0, len(rows)
     if not everything:
-        middle = len(rows) - 1 if place is None else place
+        # Around what is worth looking at, or the last ones.
+        middle = rows.index(report.first or next(iter(report.not_finite), rows[-1]))
         start, end = max(0, middle - AROUND), min(len(rows), middle + AROUND + 1)
     shown = rows[start:end]
     cells = [_cells(row, report.first) for row in shown]
@@ -112,19 +113,31 @@ def _print(report: Report, names: tuple[str, str], everything: bool) -> None:
     print_uncut(console, title, _HEADINGS, cells, left=_WORDS, marked=apart)
     if end - start < len(rows):
         console.print(f"{len(rows) - end + start} more layers: --all shows them")
-    if report.first is None:
-        worst = max(rows, key=lambda row: row.relative)
-        console.print(
-            f"[green]agree everywhere[/]: {len(rows)} layers and outputs, at most "
-            f"{worst.relative:.1e} apart (at {worst.layer}; allowed {report.tolerance:g})",
-            soft_wrap=True,
+    for line in _verdict(report, names[1]):
+        console.print(line, soft_wrap=True)
+
+
+def _verdict(report: Report, second: str) -> Iterator[str]:
+    """What came of it, a line for each thing to say; ``second`` is the name of the other."""
+    if report.not_finite:
+        row, count = report.not_finite[0], len(report.not_finite)
+        one, other = row.not_finite
+        yield (
+            f"[red]not finite[/] in {count} of {len(report.rows)} layers and outputs, first in "
+            f"{row.layer} ({one} values against {other}): NaN and infinity agree with nothing; "
+            "look at the weights and the picture"
         )
-        return
-    console.print(
-        f"[red]part at {report.first.layer}[/], of which {names[1]} may have folded: "
-        f"{', '.join(report.suspects)}",
-        soft_wrap=True,
-    )
+    if report.first is not None:
+        yield (
+            f"[red]part at {report.first.layer}[/], of which {second} may have folded: "
+            f"{', '.join(report.suspects)}"
+        )
+    elif report.agree:
+        worst = max(report.rows, key=lambda row: row.relative)
+        yield (
+            f"[green]agree everywhere[/]: {len(report.rows)} layers and outputs, at most "
+            f"{worst.relative:.1e} apart (at {worst.layer}; allowed {report.tolerance:g})"
+        )
 
 
 def _cells(row: Row, first: Row | None) -> list[str]:

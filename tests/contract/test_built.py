@@ -148,6 +148,10 @@ def test_it_answers_like_eager(
     assert (folder / DECODE_FILE).exists() == bundle.input.fixed
     figures = proof.parity.figures
     assert "largest_changed" in figures or figures["boxes"] > 3
+    # Of the artifact itself, and of that in fp32 before it.
+    reports = [proof.parity, *([proof.exact] if proof.exact else [])]
+    assert all(("largest_features" in each.figures) == bundle.input.fixed for each in reports)
+    assert (reports[-1].limits.get("features") == 1e-3) == bundle.input.fixed
     if precision == "int8":
         kept = bundle.provenance["calibration"]["float_layers"]
         assert len(kept) == 1

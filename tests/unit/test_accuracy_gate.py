@@ -20,7 +20,7 @@ from handlers.bundle import Bundle, Limits
 from handlers.errors import AccuracyError, PluginError, SpecError
 from handlers.inputs import ImageInput
 from handlers.servable import Network, Servable
-from handlers.tasks.image_classification import softmax
+from handlers.tasks.image_classification import ImageClassification, softmax
 from handlers.tasks.object_detection import ObjectDetection
 from handlers.tasks.semantic_segmentation import SemanticSegmentation
 from marsmith import accuracy, preparing, quantise
@@ -48,8 +48,25 @@ def test_a_drop_of_as_much_as_is_allowed_passes() -> None:
     drop = 0.95 - 0.94
     assert drop > 0.01, "as floats have it"
     for allowed, passes in ((0.01, True), (0.009999, False)):
-        found = Accuracy("top-1", "labels", 100, 0.95, 0.94, drop, (0.0, 0.02), allowed, "")
+        found = Accuracy("top-1", "labels", 100, 0.95, 0.94, drop, (0.0, 0.02), allowed, "", 9)
         assert found.passed is passes
+
+
+@pytest.mark.parametrize("said", [None, 7])
+def test_pictures_are_drawn_as_often_as_the_task_says(
+    said: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said is not None:
+        monkeypatch.setattr(ImageClassification, "resamples", said)
+    reference, count = classifier(120), said or 1000
+    measured = evaluation(grey(tmp_path, [10, 100, 140, 240]), reference)
+    expected, asked = measured.answers(reference), list[int]()
+    mean = reference.metric
+    reference.metric = lambda evidence: (asked.append(1), mean(evidence))[1]  # type: ignore[method-assign]
+    found = accuracy.compare(reference, expected, classifier(150), measured, 0.5)
+    # Of both sides, and once of each with all pictures.
+    assert len(asked) == 2 * (count + 1)
+    assert found.to_json()["resamples"] == count
 
 
 @pytest.mark.parametrize("value", [1.5488, -0.1, math.inf])
@@ -171,6 +188,15 @@ def test_the_layer_that_int8_hurts_most_comes_first() -> None:
     assert sorted(quantise.layers(module)) == sorted(name for name, _ in ranked)
     assert all(0 < error < 1 for _, error in ranked)
     assert ranked[0][1] > 10 * ranked[1][1]
+
+
+def test_layers_are_ranked_on_pictures_of_all_folders() -> None:
+    """In the order of their paths the first ones are of one class, with a folder for each."""
+    module = Servable(Network(nn.Conv2d(3, 4, 1), [0.5] * 3, [0.2] * 3), softmax(), {}).eval()
+    seen: list[int] = []
+    module.register_forward_pre_hook(lambda _, given: seen.append(int(given[0].max())))
+    quantise.rank(module, [np.full((1, 4, 5, 3), level, np.uint8) for level in range(1, 33)])
+    assert seen == [1, 5, 9, 13, 17, 21, 25, 29]
 
 
 def test_a_transposed_convolution_is_ranked_as_the_convolution_that_it_equals() -> None:

@@ -21,7 +21,7 @@ from handlers import program_layers, torchscript_layers
 from handlers.errors import RuntimeUnavailable, SpecError, WeightsError
 from handlers.runtimes.eager import layers as eager_layers
 from marsmith import archive, build, cli, spec
-from marsmith.bisecting import compare
+from marsmith.bisecting import Report, compare
 
 NAME = "cifar_net_shapes"
 
@@ -144,9 +144,9 @@ def test_weights_that_neither_side_takes_are_refused() -> None:
     assert str(result.exception) == "--weights goes with eager alone"
 
 
-def _one(first: list[float], second: list[float]) -> Any:
+def _report(first: list[float], second: list[float]) -> Report:
     pair = [np.array([values], dtype=np.float32) for values in (first, second)]
-    return compare({"network": pair[0]}, {"network": pair[1]}, 1e-3).rows[0]
+    return compare({"network": pair[0]}, {"network": pair[1]}, 1e-3)
 
 
 NAN, INF = math.nan, math.inf
@@ -165,15 +165,48 @@ NAN, INF = math.nan, math.inf
         ([INF, 2], [INF, 2], 0.0),
         ([NAN, 2], [NAN, 3], 0.5),
         ([NAN, NAN], [0, 0], INF),
+        # Nothing in them tells how far they are apart.
+        ([NAN, NAN], [NAN, NAN], NAN),
+        ([INF, NAN], [INF, NAN], NAN),
     ],
 )
 def test_neither_0_by_0_nor_nan_is_hidden(
     first: list[float], second: list[float], relative: float
 ) -> None:
-    row = _one(first, second)
-    assert row.relative == pytest.approx(relative)
+    report = _report(first, second)
+    (row,) = report.rows
+    assert row.relative == pytest.approx(relative, nan_ok=True)
     assert row.parts == (relative > 1e-3)
-    assert bool(row.note) == (not np.isfinite([*first, *second]).all())
+    counts = tuple(int((~np.isfinite(values)).sum()) for values in (first, second))
+    assert row.not_finite == counts
+    assert bool(row.note) == any(counts)
+    # What is no number agrees with nothing, the same in the other neither.
+    assert report.agree == (relative <= 1e-3 and not any(counts))
+
+
+@pytest.mark.parametrize("everything", [[], ["--all"]])
+def test_two_runs_of_nan_alone_do_not_agree(
+    everything: list[str], built: Callable[[str], Path], tmp_path: Path
+) -> None:
+    layer = "network.network.conv2"
+    broken = _changed(built("onnx"), tmp_path / "broken.mar", layer, lambda w: w * np.float32(NAN))
+    result = _bisect(broken, broken, "--json")
+    assert result.exit_code == 1, result.output
+    document = json.loads(result.stdout)
+    assert (document["agree"], document["first"], document["suspects"]) == (False, None, [])
+    rows = {row["layer"]: row for row in document["layers"]}
+    assert rows["network.network.conv1"]["not_finite"] == [0, 0]
+    values = math.prod(rows[layer]["shape"])
+    assert document["not_finite"][layer] == rows[layer]["not_finite"] == [values, values]
+    assert next(iter(document["not_finite"])) == layer
+    assert "output 0" in document["not_finite"]
+    assert rows[layer]["relative"] == "nan"
+    shown = _bisect(broken, broken, *everything)
+    assert shown.exit_code == 1
+    assert "agree everywhere" not in shown.output
+    first = f"first in {layer} ({values} values against {values})"
+    assert first in shown.output
+    assert f"not finite in {len(document['not_finite'])} of {len(rows)} layers" in shown.output
 
 
 def test_another_shape_parts_and_a_report_is_json() -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from handlers import split
 from handlers.bundle import Bundle, Limits
 from handlers.closeness import DEFAULTS, Closeness
 from handlers.errors import LimitError, ParityError, PluginError
@@ -265,6 +266,85 @@ def test_a_score_that_is_no_number_is_another_model_s(images: list[Image.Image])
     with pytest.raises(ParityError, match=r"scores differ by inf") as refused:
         compare(task, handler(EAGER), images)
     assert refused.type is ParityError
+
+
+class Shown:
+    """Eager's model, which shows what its first layers give, changed."""
+
+    def __init__(self, change: Callable[[Array], Array] = lambda maps: maps) -> None:
+        self._first = Network(network()[:3].eval(), MEAN, STD)
+        self._change = change
+
+    def __call__(self, *arrays: Array) -> Arrays:
+        return EAGER(*arrays)
+
+    def features(self, *arrays: Array) -> Arrays:
+        with torch.no_grad():
+            maps = self._first(torch.from_numpy(arrays[0])).numpy()
+        return self._change(maps), maps[:, :2]
+
+
+class InHalves(split.Halves):
+    """The same as an artifact in two halves, which answers right whatever the first gives."""
+
+    def __init__(self, change: Callable[[Array], Array]) -> None:
+        self._shown = Shown(change)
+
+    def __call__(self, *arrays: Array) -> Arrays:
+        return EAGER(*arrays)
+
+    def features(self, *arrays: Array) -> Arrays:
+        return self._shown.features(*arrays)
+
+
+def in_halves(
+    images: list[Image.Image], precision: str, change: Callable[[Array], Array]
+) -> parity.Report:
+    artifact = handler(InHalves(change), batch=1)
+    artifact.bundle = replace(artifact.bundle, closeness=DEFAULTS[precision])
+    return compare(handler(Shown()), artifact, images)
+
+
+def moved(maps: Array) -> Array:
+    """One value of a map by a hundredth of the largest one."""
+    changed = maps.copy()
+    changed[0, 3, 2, 2] += np.float32(0.01) * np.abs(maps).max()
+    return changed
+
+
+def test_the_exported_half_of_a_detector_is_held_to_eagers_maps(images: list[Image.Image]) -> None:
+    right = in_halves(images, "fp32", lambda maps: maps)
+    assert right.figures == {"largest_features": 0.0}
+    assert right.limits == {"features": 1e-3}
+    words = r"^sample 0, feature map 0 of the exported half: differs from eager by 0\.01 of its lar"
+    with pytest.raises(LimitError, match=words):
+        in_halves(images, "fp32", moved)
+    # In few bits it is told, and what they were made of has passed in fp32.
+    few = in_halves(images, "int8", moved)
+    assert few.figures["largest_features"] == pytest.approx(0.01, rel=1e-3)
+    assert few.limits == {}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda maps: maps * np.float32("nan"), "feature map 0 .*: not finite where eager is"),
+        (lambda maps: maps[..., 1:], r"exported half gives feature maps \[.*eager has \["),
+    ],
+    ids=["NaN", "another shape"],
+)
+def test_maps_that_no_limit_excuses_are_refused(
+    images: list[Image.Image], precision: str, change: Callable[[Array], Array], words: str
+) -> None:
+    with pytest.raises(ParityError, match=words) as refused:
+        in_halves(images, precision, change)
+    assert refused.type is ParityError
+
+
+def test_a_reference_that_shows_no_maps_is_asked_for_none(images: list[Image.Image]) -> None:
+    report = compare(handler(EAGER), handler(InHalves(moved), batch=1), images)
+    assert report.figures == {}
 
 
 def test_one_sample_proves_nothing(images: list[Image.Image]) -> None:

@@ -255,6 +255,7 @@ def test_a_runtime_that_is_declared_wrong_says_how(folder: Path, lines: str, wor
             )
             for default, bounds in ((2, (0, 1)), ("'x'", (None, 1)), (True, (0, 1)), (None, (1, 0)))
         ),
+        ("    resamples = 0", "has resamples = 0: it takes a whole number from 1"),
         ("    most_labels = '2'", r"has most_labels = '2': it takes int \| None$"),
         ("    default_input = 224", r"has default_input = 224: it takes ImageInput \| None$"),
         (

@@ -81,7 +81,7 @@ def test_scores_are_near_those_of_fp32_and_not_the_same(
     )
     finished(runtime, request)
     assert all(torch.equal(before[key], value) for key, value in tiny.state_dict().items())
-    options = {**request.options, "threads": 1, "precision": bits}
+    options = {**request.options, "threads": 1, "batch": 3, "precision": bits}
     (scores,) = runtime(path, "cpu", options)(PIXELS)
     (expected,) = _outputs(tiny)
     assert scores.dtype == np.float32

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from handlers.runtimes.eager import Eager
 from handlers.runtimes.torchscript import TorchScript
 from handlers.servable import Servable
 from handlers.task import TaskHandler
-from marsmith import build, parity, preparing, quantise, samples, spec, spec_parts
+from marsmith import build, parity, preparing, proving, quantise, samples, spec, spec_parts
 from marsmith.archive import unpack
 from marsmith.build import Built
 
@@ -232,6 +233,9 @@ def test_limits_are_named_by_their_keys_beside_the_defaults() -> None:
         "parity.fp32.answers 0.01 (default in fp32: 0.001)"
     )
     assert spec_parts.ParitySpec().own_limits("int8") == ""
+    maps = spec_parts.ParitySpec(features=0.02)
+    assert maps.own_limits("bf16") == "parity.features 0.02 (default in bf16: none)"
+    assert maps.own_limits("fp32") == "parity.features 0.02 (default in fp32: 0.001)"
 
 
 @pytest.mark.parametrize("precision", DEFAULTS)
@@ -359,6 +363,37 @@ def test_auto_gives_up_at_half_of_all(
         built(**int8(keep_fp32="auto"))
     assert [len(kept) for kept in quantiser.kept] == [0, 1, 2]
     assert not list((tmp_path / "store").iterdir())
+
+
+def test_auto_tries_half_of_all_where_doubling_steps_over_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [(f"layer {number}", 1 / (number + 1)) for number in range(11)]
+    monkeypatch.setattr(quantise, "rank", lambda *_: layers)
+    tried: list[list[str]] = []
+
+    class Exports:
+        """Stands for exports, none of which is good enough."""
+
+        part = ""
+
+        def written(self, bundle: Bundle, kept: list[str]) -> None:
+            assert bundle.provenance["calibration"]["float_layers"] == kept
+            tried.append(kept)
+
+        def proven(self, made: None) -> None:
+            raise AccuracyError("it loses too much")
+
+    changes = int8(keep_fp32="auto") | {"runtime": "openvino"}
+    model = spec.load(project / "models/lenet5_digits.yaml", changes)
+    gate: Any = SimpleNamespace(calibration=[np.zeros(1)], recorded={"pictures": 1})
+    exports: Any = Exports()
+    module: Any = None
+    bundle = preparing.unrecorded(model, project)
+    with pytest.raises(AccuracyError, match="; with 5 of 11 in fp32 it still fails$"):
+        proving._passing(model, gate, exports, bundle, module)
+    assert [len(kept) for kept in tried] == [0, 1, 2, 4, 5]
+    assert tried[-1] == [name for name, _ in layers[:5]]
 
 
 def borderline(task: TaskHandler, folder: Path, digits: list[Path]) -> dict[str, str]:

@@ -65,13 +65,23 @@ def _export(folder: Path, factor: float, *axes: int, module: nn.Module | None = 
 
 
 def _load(path: Path, cache: Path) -> Any:
-    options = {"cache": str(cache), "threads": 1, "precision": "fp32"}
+    options = {"cache": str(cache), "threads": 1, "batch": MOST, "precision": "fp32"}
     return load_runtime("torch-compile")(path, "cpu", options)
 
 
-def test_a_batch_as_long_as_a_layer_has_channels(tmp_path: Path) -> None:
+def _unbounded(folder: Path, module: nn.Module) -> Path:
+    """A program as others export it: any number of pictures, captured with two."""
+    pixels, network = torch.from_numpy(PIXELS[:2]), Network(module, [0.5] * 3, [0.2] * 3).eval()
+    program = torch.export.export(network, (pixels,), dynamic_shapes=({0: torch.export.Dim("N")},))
+    torch.export.save(program, folder / "model.pt2")
+    return folder / "model.pt2"
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_batch_as_long_as_a_layer_has_channels(bounded: bool, tmp_path: Path) -> None:
     module = Squeezed()
-    model = _load(_export(tmp_path, 1.0, 0, module=module), tmp_path / "cache")
+    path = _export(tmp_path, 1.0, 0, module=module) if bounded else _unbounded(tmp_path, module)
+    model = _load(path, tmp_path / "cache")
     network = Network(module, [0.5] * 3, [0.2] * 3).eval()
     with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
         for count in range(1, MOST + 1):
@@ -129,7 +139,7 @@ def test_what_is_compiled_lies_in_a_private_folder(
 ) -> None:
     path = _export(tmp_path, 0.6)
     monkeypatch.setenv("MARSMITH_CACHE", str(tmp_path / "mine"))
-    options = {"cache": "", "threads": 1, "precision": "fp32"}
+    options = {"cache": "", "threads": 1, "batch": 1, "precision": "fp32"}
     load_runtime("torch-compile")(path, "cpu", options)
     folder = tmp_path / "mine/inductor"
     assert folder.stat().st_mode & 0o777 == 0o700

@@ -92,7 +92,7 @@ def test_an_unknown_key_is_refused_at_its_place(changes: dict[str, Any], place: 
         ),
         (
             {"task": "object-detection", "parity": {"tolerance": 0.1}},
-            "has the unknown key 'tolerance': accepted are answers, golden, overlap",
+            "has the unknown key 'tolerance': accepted are answers, features, golden, overlap",
         ),
         ({"decode": {"top": 3}}, "decode has the unknown key 'top': accepted are none here"),
         ({"task": "image_classification"}, "task 'image_classification': accepted are"),

@@ -94,7 +94,8 @@ def test_the_two_halves_answer_like_the_whole(name: str, spread: bool, tmp_path:
     artifact.bind(bundle, tmp_path)
     assert artifact.model_streams == 1
     batch = np.stack([pixels])
-    expected, found = preparing.reference(bundle, module).model(batch), artifact.model(batch)
+    reference: Any = preparing.reference(bundle, module).model
+    expected, found = reference(batch), artifact.model(batch)
     assert [output.shape for output in expected] == [output.shape for output in found]
     assert len(expected[1][0]) > 3
     # Where boxes tie, which of them comes first is a matter of rounding.
@@ -105,6 +106,11 @@ def test_the_two_halves_answer_like_the_whole(name: str, spread: bool, tmp_path:
     assert sorted(theirs) == sorted(set(theirs)), "two boxes have the same partner"
     np.testing.assert_array_equal(expected[2][0][ours], found[2][0][theirs])
     np.testing.assert_allclose(expected[0][0][ours], found[0][0][theirs], rtol=0, atol=0.1)
+    assert isinstance(artifact.model, split.Halves)
+    maps = zip(reference.features(batch), artifact.model.features(batch), strict=True)
+    for whole, half in maps:
+        assert whole.shape == half.shape
+        assert np.abs(whole - half).max() < 1e-5 * np.abs(whole).max()
 
 
 def _places(expected: Arrays, found: Arrays) -> list[tuple[int, int]]:
