@@ -133,7 +133,8 @@ def _limit(measurements: Measurements, reference: float | None) -> float:
     if reference is None:
         return max((one["score"] for one in found), default=0.0) - _TOLERANCE
     # Of top-1, that of one picture.
-    return reference - max([_TOLERANCE, *(1 / one["scored"] for one in found if "scored" in one)])
+    least = max((1 / float(one["scored"]) for one in found if "scored" in one), default=0.0)
+    return reference - max(_TOLERANCE, least)
 
 
 def _wrong(scores: dict[str, float], limit: float) -> set[str]:
