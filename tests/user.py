@@ -1,4 +1,4 @@
-"""Somebody who has a network of his own, and builds it from options alone."""
+"""Somebody who has a network of his own, and builds it from options alone, or an artifact."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from click.testing import CliRunner, Result
 from marsmith import build, cli
 
 PROJECT = Path(__file__).parents[1]
+
+# The model file of an artifact that somebody else exported.
+THEIRS = {
+    "name": "theirs",
+    "task": "image-classification",
+    "artifact": {"file": "m.onnx"},
+    "runtime": "onnx",
+    "labels": ["a", "b"],
+    "outputs": "logits",
+    "input": {"resize": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
+}
 
 NET = """
 import torch

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from handlers.errors import SpecError, WeightsError
 from marsmith import artifacts, cli, resolve, spec, subject
 from marsmith.profiling import Layer, Profile, profile
+from tests.user import THEIRS
 
 
 def _profile(name: str, size: tuple[int, int] | None = None) -> Profile:
@@ -213,17 +214,6 @@ def test_weights_are_used_where_they_are_given() -> None:
         first = next(found.trained(Path("weights/mobilenet_v2_shapes.pth")).bare().parameters())
         given = torch.load("weights/mobilenet_v2_shapes.pth", weights_only=True)
         assert torch.equal(first, given["features.0.0.weight"].float())
-
-
-THEIRS = {
-    "name": "theirs",
-    "task": "image-classification",
-    "artifact": {"file": "m.onnx"},
-    "runtime": "onnx",
-    "labels": ["a", "b"],
-    "outputs": "logits",
-    "input": {"resize": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
-}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from handlers.errors import ExportError, RuntimeUnavailable, SpecError
 from marsmith import cli, spec, trial_tables, trials
 from marsmith.commands import formats
 from marsmith.trials import Trial
+from tests.user import THEIRS
 
 EAGER = Trial("eager", "fp32", archive_bytes=10**7, throughput=20.0, alone_s=0.05)
 FAST = Trial("fast", "int8", archive_bytes=10**6, throughput=90.0, alone_s=0.01)
@@ -187,16 +188,7 @@ def test_formats_shows_the_metric_and_its_difference_from_fp32(
 def test_an_artifact_of_others_has_one_runtime_and_nothing_to_compare(
     command: str, tmp_path: Path
 ) -> None:
-    fields = {
-        "name": "theirs",
-        "task": "image-classification",
-        "artifact": {"file": "m.onnx"},
-        "runtime": "onnx",
-        "labels": ["a", "b"],
-        "outputs": "logits",
-        "input": {"resize": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
-    }
-    (tmp_path / "theirs.yaml").write_text(json.dumps(fields))
+    (tmp_path / "theirs.yaml").write_text(json.dumps(THEIRS))
     done = CliRunner().invoke(cli.group, [command, str(tmp_path / "theirs.yaml")])
     assert isinstance(done.exception, SpecError)
     assert str(done.exception).startswith("theirs: an artifact of others runs in the runtime of")

@@ -160,13 +160,18 @@ def test_the_profile_of_an_int8_archive_leaves_the_pictures_to_the_model_file(
     assert keys.keys() == {"runtime", "precision", "serving"}
 
 
-def test_no_batch_is_tried_that_an_artifact_does_not_take(
-    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def session(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The search for an archive, which is not loaded."""
     loaded = SimpleNamespace(resident_bytes=10**6, device="cpu")
     monkeypatch.setattr("marsmith.tuning.given.artifacts.describe", lambda *_, **__: loaded)
     found = of_archive(tmp_path / "m.mar", unpacked)
-    session = _session(found, tmp_path, found.spec)
+    return _session(found, tmp_path, found.spec)
+
+
+def test_no_batch_is_tried_that_an_artifact_does_not_take(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried: list[tuple[int, ...]] = []
     monkeypatch.setattr(session, "_serve", lambda _, __, sizes: tried.append(sizes))
     for most, sizes in ((4, (4, 1)), (8, (8, 1, 4)), (32, (32, *BATCHES))):
@@ -176,12 +181,8 @@ def test_no_batch_is_tried_that_an_artifact_does_not_take(
 
 
 def test_the_points_of_an_artifact_of_others_claim_no_precision(
-    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = SimpleNamespace(resident_bytes=10**6, device="cpu")
-    monkeypatch.setattr("marsmith.tuning.given.artifacts.describe", lambda *_, **__: loaded)
-    found = of_archive(tmp_path / "m.mar", unpacked)
-    session = _session(found, tmp_path, found.spec)
     served: list[Any] = []
     monkeypatch.setattr(session, "_serve", lambda pairs, *_: served.extend(pairs))
     session.search()
