@@ -23,7 +23,6 @@ from handlers.errors import (
 )
 from handlers.plugins import described
 from handlers.runtimes import Array, Arrays
-from handlers.split import Halves
 from handlers.task import TaskHandler
 
 
@@ -164,8 +163,9 @@ def _compare_features(expected: Expected, artifact: TaskHandler) -> dict[str, fl
 
     Raises ParityError, of what is past its limit alone LimitError.
     """
-    model, limit, worst = artifact.model, artifact.bundle.closeness.features, 0.0
-    if not isinstance(model, Halves) or expected.features is None:
+    model: Any = artifact.model
+    limit, worst = artifact.bundle.closeness.features, 0.0
+    if not isinstance(model, _Featured) or expected.features is None:
         return {}
     for index, (array, wanted) in enumerate(zip(expected.arrays, expected.features, strict=True)):
         found = model.features(np.stack([array]))
