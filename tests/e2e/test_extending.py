@@ -197,7 +197,11 @@ TASK, RUNTIME = FILES[:2]
 @pytest.mark.parametrize(
     ("file", "line", "words"),
     [
-        (TASK, "best = np.argsort(", "this model could not answer: IndexError: broken"),
+        (
+            TASK,
+            "best = np.argsort(",
+            "eager does not answer a sample: this model could not answer: IndexError: broken",
+        ),
         (TASK, "wanted, found = (", "IndexError: broken"),
         (TASK, "rows = [(tag[", "this model could not answer: IndexError: broken"),
         (RUNTIME, "torch.set_num_threads(", "IndexError: broken"),
