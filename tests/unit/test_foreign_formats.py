@@ -185,7 +185,7 @@ def test_a_segmenter_s_out_is_found_by_its_name(name: str, user: Path) -> None:
         assert corners == (1, 0, 2)
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "torch-compile"])
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("inside", [False, True], ids=["normalised here", "normalised inside"])
 def test_a_classifier_with_and_without_normalisation(name: str, inside: bool, user: Path) -> None:
     network = Means().eval()
