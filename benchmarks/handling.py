@@ -21,12 +21,11 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.serving.inprocess import Handler
+from benchmarks.serving.timers import STAGES
 from handlers import task
 from handlers.stages import Stages
 from marsmith import samples
 from marsmith.archive import unpack
-
-_STAGES = ("decode", "preprocess", "inference", "postprocess", "encode")
 
 
 class _Cpu(Stages):
@@ -55,12 +54,12 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         unpack(given.archive, Path(folder) / "model")
         handler = Handler(Path(folder) / "model")
-        print(f"| pictures a batch | {' | '.join(_STAGES)} | rest | all |")
-        print("|---" * (len(_STAGES) + 3) + "|")
+        print(f"| pictures a batch | {' | '.join(STAGES)} | rest | all |")
+        print("|---" * (len(STAGES) + 3) + "|")
         for size in sorted({1, given.batch}):
             rounds = [_round(handler, bodies, size) for _ in range(given.rounds)]
             least = min(rounds, key=lambda spent: spent["all"])
-            cells = [f"{1e3 * least[name] / len(bodies):.2f}" for name in (*_STAGES, "rest", "all")]
+            cells = [f"{1e3 * least[name] / len(bodies):.2f}" for name in (*STAGES, "rest", "all")]
             print(f"| {size} | {' | '.join(cells)} |")
         if given.functions:
             _functions(handler, bodies, given.batch, given.functions)
@@ -74,7 +73,7 @@ def _round(handler: Handler, bodies: list[bytes], size: int) -> dict[str, float]
         _answer(handler, bodies, size)
         whole = time.process_time() - start
     rest = whole - sum(spent.values())
-    return {**dict.fromkeys(_STAGES, 0.0), **spent, "rest": rest, "all": whole}
+    return {**dict.fromkeys(STAGES, 0.0), **spent, "rest": rest, "all": whole}
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import os
 
 # From malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-# Blocks from here on are still returned at once, and what is free in all beyond ``_KEPT``.
-_LARGEST, _KEPT = 256 << 20, 1 << 30
+# Blocks from here on are still returned at once, and what is free in all beyond ``KEPT``.
+LARGEST, KEPT = 256 << 20, 1 << 30
 # Who sets one of these has chosen.
 _CHOSEN = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
@@ -28,4 +28,4 @@ def keep_freed() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or any(name in os.environ for name in _CHOSEN):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+    return bool(mallopt(_M_MMAP_THRESHOLD, LARGEST) and mallopt(_M_TRIM_THRESHOLD, KEPT))

@@ -17,7 +17,7 @@ def said(*names: str) -> str:
     """
     context = click.get_current_context()
     return ", ".join(
-        _spelt(option, context.params[option.name])
+        spelt(option, context.params[option.name])
         for option in context.command.params
         if isinstance(option, click.Option)
         and option.name in names
@@ -25,7 +25,8 @@ def said(*names: str) -> str:
     )
 
 
-def _spelt(option: click.Option, value: object) -> str:
+def spelt(option: click.Option, value: object) -> str:
+    """An option's name as it is written where it has this value."""
     off = option.is_flag and not value and option.secondary_opts
     return (option.secondary_opts if off else option.opts)[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,14 @@ from marsmith import build, cli
 
 PROJECT = Path(__file__).parents[1]
 
-# The model file of an artifact that somebody else exported.
+# Model files of artifacts that somebody else exported.
+ARTIFACT: dict[str, Any] = {
+    "name": "m",
+    "task": "image-classification",
+    "artifact": {"file": "m.pt"},
+    "outputs": "logits",
+    "input": {"resize": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
+}
 THEIRS = {
     "name": "theirs",
     "task": "image-classification",

@@ -35,6 +35,7 @@ from marsmith.model_options import (
     model_options,
     overrides,
 )
+from marsmith.unused import spelt
 
 if TYPE_CHECKING:
     from marsmith.spec import ModelSpec
@@ -168,7 +169,7 @@ def _options_given() -> list[str]:
 def _word(given: click.Option, value: Any) -> str:
     """An option with its value as one word of a command line."""
     if given.is_flag:
-        return (given.opts if value else given.secondary_opts)[0]
+        return spelt(given, value)
     return f"{given.opts[0]}={','.join(map(str, value)) if isinstance(value, list) else value}"
 
 

@@ -18,6 +18,7 @@ from handlers.errors import SpecError
 from handlers.foreign import Contract, Foreign, flatten, meaning_of
 from handlers.inputs import ImageInput
 from marsmith import spec
+from tests.user import ARTIFACT
 
 CV2 = {
     "nearest": cv2.INTER_NEAREST,
@@ -326,14 +327,6 @@ def test_outputs_inside_of_others_have_their_path_for_a_name() -> None:
 
 
 # The model file ------------------------------------------------------------------------------
-
-ARTIFACT: dict[str, Any] = {
-    "name": "m",
-    "task": "image-classification",
-    "artifact": {"file": "m.pt"},
-    "outputs": "logits",
-    "input": {"resize": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
-}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from handlers.errors import BuildError, ExportError, ParityError, SpecError
 from handlers.integrity import sha256
 from handlers.tasks.image_classification import ImageClassification
 from marsmith import archive, artifacts, build, inspection, spec
+from tests.user import ARTIFACT
 
 
 @pytest.fixture
@@ -186,15 +186,6 @@ def test_an_onnx_file_that_takes_another_input_says_which_option_it_is(
     with pytest.raises(ExportError, match=words) as raised:
         raise run(*given, *arguments).exception or AssertionError
     assert "ONNXRuntimeError" not in str(raised.value)
-
-
-ARTIFACT: dict[str, Any] = {
-    "name": "m",
-    "task": "image-classification",
-    "artifact": {"file": "m.pt"},
-    "outputs": "logits",
-    "input": {"resize": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]},
-}
 
 
 def test_the_artifact_is_packed_as_it_is_and_its_digest_is_checked(user: Path) -> None:

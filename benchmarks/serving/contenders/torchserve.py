@@ -20,6 +20,7 @@ from torchvision import transforms
 
 from benchmarks.serving.contender import Address, Request, Server
 from benchmarks.serving.subject import Subject
+from handlers import memory
 from handlers.errors import BuildError
 from handlers.inputs import ImageInput
 from handlers.pictures import Picture
@@ -43,8 +44,11 @@ _VARIANTS = (
     "tuned-batch-malloc",
     "nothing",
 )
-# What handlers/memory.py sets for ours: blocks that are kept, and not got anew for each operator.
-_KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(256 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+# What ours sets in its process.
+_KEEPING = {
+    "MALLOC_MMAP_THRESHOLD_": str(memory.LARGEST),
+    "MALLOC_TRIM_THRESHOLD_": str(memory.KEPT),
+}
 # The geometry that image_classifier has built in, and image_segmenter as well.
 _RESIZE, _CROP = 256, 224
 _MODEL = """import torch
