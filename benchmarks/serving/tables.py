@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.serving import timers
 from benchmarks.serving.rows import (
+    INSTALLED,
     Measurements,
     Row,
     baselines,
@@ -58,6 +59,31 @@ def _score(row: Row) -> str:
     if row.score is None:
         return ""
     return f"{row.score:.3f}" + (" WRONG" if row.wrong else "")
+
+
+def connections_table(measurements: Measurements) -> Cells:
+    """Pictures per second at each number of connections, and through stock as installed there.
+
+    Elsewhere each contender is told at its best load. Here all have as many clients, of which some
+    stall under more than one. Without several numbers of connections there is only the heading.
+    """
+    found = select(measurements, kind="closed", size="real", per_request=1)
+    # What runs without a server has none.
+    counts = sorted({one["connections"] for one in found} - {0})
+    if len(counts) < 2:
+        counts = []
+    at = {count: select(found, connections=count) for count in counts}
+    bases = {count: rates(select(at[count], contender=INSTALLED)) for count in counts}
+    bases = {count: base for count, base in bases.items() if base}
+    head = ["contender", *(f"pictures/s at {count}" for count in counts)]
+    lines = [[*head, *(f"x stock as installed at {count}" for count in bases)]]
+    for name in dict.fromkeys(name for some in at.values() for name in names(some)):
+        mine = {count: rates(select(at[count], contender=name)) for count in counts}
+        spreads = [Spread.of([*some.values()]) if some else None for some in mine.values()]
+        times = [ratio(mine[count], base) for count, base in bases.items()]
+        cells = [spread(one, "{:.1f}") for one in spreads]
+        lines.append([name, *cells, *(spread(one, "{:.2f}") for one in times)])
+    return lines
 
 
 def against_table(measurements: Measurements) -> Cells:
@@ -165,6 +191,7 @@ def every(results: dict[str, Any]) -> dict[str, Cells]:
     found = results["measurements"]
     made: dict[str, Callable[[], Cells]] = {
         "Closed loop, single pictures": lambda: main_table(found, results.get("reference")),
+        "Closed loop, by connections": lambda: connections_table(found),
         "Ours against each": lambda: against_table(found),
         "Other pictures": lambda: size_table(found, results.get("reference")),
         "Open loop, Poisson arrivals": lambda: poisson_table(found),

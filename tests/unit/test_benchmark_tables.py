@@ -171,6 +171,26 @@ def test_ours_is_compared_with_each_other_contender(measurements: list[dict[str,
     assert lines == [[TUNED, "3.00"], [INSTALLED, "30.00"], ["ray/torch", "3.00"]]
 
 
+def test_contenders_are_compared_under_the_same_load(measurements: list[dict[str, Any]]) -> None:
+    # Stock as installed stalls under eight clients in the first round; the ceiling has no clients.
+    for one in measurements:
+        if (one["contender"], one.get("connections"), one["round"]) == (INSTALLED, 8, 0):
+            one["requests"] = 30
+    found = [*measurements, _closed("ceiling/a:fp32", 0, 400.0, connections=0)]
+    found.append(_closed("ray/torch", 1, 50.0))
+    head, *lines = tables.connections_table(found)
+    assert head[:3] == ["contender", "pictures/s at 1", "pictures/s at 8"]
+    assert head[3:] == ["x stock as installed at 1", "x stock as installed at 8"]
+    rates = ["112.5 (75.0..150.0)", "225.0 (150.0..300.0)"]
+    assert lines[0] == ["ours/a:fp32", *rates, "30.00", "65.00 (30.00..100.00)"]
+    assert [line[0] for line in lines] == ["ours/a:fp32", TUNED, INSTALLED, "ray/torch"]
+    assert lines[-1] == ["ray/torch", "", "50.0", "", "10.00"]
+
+
+def test_one_number_of_connections_needs_no_table_of_them() -> None:
+    assert len(tables.connections_table([_closed("a", 0, 50.0), _closed("b", 0, 60.0)])) == 1
+
+
 def test_open_loops_are_told_against_a_lone_request(measurements: list[dict[str, Any]]) -> None:
     load = {"kind": "poisson", "rate": 60.0, "share": 0.6, "late_p99": 1.0, "failed": 0}
     latency = {"p50": 6.0, "p95": 9.0, "p99": 25.0}
