@@ -239,15 +239,15 @@ class TaskHandler(BaseHandler):
         folder = Path(context.system_properties["model_dir"])
         self.answer_limit = answer_size.limit()
         self.bind(Bundle.read(folder), folder, context.system_properties.get("gpu_id"))
-        publisher = self._publisher(context)
-        try:
-            golden.check(self, folder)
-        except GoldenError:
-            publisher.add(GOLDEN_OK, 0)
-            raise
-        publisher.add(GOLDEN_OK, 1)
-        publisher.add(LOAD_SECONDS, time.perf_counter() - start)
-        publisher.add(LOADS, 1)
+        with self._publisher(context) as publisher:
+            try:
+                golden.check(self, folder)
+            except GoldenError:
+                publisher.add(GOLDEN_OK, 0)
+                raise
+            publisher.add(GOLDEN_OK, 1)
+            publisher.add(LOAD_SECONDS, time.perf_counter() - start)
+            publisher.add(LOADS, 1)
         self.manifest, self.initialized = context.manifest, True
 
     def bind(self, bundle: Bundle, folder: Path, gpu_id: int | None = device.FIRST) -> None:
@@ -368,7 +368,8 @@ class TaskHandler(BaseHandler):
         if self.bundle.limits.log_requests:
             ids = [context.get_request_id(i) for i in clock.answered]
             request_log.answered(self.bundle, ids, sum(clock.seconds.values()), predictions)
-        clock.publish(self._publisher(context), predictions, len(items))
+        with self._publisher(context) as publisher:
+            clock.publish(publisher, predictions, len(items))
         return replies
 
     def describe(self) -> dict[str, Any]:
@@ -446,7 +447,8 @@ class TaskHandler(BaseHandler):
         return guarded(self.postprocess, outputs, item.picture, item.options)
 
     def _publisher(self, context: Any) -> Publisher:
-        return Publisher(context.metrics, self.bundle.name, self.bundle.version)
+        # A process without TorchServe has none.
+        return Publisher(context.metrics is not None, self.bundle.name, self.bundle.version)
 
     def _reply(
         self,

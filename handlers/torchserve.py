@@ -3,7 +3,7 @@
 That module imports OpenVINO, ONNX Runtime, Torch-TensorRT and PyTorch/XLA only to see whether they
 are installed, and torch whatever the runtime, which costs a worker seconds and hundreds of
 megabytes; and it switches float32 matrix products to TF32 on NVIDIA Ampere and later. All of that
-is undone here, and a request's bytes are read without copies.
+is undone here, a request's bytes are read without copies, and a line that each batch prints is not.
 """
 
 from __future__ import annotations
@@ -103,8 +103,14 @@ def _receive(conn: socket.socket, length: int) -> bytearray:
     return data
 
 
+def _worth_reading(record: logging.LogRecord) -> bool:
+    """Whether it is not the line of every batch, for which the front end would wake."""
+    return record.msg != "Backend received inference at: %d"
+
+
 # A worker has imported it before any handler; elsewhere nobody asks, and it would import torch.
 if (protocol := sys.modules.get("ts.protocol.otf_message_handler")) is not None:
     protocol._retrieve_buffer = _receive  # type: ignore[attr-defined]
+    logging.getLogger().addFilter(_worth_reading)
 
 __all__ = ["BaseHandler"]

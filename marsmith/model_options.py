@@ -214,6 +214,11 @@ def checked(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
 
 def _with_method(spec: ModelSpec, given: dict[str, Any]) -> ModelSpec:
     """The spec with ``--method`` among its runtime's options, or of those that may be chosen."""
+    if spec.artifact:
+        raise SpecError(
+            f"--method is how a network becomes TorchScript, and {Path(spec.artifact.file).name} "
+            "was exported by others: leave it out"
+        )
     own, said = spec.runtime_options, {"method": given["method"]}
     runtimes = {name: plugins.load_runtime(name) for name in plugins.names("runtimes")}
     able = [name for name, runtime in runtimes.items() if "method" in runtime.options]

@@ -216,6 +216,8 @@ def _outputs(text: str, task: str) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for part in text.split(","):
         key, _, value = part.strip().partition("=")
+        if key in made:
+            raise SpecError(f"--outputs {text!r}: {key} stands there twice: say it once")
         made[key] = _value("--outputs", value) if key in settings else value or None
     return made
 

@@ -25,9 +25,10 @@ def test_start_and_stop_leave_no_process(home: Path) -> None:
         pids = [server.running.pid, *(worker.pid for worker in find_workers(server.temp))]
         assert len(pids) == 2
         assert _is_locked(server.temp)
-        # What config.properties says of Java's compilers.
+        # What config.properties says of Java, of which each word is an argument of its own.
         command = Path(f"/proc/{pids[0]}/cmdline").read_text().split("\0")
         assert "-XX:TieredStopAtLevel=1" in command
+        assert "-Djava.util.concurrent.ForkJoinPool.common.parallelism=32" in command
         with pytest.raises(ServerError, match=rf"runs already \(pid {pids[0]}\)"):
             TorchServe(home).start()
     assert not [pid for pid in pids if is_alive(pid)]

@@ -122,6 +122,19 @@ def test_a_worker_reads_requests_as_torchserve_does(project: Path) -> None:
     assert _run(code, project).split() == ["False", "True", "bytearray", "0"]
 
 
+def test_a_worker_prints_no_line_for_each_batch(project: Path) -> None:
+    code = (
+        "import logging, socket, sys; from ts.protocol import otf_message_handler as o; "
+        "logging.basicConfig(stream=sys.stdout, format='%(message)s', level=logging.INFO); "
+        "a, b = socket.socketpair(); a.sendall(2 * (b'I' + (-1).to_bytes(4, 'big', signed=True))); "
+        "o.retrieve_msg(b); import handlers.torchserve; print(o.retrieve_msg(b)); "
+        "logging.info('another')"
+    )
+    before, batch, another = _run(code, project).splitlines()
+    assert before.startswith("Backend received inference at: ")
+    assert (batch, another) == ("(bytearray(b'I'), [])", "another")
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Stands for the root of an archive whose worker needs no torch."""

@@ -79,25 +79,22 @@ def test_promtool_accepts_the_rules_and_plays_them_through() -> None:
 
 
 def _lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What TorchServe's front end would read, without host and time."""
-    lines = [line.partition("|#hostname")[0] for line in caplog.messages]
+    """What TorchServe's front end would read off the one print, without host and time."""
+    (text,) = caplog.messages or [""]
     caplog.clear()
-    return [line.removeprefix("[METRICS]") for line in lines if line.startswith("[METRICS]")]
+    lines = [line.partition("|#hostname:")[0] for line in text.splitlines()]
+    assert all(line.startswith("[METRICS]") for line in lines)
+    return [line.removeprefix("[METRICS]") for line in lines]
 
 
 def test_what_a_batch_publishes(caplog: pytest.LogCaptureFixture) -> None:
-    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
-
     caplog.set_level("INFO")
-    cache = MetricsCacheYamlImpl(str(metrics.CONFIG))
-    cache.initialize_cache()
-    cache.set_request_ids("one")
-    publisher = Publisher(cache, "m", "1.0")
     clock = Stages()
     with clock("decode"):
         pass
     clock.failed[415] += 2
-    clock.publish(publisher, requests=3, pictures=1)
+    with Publisher(True, "m", "1.0") as publisher:
+        clock.publish(publisher, requests=3, pictures=1)
     decode = round(clock.seconds["decode"], 6)
     labels, level = "|#ModelName:m,ModelVersion:1.0", ",Level:Model|#type:"
     assert _lines(caplog) == [
@@ -106,11 +103,42 @@ def test_what_a_batch_publishes(caplog: pytest.LogCaptureFixture) -> None:
         f"MarsmithBatchRequests.Count:3{labels}{level}HISTOGRAM",
         f"MarsmithBatchPictures.Count:1{labels}{level}HISTOGRAM",
     ]
-    publisher.add(published.STAGE_SECONDS, 0.0000123, Stage="encode")
+    with Publisher(True, "m", "1.0") as publisher:
+        publisher.add(published.STAGE_SECONDS, 0.0000123, Stage="encode")
     assert "Seconds:1.2e-05|" in _lines(caplog)[0], "to the microsecond"
-    # A describe call is no request
-    clock.publish(publisher, requests=0, pictures=0)
+    # A describe call is no request, and without a front end nobody reads.
+    with Publisher(True, "m", "1.0") as publisher:
+        clock.publish(publisher, requests=0, pictures=0)
+    with Publisher(False, "m", "1.0") as publisher:
+        clock.publish(publisher, requests=3, pictures=1)
     assert _lines(caplog) == []
+
+
+def test_what_is_published_are_the_lines_of_torchserve_s_own_cache(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from ts.metrics.dimension import Dimension
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+    from ts.metrics.metric_type_enum import MetricTypes
+
+    caplog.set_level("INFO")
+    cache = MetricsCacheYamlImpl(str(metrics.CONFIG))
+    cache.initialize_cache()
+    cache.set_request_ids("id")
+    caplog.clear()
+    values = {"ModelName": "m", "ModelVersion": "1.0", "Stage": "decode", "Status": "415"}
+    for metric in published.METRICS:
+        labels = [Dimension(name, values[name]) for name in metric.labels]
+        kind = MetricTypes(metric.kind)
+        cache.add_metric(metric.name, 0.25, metric.unit, dimensions=labels, metric_type=kind)
+        [theirs] = caplog.messages
+        caplog.clear()
+        with Publisher(True, "m", "1.0") as publisher:
+            publisher.add(metric, 0.25, **{name: values[name] for name in metric.labels[2:]})
+        [ours] = caplog.messages
+        caplog.clear()
+        # But for the time, whose second may have passed, and the requests' ids, which nobody reads.
+        assert ours.rpartition(",")[0] == theirs.removesuffix(",id").rpartition(",")[0]
 
 
 def _status(

@@ -144,6 +144,21 @@ def test_an_artifact_that_is_not_as_the_options_say_is_refused(
         raise run(*EXPORTED, *arguments).exception or AssertionError
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--outputs", "logits=a,logits=b"), "'logits=a,logits=b': logits stands there twice"),
+        (("--method", "script"), r"becomes TorchScript, and m\.pt was exported by others: leave"),
+    ],
+)
+def test_what_an_artifact_of_others_has_no_use_for_is_refused(
+    user: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    traced(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), user / "m.pt", 2)
+    with pytest.raises(SpecError, match=words):
+        raise run(*EXPORTED, *arguments).exception or AssertionError
+
+
 def onnx_file(path: Path, *shape: int) -> None:
     """An ONNX file of means for pictures of a shape; N varies, or whatever axis is 0."""
     from onnx import TensorProto, helper, save
