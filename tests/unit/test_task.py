@@ -25,7 +25,7 @@ from PIL import Image
 from handlers import device, hold, pictures, plugins
 from handlers.errors import BadRequest, TooLarge
 from handlers.inputs import ImageInput
-from handlers.metrics import BATCH_REQUESTS, ERRORS
+from handlers.metrics import BATCH_REQUESTS, ERRORS, Metric, Publisher
 from handlers.pictures import Picture
 from handlers.runtimes import Array, Arrays
 from handlers.tasks.image_classification import ImageClassification
@@ -564,14 +564,14 @@ def test_requests_are_counted_and_failures_by_their_status(
     told: list[tuple[str, float]] = []
     requests: list[float] = []
 
-    class Told:
-        def add(self, metric: Any, value: float, **labels: str) -> None:
+    class Told(Publisher):
+        def add(self, metric: Metric, value: float, **labels: str) -> None:
             if metric is ERRORS:
                 told.append((labels["Status"], value))
             if metric is BATCH_REQUESTS:
                 requests.append(value)
 
-    monkeypatch.setattr(handler, "_publisher", lambda _: Told())
+    monkeypatch.setattr(handler, "_publisher", lambda _: Told(False, "m", "1.0"))
     webp = body(digits["3"], accept="image/webp")
     worker.ask(body(b"?"), body(digits["3"]), webp, body(b"?"), body(b"", describe="True"))
     assert sorted(told) == [("406", 1), ("415", 2)]
