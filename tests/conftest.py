@@ -85,9 +85,12 @@ class Reply:
 
 
 class Worker:
-    """A loaded archive, called with what TorchServe's protocol makes of requests."""
+    """A loaded archive, called with what TorchServe's protocol makes of requests.
 
-    def __init__(self, folder: Path) -> None:
+    ``metrics`` is TorchServe's cache of metrics, which logs what a worker prints.
+    """
+
+    def __init__(self, folder: Path, metrics: Any = None) -> None:
         from ts.context import Context
 
         from handlers.entry import Service
@@ -100,6 +103,7 @@ class Worker:
             8,
             None,
             "0.12.0",
+            metrics=metrics,
         )
         self.service = Service()
         self.service.initialize(self.context)
